@@ -1,0 +1,54 @@
+"""How long a file and a function may be."""
+
+import ast
+
+from tests.house import tree
+
+# A file that is read in one sitting, a function that is seen on one screen.
+MOST_LINES_OF_A_FILE = 500
+MOST_LINES_OF_A_FUNCTION = 70
+
+# Path -> why it may be longer.
+LONG_FILES: dict[str, str] = {}
+# "path:function" -> why it may be longer.
+LONG_FUNCTIONS: dict[str, str] = {}
+
+
+def test_files_are_short() -> None:
+    long = {
+        name: len(tree.text(name).splitlines())
+        for name in [*tree.ours(".py", ".proto", ".sql", ".sh"), "Makefile"]
+    }
+    long = {name: lines for name, lines in long.items() if lines > MOST_LINES_OF_A_FILE}
+    tree.expect_none(
+        (f"{name}: {lines} lines" for name, lines in long.items() if name not in LONG_FILES),
+        f"A file has at most {MOST_LINES_OF_A_FILE} lines.",
+    )
+    tree.expect_exceptions_used(LONG_FILES, long)
+
+
+def length(function: tree.Function) -> int:
+    """Lines from `def` to the end, the docstring not counted."""
+    lines = (function.end_lineno or function.lineno) - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None:
+        lines -= (first.end_lineno or first.lineno) - first.lineno + 1
+    return lines
+
+
+def test_functions_are_short() -> None:
+    long = {
+        f"{name}:{node.name}": (node.lineno, length(node))
+        for name in tree.ours(".py")
+        for node in tree.functions(name)
+        if length(node) > MOST_LINES_OF_A_FUNCTION
+    }
+    tree.expect_none(
+        (
+            f"{where} (line {line}): {lines} lines"
+            for where, (line, lines) in long.items()
+            if where not in LONG_FUNCTIONS
+        ),
+        f"A function has at most {MOST_LINES_OF_A_FUNCTION} lines.",
+    )
+    tree.expect_exceptions_used(LONG_FUNCTIONS, long)
