@@ -10,7 +10,6 @@ import time
 from typing import Literal, Protocol
 
 import msgspec
-
 from bursar.pricing import PriceBook
 from bursar.usage import Usage
 

@@ -1,0 +1,454 @@
+"""One app's HTTP/1.1 connection, parsed by llhttp.
+
+Requests that are sent ahead wait and are run in order, one handler task at a time. An app that
+hangs up is reported to the running handler at once. Malformed and oversized requests are answered
+with a JSON error, after which the connection ends.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+import httptools
+import msgspec
+import structlog
+
+from bursar_sidecar.http_messages import (
+    JSON_HEADERS,
+    Handler,
+    Headers,
+    Request,
+    Responder,
+    error_body,
+)
+
+log = structlog.get_logger("bursar.http")
+
+MAX_PIPELINED: Final = 64
+"""Whole requests waiting on one connection: reading stops at the first that waits, so only what one
+read brought can queue; more than this in one read is no app of ours."""
+HIGH_WATER_BYTES: Final = 256 * 1024
+"""Unsent answer bytes per connection before the writer has to wait."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds on what one peer may hold."""
+
+    max_head_bytes: int = 64 * 1024
+    """Request line and headers; above it 431."""
+    max_headers: int = 200
+    max_body_bytes: int = 50 * 1024 * 1024
+    """Above it 413."""
+    max_connections: int = 10_000
+    """Above it new connections get 503: file descriptors are finite."""
+    keep_alive_s: float = 75.0
+    """Idle between requests; longer than the usual 60 s of clients' pools, so that they close."""
+    request_stall_s: float = 30.0
+    """A request begun must bring bytes at least this often."""
+    request_total_s: float = 300.0
+    """A request begun must be whole by then."""
+    write_stall_s: float = 120.0
+    """An app that takes no bytes of its answer for so long counts as hung up."""
+    linger_s: float = 2.0
+    """After refusing a request half read, how long its rest is read and dropped, so that the peer
+    gets to see the answer instead of a reset."""
+
+
+class Host(Protocol):
+    """What a connection needs of the server it belongs to."""
+
+    limits: Limits
+    handle: Handler
+    now: Callable[[], float]
+    draining: bool
+
+    def admit(self, connection: "Connection") -> bool:
+        """Take a new connection in; False when there are too many."""
+        ...
+
+    def forget(self, connection: "Connection") -> None:
+        """A connection is gone."""
+        ...
+
+
+class _Rejection(Exception):
+    """A request that ends the connection before it is whole."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = error_body(code, message)
+
+
+class _UpgradeBody:
+    """Parser callbacks for the body of a request whose head offered an upgrade."""
+
+    def __init__(self, connection: "Connection", method: bytes) -> None:
+        self._connection = connection
+        self._method = method
+        self._whole = False
+
+    def on_body(self, data: bytes) -> None:
+        """llhttp: a part of the body."""
+        self._connection.on_body(data)
+
+    def on_message_complete(self) -> None:
+        """llhttp: the body is whole; what follows on this connection is not read."""
+        if not self._whole:
+            self._whole = True
+            self._connection.stop_parsing()
+            self._connection.enqueue(self._method)
+
+
+class Connection(asyncio.Protocol):
+    """One app's connection. Used by `HttpServer` and `Responder` only."""
+
+    def __init__(self, server: Host) -> None:
+        self._server = server
+        self._limits = server.limits
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._waiting: deque[Request | _Rejection] = deque()
+        self._active: Responder | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._rejection: _Rejection | None = None
+        self._discarding = False
+        self._reading = True
+        self._close_at = 0.0
+        self._last_bytes_at = server.now()
+        self._paused_at = 0.0
+        self.lost = False
+        self.write_paused = False
+        self._begin()
+
+    # --- the request being read -------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._begun_at = 0.0
+        self._head_bytes = 0
+        self._in_head = True
+        self._target = b""
+        self._headers: Headers = []
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._keep_alive = True
+        self._http_1_0 = False
+        self._expects_continue = False
+
+    def on_message_begin(self) -> None:
+        """llhttp: a request starts."""
+        self._begin()
+        self._begun_at = self._server.now()
+
+    def on_url(self, url: bytes) -> None:
+        """llhttp: (a part of) the request target."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes | None) -> None:
+        """llhttp: one header; also called for trailers, which are dropped."""
+        if self._in_head:
+            self._headers.append((name.lower(), value or b""))
+
+    def on_headers_complete(self) -> None:
+        """llhttp: the head is whole."""
+        self._in_head = False
+        if len(self._headers) > self._limits.max_headers:
+            raise self._reject(
+                431,
+                "too_many_headers",
+                f"The request has {len(self._headers)} headers; at most "
+                f"{self._limits.max_headers} are accepted.",
+            )
+        head_bytes = len(self._target) + sum(len(n) + len(v) + 4 for n, v in self._headers)
+        if head_bytes > self._limits.max_head_bytes:
+            raise self._head_too_large()
+        self._keep_alive = self._parser.should_keep_alive()
+        self._http_1_0 = self._parser.get_http_version() == "1.0"
+        for name, value in self._headers:
+            if name == b"content-length" and int(value) > self._limits.max_body_bytes:
+                raise self._body_too_large(int(value))
+            if name == b"expect" and value.lower() == b"100-continue" and not self._http_1_0:
+                self._expects_continue = True
+        self._maybe_continue()
+
+    def on_body(self, data: bytes) -> None:
+        """llhttp: a part of the body."""
+        self._expects_continue = False
+        self._body_bytes += len(data)
+        if self._body_bytes > self._limits.max_body_bytes:
+            raise self._body_too_large(self._body_bytes)
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        """llhttp: the request is whole."""
+        if not self._parser.should_upgrade():  # else the body is still to come
+            self.enqueue(self._parser.get_method())
+
+    def enqueue(self, method: bytes) -> None:
+        """The request read is whole: run it, or let it wait its turn."""
+        if len(self._waiting) >= MAX_PIPELINED:
+            raise self._reject(400, "too_many_pipelined", "Too many requests sent ahead.")
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        request = Request(
+            method,
+            self._origin_form(),
+            self._headers,
+            body,
+            keep_alive=self._keep_alive,
+            http_1_0=self._http_1_0,
+        )
+        self._begun_at = 0.0
+        self._body = []
+        self._waiting.append(request)
+        if self._active is None:
+            self._next()
+
+    def stop_parsing(self) -> None:
+        """Nothing more is read as a request on this connection."""
+        self._discarding = True
+
+    def _origin_form(self) -> bytes:
+        if self._target.startswith(b"/"):
+            return self._target
+        try:
+            url = httptools.parse_url(self._target)
+        except httptools.HttpParserInvalidURLError:
+            return self._target
+        return (url.path or b"/") + (b"?" + url.query if url.query else b"")
+
+    def _resume_without_upgrade(self, rest: bytes) -> None:
+        # An offer to upgrade (Java's client makes one to h2c) may be ignored, but llhttp stops
+        # parsing at it: a fresh parser reads the body, and the connection ends with the answer.
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            self._enqueue_rejection(
+                _Rejection(405, "method_not_allowed", "CONNECT is not served here.")
+            )
+            return
+        self._keep_alive = False
+        framing = b"".join(
+            b"%b: %b\r\n" % pair
+            for pair in self._headers
+            if pair[0] in (b"content-length", b"transfer-encoding")
+        )
+        self._parser = httptools.HttpRequestParser(_UpgradeBody(self, method))
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n" + rest)
+
+    # --- what the transport tells -----------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: the peer is connected."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        if not self._server.admit(self):
+            self._discarding = True
+            self._enqueue_rejection(
+                _Rejection(503, "overloaded", "Too many connections; try again shortly.")
+            )
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes came."""
+        self._last_bytes_at = self._server.now()
+        if self._discarding:
+            return
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            rejection, self._rejection = self._rejection, None
+            self._enqueue_rejection(
+                rejection or _Rejection(400, "malformed_http", f"Not valid HTTP/1.1: {error}")
+            )
+        if self._waiting and self._active is not None:
+            # One waits behind the running one: no more until its turn, so that little can queue.
+            self._pause_reading()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._resume_without_upgrade(data[upgrade.args[0] :])
+        if self._in_head and self._begun_at:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.max_head_bytes:
+                self._rejection = None
+                self._enqueue_rejection(self._head_too_large())
+
+    def eof_received(self) -> bool:
+        """asyncio: the peer sent its last byte; an app that does so has hung up."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection is gone."""
+        self.lost = True
+        self._waiting.clear()
+        self._server.forget(self)
+        self.resume_writing()
+        if self._active is not None:
+            self._active.lost()
+
+    def pause_writing(self) -> None:
+        """asyncio: the peer reads too slowly."""
+        self.write_paused = True
+        self._paused_at = self._server.now()
+
+    def resume_writing(self) -> None:
+        """asyncio: the peer has read on."""
+        self.write_paused = False
+        self._paused_at = 0.0
+        waiter, self._drain_waiter = self._drain_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # --- answering --------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """The server is going down: no request after this one."""
+        return self._server.draining
+
+    def write(self, data: bytes) -> None:
+        """Bytes to the peer; dropped when it is gone."""
+        if self._transport is not None and not self.lost:
+            self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the peer has read on, or is gone."""
+        if self.write_paused and not self.lost:
+            self._drain_waiter = asyncio.get_running_loop().create_future()
+            await self._drain_waiter
+
+    def _next(self) -> None:
+        if self._active is not None:
+            return
+        if not self._waiting:
+            self._maybe_continue()
+            self._resume_reading()
+            return
+        item = self._waiting.popleft()
+        if isinstance(item, Request):
+            self._active = Responder(self, item)
+            self._task = asyncio.ensure_future(self._serve(item, self._active))
+        else:
+            self._answer_rejection(item)
+
+    async def _serve(self, request: Request, responder: Responder) -> None:
+        try:
+            await self._server.handle(request, responder)
+        except Exception:
+            # The last line of defence: whatever went wrong, the app gets no stack trace.
+            log.exception("handler failed", path=request.path.decode("latin-1"))
+        finally:
+            if not responder.finished:
+                if responder.started:
+                    responder.cut()
+                else:
+                    body = error_body("internal_error", "The sidecar failed.", "server_error")
+                    responder.send(500, JSON_HEADERS, body)
+            self._served(responder)
+
+    def _served(self, responder: Responder) -> None:
+        self._active = None
+        self._task = None
+        self._last_bytes_at = self._server.now()
+        if self.lost or self._transport is None:
+            return
+        if responder.must_close or self.draining:
+            self._waiting.clear()
+            self._transport.close()
+            return
+        self._next()
+
+    def _maybe_continue(self) -> None:
+        # Only when nothing is being answered: an interim answer may not land inside another.
+        if self._expects_continue and self._active is None and not self._waiting:
+            self._expects_continue = False
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _pause_reading(self) -> None:
+        if self._reading and self._transport is not None and not self._transport.is_closing():
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if not self._reading and self._transport is not None and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+
+    # --- refusing ---------------------------------------------------------------------------
+
+    def _reject(self, status: int, code: str, message: str) -> _Rejection:
+        self._rejection = _Rejection(status, code, message)
+        return self._rejection
+
+    def _head_too_large(self) -> _Rejection:
+        return self._reject(
+            431,
+            "headers_too_large",
+            f"Request line and headers exceed {self._limits.max_head_bytes} bytes.",
+        )
+
+    def _body_too_large(self, size: int) -> _Rejection:
+        return self._reject(
+            413,
+            "body_too_large",
+            f"The body has {size} bytes or more; at most {self._limits.max_body_bytes} bytes "
+            "are accepted.",
+        )
+
+    def _enqueue_rejection(self, rejection: _Rejection) -> None:
+        self._discarding = True
+        self._begun_at = 0.0
+        self._expects_continue = False
+        self._waiting.append(rejection)
+        if self._active is None:
+            self._next()
+
+    def _answer_rejection(self, rejection: _Rejection) -> None:
+        request = Request(b"GET", b"/", [], b"", keep_alive=False)
+        Responder(self, request).send(rejection.status, JSON_HEADERS, rejection.body)
+        self._waiting.clear()
+        self._close_at = self._server.now() + self._limits.linger_s
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._resume_reading()
+
+    # --- time -------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Enforce the time limits; `now` is the loop's time in seconds."""
+        if self._transport is None or self.lost:
+            return
+        if self._paused_at and now - self._paused_at > self._limits.write_stall_s:
+            self._transport.abort()
+        elif self._close_at:
+            if now > self._close_at:
+                self._transport.abort()
+        elif self._active is not None:
+            return
+        elif self._begun_at:
+            stalled = now - self._last_bytes_at > self._limits.request_stall_s
+            if stalled or now - self._begun_at > self._limits.request_total_s:
+                self._enqueue_rejection(
+                    _Rejection(408, "request_timeout", "The request did not arrive in time.")
+                )
+        elif now - self._last_bytes_at > self._limits.keep_alive_s:
+            self._transport.close()
+
+    def close_if_idle(self) -> None:
+        """Close unless a request is being read or answered."""
+        if self._active is None and not self._begun_at and self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Break off at once; a handler that runs is told and then cancelled."""
+        if self._transport is not None:
+            self._transport.abort()
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def task(self) -> "asyncio.Task[None] | None":
+        """The running handler, if any."""
+        return self._task
