@@ -1,0 +1,50 @@
+"""Prices: one engine that quotes, reserves and bills.
+
+Owns what a price is (components: meter, rate, conditions), which rate applies to a usage, the
+charge and its upper bound, and the built-in price list. Refuses: reading or storing anything but
+the data that ships with the package, knowing who spends, and rounding more than once.
+"""
+
+from .book import PriceBook, snapshot
+from .charging import (
+    Charge,
+    Line,
+    UnpricedError,
+    ceiling,
+    charge,
+    input_llm_token_bound,
+)
+from .compile_litellm import compile_entry, compile_map
+from .model import (
+    Component,
+    Meter,
+    Price,
+    PriceError,
+    llm_token_price,
+    price_from_json,
+    price_to_json,
+    prices_from_json,
+    prices_to_json,
+)
+
+__all__ = [
+    "Charge",
+    "Component",
+    "Line",
+    "Meter",
+    "Price",
+    "PriceBook",
+    "PriceError",
+    "UnpricedError",
+    "ceiling",
+    "charge",
+    "compile_entry",
+    "compile_map",
+    "input_llm_token_bound",
+    "llm_token_price",
+    "price_from_json",
+    "price_to_json",
+    "prices_from_json",
+    "prices_to_json",
+    "snapshot",
+]

@@ -1,0 +1,361 @@
+"""LiteLLM's model price map -> prices. Pure: one entry in, one Price out, nothing dropped silently.
+
+The map (https://github.com/BerriAI/litellm, model_prices_and_context_window.json, MIT) holds a
+flat object per model whose price fields follow a grammar:
+
+    <what>[_above_<n>k_tokens][_<service tier>]
+
+Rates are floats for a single unit; they are read as the decimal that their text says, and those
+of LLM tokens are kept per million. A field that looks like a price and is not understood goes to
+`Price.unmodelled` by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from bursar.money import EXACT
+
+from .model import LLM_TOKEN_METERS, LLM_TOKENS_PER, Component, Meter, Price, PriceError
+from .rates import ANY_REGION
+
+# The batch interfaces of OpenAI, Anthropic, Google and Amazon cost half of every rate unless the
+# list says otherwise; the map's own field for it, `_batches`, goes first.
+BATCH_FACTOR: Final = Decimal("0.5")
+
+# Fireworks bills cached input at half of input where the model's page names no other price.
+FIREWORKS_CACHED_FACTOR: Final = Decimal("0.5")
+
+# Providers that bill the long-context rate once the prompt reaches the threshold, not above it.
+_INCLUSIVE_THRESHOLDS: Final = frozenset({"xai"})
+
+_SUFFIX_TIERS: Final = {
+    "batches": "batch",
+    "flex": "flex",
+    "priority": "priority",
+    "ultrafast": "ultrafast",
+    "balanced": "balanced",
+    "decisions": "decisions",
+}
+
+_FIELD: Final = re.compile(
+    r"(?P<what>[a-z_]+?(?:_above_(?:1|12)hr)?)"
+    r"(?:_above_(?P<above>\d+)(?P<kilo>k?)_tokens)?"
+    rf"(?:_(?P<tier>{'|'.join(_SUFFIX_TIERS)}))?"
+)
+
+_METERS: Final[Mapping[str, Meter]] = {
+    "input_cost_per_token": Meter.INPUT,
+    "output_cost_per_token": Meter.OUTPUT,
+    "output_cost_per_reasoning_token": Meter.REASONING,
+    "cache_read_input_token_cost": Meter.CACHED_INPUT,
+    "cache_read_input_audio_token_cost": Meter.CACHED_AUDIO_INPUT,
+    "cache_read_input_image_token_cost": Meter.CACHED_IMAGE_INPUT,
+    "cache_creation_input_token_cost": Meter.CACHE_WRITE_5M,
+    "cache_creation_input_token_cost_above_1hr": Meter.CACHE_WRITE_1H,
+    "cache_creation_input_token_cost_above_12hr": Meter.CACHE_WRITE_12H,
+    "cache_creation_input_audio_token_cost": Meter.CACHE_WRITE_AUDIO,
+    "input_cost_per_audio_token": Meter.AUDIO_INPUT,
+    "output_cost_per_audio_token": Meter.AUDIO_OUTPUT,
+    "input_cost_per_image_token": Meter.IMAGE_INPUT,
+    "output_cost_per_image_token": Meter.IMAGE_OUTPUT,
+    "input_cost_per_video_token": Meter.VIDEO_INPUT,
+    "output_cost_per_video_token": Meter.VIDEO_OUTPUT,
+    "citation_cost_per_token": Meter.CITATION,
+    "input_cost_per_request": Meter.REQUEST,
+    "input_cost_per_query": Meter.QUERY,
+    "input_cost_per_text_message": Meter.TEXT_MESSAGE,
+    "google_maps_grounding_cost_per_query": Meter.MAPS_QUERY,
+    "code_interpreter_cost_per_session": Meter.TOOL_SESSION,
+    "ocr_cost_per_page": Meter.PAGE,
+    "annotation_cost_per_page": Meter.ANNOTATED_PAGE,
+    "ocr_cost_per_credit": Meter.CREDIT,
+    "input_cost_per_character": Meter.INPUT_CHARACTER,
+    "output_cost_per_character": Meter.OUTPUT_CHARACTER,
+    "input_cost_per_second": Meter.INPUT_SECOND,
+    "output_cost_per_second": Meter.OUTPUT_SECOND,
+    "input_cost_per_audio_per_second": Meter.INPUT_AUDIO_SECOND,
+    "input_cost_per_video_per_second": Meter.INPUT_VIDEO_SECOND,
+    "output_cost_per_video_per_second": Meter.OUTPUT_VIDEO_SECOND,
+    "input_cost_per_image": Meter.INPUT_PICTURE,
+    "output_cost_per_image": Meter.OUTPUT_PICTURE,
+    "input_cost_per_pixel": Meter.INPUT_PIXEL,
+    "output_cost_per_pixel": Meter.OUTPUT_PIXEL,
+}
+
+# Sizes and resolutions that the map writes behind the field's name.
+_VARIANT_FIELD: Final = re.compile(
+    r"(?P<what>output_cost_per_image|output_cost_per_second)_(?P<variant>[0-9][0-9.]*[a-zA-Z]*)"
+)
+
+_REGION_FACTORS: Final = {
+    "regional_processing_uplift_multiplier_eu": "eu",
+    "regional_processing_uplift_multiplier_us": "us",
+    "regional_endpoint_uplift_multiplier": ANY_REGION,
+}
+
+# Fields that are no price although their names might be taken for one.
+_PRICE_LIKE: Final = re.compile(
+    r"cost|pric|_uplift_|multiplier|billing|free_requests|provider_specific_entry"
+)
+
+_CACHED_ALIAS: Final = "input_cost_per_token_cache_hit"
+
+_FAMILIES: Final = {
+    "bedrock_converse": "bedrock",
+    "cohere_chat": "cohere",
+    "azure_text": "azure",
+    "text-completion-openai": "openai",
+    "text-completion-codestral": "codestral",
+    "text-completion-inception": "inception",
+}
+_SAMPLE_KEY: Final = "sample_spec"
+
+
+def provider_family(litellm_provider: str) -> str:
+    """The provider without LiteLLM's routing detail: "vertex_ai-language-models" is vertex_ai."""
+    known = _FAMILIES.get(litellm_provider)
+    if known:
+        return known
+    head, _, tail = litellm_provider.partition("-")
+    return head if tail.endswith("models") else litellm_provider
+
+
+def compile_map(entries: Mapping[str, Any]) -> dict[str, Price]:
+    """Every model of the map -> its price, under the map's own keys. Raises PriceError."""
+    prices: dict[str, Price] = {}
+    for key, entry in entries.items():
+        if key != _SAMPLE_KEY:
+            prices[key] = compile_entry(key, entry)
+    return prices
+
+
+def compile_entry(key: str, entry: Any, *, provider: str = "") -> Price:
+    """One entry of the map -> its price.
+
+    An entry without rates, or whose rates are all zero (the map's way of writing "unknown"), has
+    no components: it is unpriced, not free. Raises PriceError naming model and field.
+    """
+    if not isinstance(entry, Mapping):
+        raise PriceError(f"{key[:80]!r} is a {type(entry).__name__}; expected an object")
+    listed = entry.get("litellm_provider")
+    family = provider_family(
+        provider or (listed if isinstance(listed, str) and listed else "custom")
+    )
+    reading = _Reading(key, family)
+    for field, value in entry.items():
+        if value is not None:
+            reading.take(field, value)
+    reading.finish(entry)
+    mode = entry.get("mode")
+    return Price(
+        provider=family,
+        model=key.removeprefix(f"{family}/"),
+        components=reading.components(),
+        mode=mode if isinstance(mode, str) else "",
+        max_input_llm_tokens=_limit(entry.get("max_input_tokens")),
+        max_output_llm_tokens=_limit(entry.get("max_output_tokens")),
+        multipliers=reading.multipliers,
+        unmodelled=tuple(sorted(reading.unmodelled)),
+    )
+
+
+def _limit(value: Any) -> int | None:
+    """A context limit; the map has a few as floats or words, and 0 for "not known"."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    whole = int(value)
+    return whole if whole > 0 and whole == value else None
+
+
+class _Reading:
+    """Collects what one entry says."""
+
+    def __init__(self, key: str, provider: str):
+        self._key = key
+        self._provider = provider
+        self._found: dict[tuple[Meter, int, str, str], Decimal] = {}
+        self.multipliers: dict[str, Decimal] = {}
+        self.unmodelled: set[str] = set()
+
+    def take(self, field: str, value: Any) -> None:
+        if field in _REGION_FACTORS:
+            self.multipliers[f"region/{_REGION_FACTORS[field]}"] = self._number(field, value)
+        elif field == "search_context_cost_per_query":
+            self._take_search(field, value)
+        elif field == "provider_specific_entry":
+            self._take_specific(field, value)
+        elif field == "tiered_pricing":
+            pass  # needs the other fields first: see finish()
+        elif field == _CACHED_ALIAS:
+            pass  # likewise
+        elif not self._take_rate(field, value) and _PRICE_LIKE.search(field):
+            self.unmodelled.add(field)
+
+    def _take_rate(self, field: str, value: Any) -> bool:
+        variant = _VARIANT_FIELD.fullmatch(field)
+        if variant is not None:
+            self._add(_METERS[variant["what"]], self._number(field, value), variant["variant"])
+            return True
+        parts = _FIELD.fullmatch(field)
+        if parts is None or parts["what"] not in _METERS:
+            return False
+        meter = _METERS[parts["what"]]
+        above = int(parts["above"]) * (1000 if parts["kilo"] else 1) if parts["above"] else 0
+        if above and meter not in LLM_TOKEN_METERS:
+            return False
+        tier = _SUFFIX_TIERS[parts["tier"]] if parts["tier"] else ""
+        self._add(meter, self._number(field, value), above=above, tier=tier)
+        return True
+
+    def _add(
+        self, meter: Meter, rate: Decimal, variant: str = "", *, above: int = 0, tier: str = ""
+    ) -> None:
+        if above and self._provider in _INCLUSIVE_THRESHOLDS:
+            above -= 1
+        self._found[(meter, above, tier, variant)] = rate
+
+    def _take_search(self, field: str, value: Any) -> None:
+        sizes = value if isinstance(value, Mapping) else {"": value}
+        for size, rate in sizes.items():
+            variant = str(size).removeprefix("search_context_size_")
+            self._add(Meter.SEARCH, self._number(field, rate), variant)
+
+    def _take_specific(self, field: str, value: Any) -> None:
+        """Factors by geography or speed; whatever else is in there is routing, kept by name."""
+        if not isinstance(value, Mapping):
+            self.unmodelled.add(field)
+            return
+        for name, factor in value.items():
+            numeric = isinstance(factor, int | float | Decimal) and not isinstance(factor, bool)
+            if numeric and name == "fast":
+                self.multipliers["tier/fast"] = self._number(field, factor)
+            elif numeric and len(name) == 2:
+                self.multipliers[f"region/{name}"] = self._number(field, factor)
+            else:
+                self.unmodelled.add(f"{field}.{name}")
+
+    def _number(self, field: str, value: Any) -> Decimal:
+        """The decimal that the text of a rate says: a float is taken at its shortest text."""
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
+            raise self._bad(field, value)
+        try:
+            number = Decimal(repr(value) if isinstance(value, float) else value)
+        except ArithmeticError:
+            raise self._bad(field, value) from None
+        if not number.is_finite() or number < 0:
+            raise self._bad(field, value)
+        return number
+
+    def _bad(self, field: str, value: Any) -> PriceError:
+        shown = repr(value)[:40]
+        return PriceError(f"{self._key[:80]!r}: {field} is {shown}; expected a number >= 0")
+
+    def finish(self, entry: Mapping[str, Any]) -> None:
+        """Rules that look at several fields together."""
+        base = {
+            meter: rate
+            for (meter, above, tier, _), rate in self._found.items()
+            if not above and not tier
+        }
+        alias = entry.get(_CACHED_ALIAS)
+        if alias is not None and Meter.CACHED_INPUT not in base:
+            self._add(Meter.CACHED_INPUT, self._number(_CACHED_ALIAS, alias))
+        tiers = entry.get("tiered_pricing")
+        if tiers is not None:
+            self._take_tiers(tiers)
+        base_input = base.get(Meter.INPUT)
+        if self._provider == "fireworks_ai" and base_input and Meter.CACHED_INPUT not in base:
+            self._add(Meter.CACHED_INPUT, EXACT.multiply(base_input, FIREWORKS_CACHED_FACTOR))
+        image_output = base.get(Meter.IMAGE_OUTPUT)
+        if image_output and not base.get(Meter.OUTPUT):
+            # A model that only makes images counts all it produces as image LLM tokens.
+            self._add(Meter.OUTPUT, image_output)
+        if any(meter in (Meter.INPUT, Meter.OUTPUT) for meter, *_ in self._found):
+            self.multipliers["tier/batch"] = BATCH_FACTOR
+
+    def _take_tiers(self, tiers: Any) -> None:
+        """Ranges of input that each re-price the whole request.
+
+        A range's rates stand alone: what it leaves out is billed at its own input rate, except
+        output, which falls back on the model's flat rate. The last range has no upper end.
+        """
+        ranges = _input_ranges(tiers)
+        if ranges is None:
+            self.unmodelled.add("tiered_pricing")
+            return
+        for above, fields in ranges:
+            own = {
+                _METERS[field]: self._number(f"tiered_pricing.{field}", rate)
+                for field, rate in fields.items()
+                if field in _METERS
+            }
+            own.setdefault(Meter.CACHED_INPUT, own[Meter.INPUT])
+            own.setdefault(Meter.CACHE_WRITE_5M, own[Meter.INPUT])
+            own.setdefault(Meter.CACHE_WRITE_1H, own[Meter.CACHE_WRITE_5M])
+            if Meter.OUTPUT in own:
+                own.setdefault(Meter.REASONING, own[Meter.OUTPUT])
+            for meter, rate in own.items():
+                self._add(meter, rate, above=above)
+            self.unmodelled.update(
+                f"tiered_pricing.{field}"
+                for field in fields
+                if field not in _METERS and field != "range"
+            )
+
+    def components(self) -> tuple[Component, ...]:
+        if not any(self._found.values()):
+            return ()
+        return tuple(
+            Component(
+                meter=meter,
+                rate=_per_million(rate) if meter in LLM_TOKEN_METERS else rate,
+                per=LLM_TOKENS_PER if meter in LLM_TOKEN_METERS else 1,
+                above=above,
+                tier=tier,
+                variant=variant,
+            )
+            for (meter, above, tier, variant), rate in sorted(self._found.items())
+        )
+
+
+def _input_ranges(tiers: Any) -> list[tuple[int, Mapping[str, Any]]] | None:
+    """(start, fields) of ranges over input LLM tokens, ascending; None if it is something else."""
+    if not isinstance(tiers, list | tuple) or not tiers:
+        return None
+    ranges: list[tuple[int, Mapping[str, Any]]] = []
+    for tier in tiers:
+        if not isinstance(tier, Mapping) or "input_cost_per_token" not in tier:
+            return None
+        bounds = tier.get("range")
+        if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+            return None
+        ranges.append((int(bounds[0]), tier))
+    return sorted(ranges, key=lambda one: one[0])
+
+
+def _per_million(rate: Decimal) -> Decimal:
+    """Without trailing zeros and without an exponent: one text for one rate."""
+    scaled = EXACT.multiply(rate, Decimal(LLM_TOKENS_PER)).normalize(EXACT)
+    return scaled if int(scaled.as_tuple().exponent) <= 0 else scaled.quantize(Decimal(1))
+
+
+def read_map(data: bytes) -> dict[str, Any]:
+    """The map's JSON, numbers with a point as exact decimals. Raises PriceError."""
+    try:
+        return msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode(data)
+    except msgspec.DecodeError as error:
+        raise PriceError(f"price map is not valid JSON: {error}") from error
+
+
+def grouped(prices: Iterable[tuple[str, Price]]) -> dict[str, dict[str, Price]]:
+    """Prices by provider and map key, in a stable order: the form in which the snapshot ships."""
+    groups: dict[str, dict[str, Price]] = {}
+    for key, price in sorted(prices):
+        groups.setdefault(price.provider, {})[key] = price
+    return dict(sorted(groups.items()))

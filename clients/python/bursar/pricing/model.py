@@ -1,0 +1,268 @@
+"""What a price is: a list of components, each a rate for one meter under some conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from bursar.money import CURRENCIES
+from bursar.usage import PART_OF
+
+# Rates of LLM tokens are kept per million: one in 25 published prices is no whole number of nanos
+# for a single LLM token.
+LLM_TOKENS_PER: Final = 1_000_000
+
+# No rate on any price list comes near this; beyond it a rate is a typing mistake (per LLM token
+# where per million was meant) or an attack on the arithmetic.
+MAX_RATE: Final = Decimal(10**9)
+MAX_RATE_DECIMALS: Final = 40
+MAX_COMPONENTS: Final = 400
+MAX_NAME_LENGTH: Final = 256
+MAX_THRESHOLD: Final = 10**12
+
+STANDARD_TIER: Final = ""
+BATCH_TIER: Final = "batch"
+
+
+class PriceError(ValueError):
+    """A price that can't be: the message names the field, the value and what was expected."""
+
+
+class Meter(StrEnum):
+    """What is counted. LLM tokens first; the rest are pieces, seconds and calls."""
+
+    INPUT = "input"
+    CACHED_INPUT = "cached_input"
+    CACHE_WRITE_5M = "cache_write_5m"
+    CACHE_WRITE_1H = "cache_write_1h"
+    CACHE_WRITE_12H = "cache_write_12h"
+    CACHE_WRITE_AUDIO = "cache_write_audio"
+    OUTPUT = "output"
+    REASONING = "reasoning"
+    AUDIO_INPUT = "audio_input"
+    AUDIO_OUTPUT = "audio_output"
+    CACHED_AUDIO_INPUT = "cached_audio_input"
+    IMAGE_INPUT = "image_input"
+    IMAGE_OUTPUT = "image_output"
+    CACHED_IMAGE_INPUT = "cached_image_input"
+    VIDEO_INPUT = "video_input"
+    VIDEO_OUTPUT = "video_output"
+    CITATION = "citation"
+    REQUEST = "request"
+    SEARCH = "search"
+    QUERY = "query"
+    MAPS_QUERY = "maps_query"
+    TOOL_SESSION = "tool_session"
+    TEXT_MESSAGE = "text_message"
+    PAGE = "page"
+    ANNOTATED_PAGE = "annotated_page"
+    CREDIT = "credit"
+    INPUT_CHARACTER = "input_character"
+    OUTPUT_CHARACTER = "output_character"
+    INPUT_SECOND = "input_second"
+    OUTPUT_SECOND = "output_second"
+    INPUT_AUDIO_SECOND = "input_audio_second"
+    INPUT_VIDEO_SECOND = "input_video_second"
+    OUTPUT_VIDEO_SECOND = "output_video_second"
+    INPUT_PICTURE = "input_picture"
+    OUTPUT_PICTURE = "output_picture"
+    INPUT_PIXEL = "input_pixel"
+    OUTPUT_PIXEL = "output_pixel"
+
+
+# Meters of what the model was given, and of what it produced. All are LLM tokens. Everything
+# outside both is counted in its own unit.
+INPUT_METERS: Final = frozenset(
+    {Meter.INPUT, Meter.CACHED_INPUT, Meter.CACHE_WRITE_5M, Meter.CACHE_WRITE_1H}
+    | {Meter(part) for part, whole in PART_OF.items() if whole != "output"}
+)
+OUTPUT_METERS: Final = frozenset(
+    {Meter.OUTPUT, Meter.REASONING}
+    | {Meter(part) for part, whole in PART_OF.items() if whole == "output"}
+)
+LLM_TOKEN_METERS: Final = INPUT_METERS | OUTPUT_METERS | {Meter.CITATION}
+
+# Units that belong to the output side of a quote, though no LLM tokens.
+OUTPUT_UNITS: Final = frozenset(
+    {
+        Meter.OUTPUT_CHARACTER,
+        Meter.OUTPUT_SECOND,
+        Meter.OUTPUT_VIDEO_SECOND,
+        Meter.OUTPUT_PICTURE,
+        Meter.OUTPUT_PIXEL,
+    }
+)
+
+
+class Component(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One rate: `rate` units of the price's currency for `per` of `meter`, under conditions.
+
+    - `above`: only when the request's input (all of it, cached included) is more than so many LLM
+      tokens. The highest crossed threshold re-prices the whole request.
+    - `tier`: only for this service tier ("" is the standard one).
+    - `variant`: only for this size, resolution or search context ("" is any).
+    """
+
+    meter: Meter
+    rate: Decimal
+    per: int = LLM_TOKENS_PER
+    above: int = 0
+    tier: str = STANDARD_TIER
+    variant: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.rate.is_finite() or not 0 <= self.rate <= MAX_RATE:
+            raise PriceError(f"rate of {self.meter} is {self.rate}; expected 0..{MAX_RATE}")
+        if -int(self.rate.as_tuple().exponent) > MAX_RATE_DECIMALS:
+            raise PriceError(f"rate of {self.meter} has more than {MAX_RATE_DECIMALS} decimals")
+        if not 1 <= self.per <= MAX_THRESHOLD:
+            raise PriceError(f"per of {self.meter} is {self.per}; expected 1..{MAX_THRESHOLD}")
+        if not 0 <= self.above <= MAX_THRESHOLD:
+            raise PriceError(f"above of {self.meter} is {self.above}; expected a whole number >= 0")
+
+
+# Modes whose calls are paid by LLM tokens in both directions; a price that lacks one of the two
+# can't price such a call, and is no price for it.
+_TWO_WAY_MODES: Final = frozenset({"chat", "completion", "responses"})
+
+
+class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
+    """What one provider charges for one model.
+
+    - `multipliers`: factors on all LLM-token rates, named "region/<region>" or "tier/<tier>". A
+      tier factor applies where the tier has no input rate of its own.
+    - `unmodelled`: fields of the source that this engine does not price yet, kept by name so that
+      nothing is dropped silently.
+    - `price_version`: the version of the list it came from; a charge names it.
+    """
+
+    provider: str
+    model: str
+    currency: str = "USD"
+    components: tuple[Component, ...] = ()
+    mode: str = ""
+    max_input_llm_tokens: int | None = None
+    max_output_llm_tokens: int | None = None
+    multipliers: dict[str, Decimal] = {}
+    unmodelled: tuple[str, ...] = ()
+    price_version: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("provider", "model"):
+            value = getattr(self, name)
+            if not value or len(value) > MAX_NAME_LENGTH:
+                raise PriceError(f"{name} {value[:40]!r} must have 1..{MAX_NAME_LENGTH} characters")
+        if self.currency not in CURRENCIES:
+            raise PriceError(f"currency {self.currency[:20]!r} is not an ISO 4217 code such as USD")
+        if len(self.components) > MAX_COMPONENTS:
+            raise PriceError(
+                f"components has {len(self.components)} items; at most {MAX_COMPONENTS}"
+            )
+        for name in ("max_input_llm_tokens", "max_output_llm_tokens"):
+            limit = getattr(self, name)
+            if limit is not None and not 0 <= limit <= MAX_THRESHOLD:
+                raise PriceError(f"{name} is {limit}; expected 0..{MAX_THRESHOLD}")
+        for name, factor in self.multipliers.items():
+            if not factor.is_finite() or not 0 <= factor <= MAX_RATE:
+                raise PriceError(f"multiplier {name[:40]!r} is {factor}; expected 0..{MAX_RATE}")
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether a call of this model's mode can be priced at all. Unpriced is not free."""
+        standard = {component.meter for component in self.components if not component.tier}
+        if self.mode in _TWO_WAY_MODES:
+            return Meter.INPUT in standard and Meter.OUTPUT in standard
+        if self.mode == "embedding":
+            return Meter.INPUT in standard
+        return bool(standard)
+
+    @property
+    def is_free(self) -> bool:
+        """Every rate is an explicit zero (an imported list of zeros is unpriced, not free)."""
+        return self.is_priced and not any(component.rate for component in self.components)
+
+    @property
+    def thresholds(self) -> tuple[int, ...]:
+        """The context thresholds that any component has, ascending, without 0."""
+        return tuple(sorted({c.above for c in self.components if c.above}))
+
+
+def price_to_json(price: Price) -> bytes:
+    """The price as JSON; rates are decimal strings, so nothing is lost."""
+    return msgspec.json.encode(price)
+
+
+def price_from_json(data: bytes | str | msgspec.Raw) -> Price:
+    """The inverse of `price_to_json`. Raises PriceError naming the field that is wrong."""
+    try:
+        return msgspec.json.decode(data, type=Price)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PriceError(f"price is not valid: {error}") from error
+
+
+def prices_to_json(prices: list[Price]) -> bytes:
+    """Several prices as one JSON array, for a price-book frame."""
+    return msgspec.json.encode(prices)
+
+
+def prices_from_json(data: bytes | str) -> list[Price]:
+    """The inverse of `prices_to_json`. Raises PriceError naming the field that is wrong."""
+    try:
+        return msgspec.json.decode(data, type=list[Price])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PriceError(f"prices are not valid: {error}") from error
+
+
+def llm_token_price(
+    provider: str,
+    model: str,
+    *,
+    rates: Mapping[Meter | str, Decimal | int | str],
+    currency: str = "USD",
+    mode: str = "chat",
+    max_input_llm_tokens: int | None = None,
+    max_output_llm_tokens: int | None = None,
+    price_version: str = "",
+) -> Price:
+    """A plain price from rates per million LLM tokens: {"input": "2.50", "output": "10"}.
+
+    Raises PriceError for an unknown meter, a float or a rate that is no decimal number.
+    """
+    components = tuple(
+        Component(meter=_meter(name), rate=decimal_rate(name, rate)) for name, rate in rates.items()
+    )
+    return Price(
+        provider=provider,
+        model=model,
+        currency=currency,
+        components=components,
+        mode=mode,
+        max_input_llm_tokens=max_input_llm_tokens,
+        max_output_llm_tokens=max_output_llm_tokens,
+        price_version=price_version,
+    )
+
+
+def _meter(name: str) -> Meter:
+    try:
+        return Meter(name)
+    except ValueError:
+        expected = ", ".join(sorted(meter.value for meter in LLM_TOKEN_METERS))
+        raise PriceError(f"meter {name[:40]!r} is unknown; expected one of {expected}") from None
+
+
+def decimal_rate(name: str, rate: Any) -> Decimal:
+    """`rate` exactly, refusing floats, blanks and anything that is no decimal number >= 0."""
+    if isinstance(rate, bool) or not isinstance(rate, Decimal | int | str):
+        raise PriceError(f"rate of {name} is a {type(rate).__name__}; expected a decimal number")
+    try:
+        value = Decimal(rate.strip() if isinstance(rate, str) else rate)
+    except ArithmeticError:
+        raise PriceError(f"rate of {name} is {str(rate)[:40]!r}; expected a number") from None
+    if not value.is_finite() or value < 0:
+        raise PriceError(f"rate of {name} is {str(rate)[:40]!r}; expected a number >= 0")
+    return value

@@ -1,0 +1,276 @@
+"""What a provider counted for one call, as meters that never count a thing twice.
+
+Providers disagree about what contains what: OpenAI counts cached LLM tokens inside
+`prompt_tokens`, Anthropic beside `input_tokens`, xAI counts reasoning outside
+`completion_tokens`. A `Usage` has one meaning whoever sent it, and says whether it is exact or
+estimated, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import msgspec
+
+# A single call never has a trillion of anything. Beyond it a count is a fault of the sender, and
+# taking it at its word would overflow a budget.
+MAX_COUNT: Final = 10**12
+
+Certainty = Literal["exact", "estimated"]
+
+# Meters of `extra` that say how many of a field's LLM tokens were of some kind. The field already
+# holds them: a price that has no rate for the kind bills them at the field's own rate.
+PART_OF: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "audio_input": "input",
+        "image_input": "input",
+        "video_input": "input",
+        "cached_audio_input": "cached_input",
+        "cached_image_input": "cached_input",
+        "cache_write_audio": "cache_write_5m",
+        "cache_write_12h": "cache_write_1h",
+        "audio_output": "output",
+        "image_output": "output",
+        "video_output": "output",
+    }
+)
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Counts of one call. All counts are LLM tokens unless a meter of `extra` says otherwise.
+
+    - `input`, `cached_input`, `cache_write_5m`, `cache_write_1h` are disjoint: their sum is
+      everything the model was given. `cache_write_5m` also holds writes whose time-to-live the
+      provider did not name (its default).
+    - `output` is everything the model produced, `reasoning` how many of them were reasoning.
+    - `extra` holds further meters (see `PART_OF` for those that detail a field above; all others,
+      such as `request` or `second`, stand beside them).
+    - `certainty` is "estimated" when any count was missing, inconsistent or absurd, with the
+      reason. An estimate is never used to give money back.
+    """
+
+    input: int = 0
+    cached_input: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    output: int = 0
+    reasoning: int = 0
+    extra: dict[str, int] = {}
+    certainty: Certainty = "exact"
+    estimate_reason: str = ""
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            _check_count(name, getattr(self, name))
+        for name, value in self.extra.items():
+            _check_count(name, value)
+        if self.reasoning > self.output:
+            raise ValueError(
+                f"reasoning ({self.reasoning}) must not exceed output ({self.output}), "
+                "which includes it"
+            )
+
+    @property
+    def input_llm_tokens(self) -> int:
+        """Everything the model was given: input, cached and written to a cache."""
+        return self.input + self.cached_input + self.cache_write_5m + self.cache_write_1h
+
+    @property
+    def total_llm_tokens(self) -> int:
+        """Given and produced together."""
+        return self.input_llm_tokens + self.output
+
+    @property
+    def is_exact(self) -> bool:
+        return self.certainty == "exact"
+
+
+_COUNTS: Final = (
+    "input",
+    "cached_input",
+    "cache_write_5m",
+    "cache_write_1h",
+    "output",
+    "reasoning",
+)
+
+
+def _check_count(name: str, value: object) -> None:
+    fault = _fault(value)
+    if fault:
+        raise ValueError(f"usage {name} is {fault}; expected a whole number 0..{MAX_COUNT}")
+
+
+def _fault(value: object) -> str:
+    """Why `value` is no count, or "" if it is one."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return f"a {type(value).__name__}"
+    if value < 0:
+        return f"negative ({value})"
+    if value > MAX_COUNT:
+        return "absurdly large"
+    return ""
+
+
+class _Reader:
+    """Reads counts out of a provider's object and collects what was wrong with it."""
+
+    __slots__ = ("faults",)
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    def section(self, source: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+        for name in names:
+            value = source.get(name)
+            if value is None:
+                continue
+            if isinstance(value, Mapping):
+                return value
+            self.faults.append(f"{name} is a {type(value).__name__}, not an object")
+        return {}
+
+    def count(self, source: Mapping[str, Any], *names: str) -> int | None:
+        """The first of `names` that is there; None when none is, or when it is nonsense.
+
+        A whole float (12.0) counts: some servers write all numbers so.
+        """
+        for name in names:
+            value = source.get(name)
+            if value is None:
+                continue
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)
+            fault = _fault(value)
+            if not fault:
+                return int(value)
+            self.faults.append(f"{name} is {fault}")
+            return None
+        return None
+
+    def part(self, source: Mapping[str, Any], *names: str) -> int:
+        return self.count(source, *names) or 0
+
+
+def estimated(reason: str, *, input_llm_tokens: int = 0, output_llm_tokens: int = 0) -> Usage:
+    """A usage nobody counted for us: `reason` says why, the counts are our bounds."""
+    return Usage(
+        input=input_llm_tokens,
+        output=output_llm_tokens,
+        certainty="estimated",
+        estimate_reason=reason,
+    )
+
+
+def usage_from_openai(
+    obj: object, *, input_bound: int | None = None, output_bound: int | None = None
+) -> Usage:
+    """Read an OpenAI-shaped `usage` object (chat, completions, embeddings, responses).
+
+    `prompt_tokens` includes cached and cache-write LLM tokens, `completion_tokens` includes
+    reasoning; where a provider counts reasoning beside the completion (its `total_tokens` shows
+    it) it is added. A count that is missing or nonsense makes the whole usage "estimated"; it is
+    then taken from `input_bound` / `output_bound` if given, and never silently as zero: callers
+    without bounds must charge an estimated usage at the reservation. Raises nothing.
+    """
+    if not isinstance(obj, Mapping):
+        reason = "usage is missing" if obj is None else f"usage is a {type(obj).__name__}"
+        return estimated(
+            reason, input_llm_tokens=input_bound or 0, output_llm_tokens=output_bound or 0
+        )
+    read = _Reader()
+    prompt = read.count(obj, "prompt_tokens", "input_tokens")
+    if prompt is None:
+        if not read.faults:
+            read.faults.append("prompt_tokens is missing")
+        prompt = input_bound or 0
+    fields = _input_fields(read, obj, prompt)
+    fields.update(_output_fields(read, obj, prompt, output_bound))
+    extra = {name: fields.pop(name) for name in tuple(fields) if name in PART_OF}
+    return Usage(
+        **fields,
+        extra={name: count for name, count in extra.items() if count},
+        certainty="estimated" if read.faults else "exact",
+        estimate_reason="; ".join(read.faults),
+    )
+
+
+def _input_fields(read: _Reader, obj: Mapping[str, Any], prompt: int) -> dict[str, int]:
+    details = read.section(obj, "prompt_tokens_details", "input_tokens_details", "prompt_details")
+    cached = read.part(details, "cached_tokens")
+    if not cached:
+        # DeepSeek's name beside prompt_tokens; Anthropic's name as gateways pass it on.
+        cached = read.part(obj, "prompt_cache_hit_tokens", "cache_read_input_tokens")
+    written = read.part(details, "cache_creation_tokens", "cache_write_tokens")
+    if not written:
+        written = read.part(obj, "cache_creation_input_tokens")
+    by_ttl = read.section(
+        details, "cache_creation_by_ttl", "cache_creation_token_details"
+    ) or read.section(obj, "cache_creation")
+    write_5m = read.part(by_ttl, "ephemeral_5m_input_tokens")
+    write_1h = read.part(by_ttl, "ephemeral_1h_input_tokens")
+    # What no time-to-live claims was written at the provider's default, the short one.
+    write_5m += max(0, written - write_5m - write_1h)
+    fresh = prompt - cached - write_5m - write_1h
+    if fresh < 0:
+        read.faults.append(
+            f"cached and cache-write counts exceed prompt_tokens ({prompt}) by {-fresh}"
+        )
+        fresh = 0
+    parts = {
+        "audio_input": read.part(details, "audio_tokens"),
+        "image_input": read.part(details, "image_tokens"),
+        "video_input": read.part(details, "video_tokens"),
+    }
+    _fit_parts(read, parts, fresh, "input")
+    return {
+        "input": fresh,
+        "cached_input": cached,
+        "cache_write_5m": write_5m,
+        "cache_write_1h": write_1h,
+        **parts,
+    }
+
+
+def _output_fields(
+    read: _Reader, obj: Mapping[str, Any], prompt: int, bound: int | None
+) -> dict[str, int]:
+    details = read.section(
+        obj, "completion_tokens_details", "output_tokens_details", "completion_details"
+    )
+    total = read.count(obj, "total_tokens")
+    known_faults = len(read.faults)
+    output = read.count(obj, "completion_tokens", "output_tokens")
+    if output is None:
+        # Embeddings have no completion: their total equals the prompt.
+        embedding = bound is None and len(read.faults) == known_faults
+        if not (embedding and total in (None, prompt)):
+            if len(read.faults) == known_faults:
+                read.faults.append("completion_tokens is missing")
+            output = bound or 0
+        else:
+            output = 0
+    reasoning = read.part(details, "reasoning_tokens")
+    if reasoning and total is not None and total == prompt + output + reasoning:
+        output += reasoning
+    elif reasoning > output:
+        read.faults.append(f"reasoning_tokens ({reasoning}) exceed completion_tokens ({output})")
+        output += reasoning
+    parts = {
+        "audio_output": read.part(details, "audio_tokens"),
+        "image_output": read.part(details, "image_tokens"),
+        "video_output": read.part(details, "video_tokens"),
+    }
+    _fit_parts(read, parts, output - reasoning, "output")
+    return {"output": output, "reasoning": reasoning, **parts}
+
+
+def _fit_parts(read: _Reader, parts: dict[str, int], whole: int, name: str) -> None:
+    """Parts of a field can't be more than the field; if they claim so, none is believed."""
+    claimed = sum(parts.values())
+    if claimed > whole:
+        read.faults.append(f"parts of {name} ({claimed}) exceed it ({whole})")
+        for part in parts:
+            parts[part] = 0
