@@ -35,22 +35,38 @@ class PriceCondition(_message.Message):
     INPUT_ABOVE_LLM_TOKENS_FIELD_NUMBER: _builtins.int
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     input_above_llm_tokens: _builtins.int
     """The call's whole input (cached and cache-write LLM tokens included) exceeds this many."""
     service_tier: _builtins.str
     """"batch", "flex", "priority" ...; empty: the standard tier."""
     region: _builtins.str
-    """Provider's region, or empty."""
+    """Provider's region, or empty. Refused for now: regions are factors, see Price.multipliers."""
+    variant: _builtins.str
+    """Size, resolution or search context the rate is for, or empty: any."""
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """From when it applies. Unset: always did."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it applies. Unset: for good."""
+
     def __init__(
         self,
         *,
         input_above_llm_tokens: _builtins.int | None = ...,
         service_tier: _builtins.str = ...,
         region: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens", "input_above_llm_tokens", b"input_above_llm_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens", "effective_time", b"effective_time", "expire_time", b"expire_time", "input_above_llm_tokens", b"input_above_llm_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens", "input_above_llm_tokens", b"input_above_llm_tokens", "region", b"region", "service_tier", b"service_tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens", "effective_time", b"effective_time", "expire_time", b"expire_time", "input_above_llm_tokens", b"input_above_llm_tokens", "region", b"region", "service_tier", b"service_tier", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input_above_llm_tokens: _TypeAlias = _typing.Literal["input_above_llm_tokens"]  # noqa: Y015
     _WhichOneofArgType__input_above_llm_tokens: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens"]  # noqa: Y015
@@ -102,6 +118,26 @@ class Price(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MultipliersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PROVIDER_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
@@ -112,6 +148,7 @@ class Price(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    MULTIPLIERS_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """"openai"."""
     model: _builtins.str
@@ -138,6 +175,12 @@ class Price(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Until when it holds. Unset: until a newer one."""
 
+    @_builtins.property
+    def multipliers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Factors on all LLM-token rates, exact decimal text by name: "region/eu", "tier/batch". A
+        tier's factor applies where the tier has no input rate of its own.
+        """
+
     def __init__(
         self,
         *,
@@ -151,10 +194,11 @@ class Price(_message.Message):
         version: _builtins.str = ...,
         effective_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        multipliers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "currency", b"currency", "effective_time", b"effective_time", "expire_time", b"expire_time", "max_input_llm_tokens", b"max_input_llm_tokens", "max_output_llm_tokens", b"max_output_llm_tokens", "mode", b"mode", "model", b"model", "provider", b"provider", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "currency", b"currency", "effective_time", b"effective_time", "expire_time", b"expire_time", "max_input_llm_tokens", b"max_input_llm_tokens", "max_output_llm_tokens", b"max_output_llm_tokens", "mode", b"mode", "model", b"model", "multipliers", b"multipliers", "provider", b"provider", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
