@@ -1,0 +1,162 @@
+-- name: take_shard
+UPDATE shards SET owner_epoch = owner_epoch + 1, owner = $2, updated_at = now()
+WHERE id = $1
+RETURNING owner_epoch;
+
+-- name: check_shard
+SELECT owner_epoch FROM shards WHERE id = $1 FOR SHARE;
+
+-- name: session_by_boot
+SELECT organization_id, session_epoch, sidecar_organization_id, sidecar_id, boot_id, state,
+       applied_seq, settled_count, last_n, journal
+FROM sessions
+WHERE organization_id = $1 AND sidecar_id = $2 AND boot_id = $3;
+
+-- name: sessions_of_sidecar
+SELECT organization_id, session_epoch, sidecar_organization_id, sidecar_id, boot_id, state,
+       applied_seq, settled_count, last_n, journal
+FROM sessions
+WHERE sidecar_organization_id = $1 AND sidecar_id = $2 AND session_epoch = ANY($3::bigint[]);
+
+-- name: open_session
+INSERT INTO sessions (organization_id, session_epoch, sidecar_organization_id, sidecar_id, boot_id,
+                      created_at, last_seen_at)
+VALUES ($1, nextval('session_epochs'), $2, $3, $4, $5, $5)
+ON CONFLICT (organization_id, sidecar_id, boot_id) DO NOTHING
+RETURNING session_epoch;
+
+-- name: fence_session
+UPDATE sessions
+SET state = CASE WHEN state = 'open' THEN 'fenced' ELSE state END,
+    journal = coalesce(journal, $3)
+WHERE organization_id = $1 AND session_epoch = $2;
+
+-- name: see_sidecar
+UPDATE sidecars SET build = $3, last_seen_at = $4 WHERE organization_id = $1 AND id = $2;
+
+-- name: sessions_for_tick
+SELECT organization_id, session_epoch, state, applied_seq, settled_count, highest_settled_n,
+       last_n, journal
+FROM sessions
+WHERE session_epoch = ANY($1::bigint[])
+ORDER BY organization_id, session_epoch
+FOR UPDATE;
+
+-- name: save_sessions
+UPDATE sessions AS s
+SET state = c.state, applied_seq = greatest(s.applied_seq, c.applied_seq),
+    settled_count = c.settled_count, highest_settled_n = c.highest_settled_n,
+    last_n = c.last_n, last_seen_at = $8
+FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
+            $7::bigint[])
+     AS c (organization_id, session_epoch, state, applied_seq, settled_count, highest_settled_n,
+           last_n)
+WHERE s.organization_id = c.organization_id AND s.session_epoch = c.session_epoch;
+
+-- name: windows_held_by
+SELECT DISTINCT budget_window_id FROM allowances WHERE session_epoch = ANY($1::bigint[]);
+
+-- name: current_windows
+SELECT DISTINCT ON (budget_id) id, budget_id, start_at, end_at
+FROM budget_windows
+WHERE organization_id = $1 AND budget_id = ANY($2::bigint[]) AND split_value = ''
+ORDER BY budget_id, start_at DESC;
+
+-- name: make_window
+INSERT INTO budget_windows (organization_id, budget_id, start_at, end_at, limit_nanos,
+                            budget_version, ceiling_nanos, hard, created_at)
+VALUES ($1, $2, $3, $4, $5, $6, $5, $7, $8)
+ON CONFLICT (organization_id, budget_id, split_value, start_at) DO UPDATE
+SET end_at = budget_windows.end_at
+RETURNING id, budget_id, start_at, end_at;
+
+-- name: lock_windows
+SELECT id, organization_id, budget_id, hard, limit_nanos, ceiling_nanos, settled_nanos,
+       outstanding_nanos, in_doubt_nanos, overrun_nanos, budget_version, start_at, end_at
+FROM budget_windows
+WHERE id = ANY($1::bigint[])
+ORDER BY id
+FOR UPDATE;
+
+-- name: windows_of_budgets
+SELECT id FROM budget_windows
+WHERE organization_id = $1 AND budget_id = ANY($2::bigint[])
+  AND (end_at IS NULL OR end_at > $3 OR outstanding_nanos > 0);
+
+-- name: budgets_with_stale_windows
+SELECT DISTINCT w.organization_id, w.budget_id
+FROM budget_windows AS w
+JOIN budgets AS b ON b.organization_id = w.organization_id AND b.id = w.budget_id
+WHERE w.budget_version <> b.version
+  AND (w.end_at IS NULL OR w.end_at > $1 OR w.outstanding_nanos > 0);
+
+-- name: totals
+SELECT session_epoch, budget_window_id, granted_nanos, returned_nanos, settled_nanos,
+       in_doubt_nanos
+FROM allowances
+WHERE (session_epoch, budget_window_id) IN (
+    SELECT * FROM unnest($1::bigint[], $2::bigint[])
+);
+
+-- name: totals_of_sessions
+SELECT session_epoch, budget_window_id, granted_nanos, returned_nanos, settled_nanos,
+       in_doubt_nanos
+FROM allowances
+WHERE session_epoch = ANY($1::bigint[]);
+
+-- name: save_windows
+UPDATE budget_windows AS w
+SET limit_nanos = c.limit_nanos, ceiling_nanos = c.ceiling_nanos,
+    settled_nanos = c.settled_nanos, outstanding_nanos = c.outstanding_nanos,
+    in_doubt_nanos = c.in_doubt_nanos, overrun_nanos = c.overrun_nanos,
+    budget_version = c.budget_version
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+            $7::bigint[], $8::bigint[], $9::bigint[])
+     AS c (organization_id, id, limit_nanos, ceiling_nanos, settled_nanos, outstanding_nanos,
+           in_doubt_nanos, overrun_nanos, budget_version)
+WHERE w.organization_id = c.organization_id AND w.id = c.id;
+
+-- name: save_totals
+INSERT INTO allowances AS a (organization_id, session_epoch, budget_window_id, granted_nanos,
+                             returned_nanos, settled_nanos, in_doubt_nanos)
+SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
+                     $6::bigint[], $7::bigint[])
+ON CONFLICT (organization_id, session_epoch, budget_window_id) DO UPDATE
+SET granted_nanos = excluded.granted_nanos, returned_nanos = excluded.returned_nanos,
+    settled_nanos = excluded.settled_nanos, in_doubt_nanos = excluded.in_doubt_nanos;
+
+-- name: draw_set
+INSERT INTO draw_sets (organization_id, budget_window_ids) VALUES ($1, $2)
+ON CONFLICT (organization_id, budget_window_ids) DO UPDATE
+SET budget_window_ids = draw_sets.budget_window_ids
+RETURNING id;
+
+-- name: windows_exist
+SELECT id FROM budget_windows WHERE organization_id = $1 AND id = ANY($2::bigint[]);
+
+-- name: save_events
+INSERT INTO events (organization_id, kind, budget_id, budget_window_id, summary, amount_nanos,
+                    currency, created_at)
+SELECT *, $8::timestamptz FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[],
+                                     $5::text[], $6::bigint[], $7::text[]);
+
+-- name: quarantine
+INSERT INTO quarantined_frames (organization_id, session_epoch, seq, frame, fault, created_at)
+VALUES ($1, $2, $3, $4, $5, $6);
+
+-- name: session_allowances
+SELECT a.budget_window_id, a.granted_nanos, a.returned_nanos, w.budget_id, w.hard, w.start_at,
+       w.end_at, w.limit_nanos, w.settled_nanos
+FROM allowances AS a
+JOIN budget_windows AS w
+  ON w.organization_id = a.organization_id AND w.id = a.budget_window_id
+WHERE a.organization_id = $1 AND a.session_epoch = $2
+  AND (w.end_at IS NULL OR w.end_at > $3 OR a.granted_nanos > a.returned_nanos + a.settled_nanos);
+
+-- name: organization_policy
+SELECT id, slug, currency, disabled, policy_version, price_overlay_version
+FROM organizations WHERE id = $1;
+
+-- name: spender_of_key
+SELECT id, team_id, project_id, user_id FROM keys
+WHERE organization_id = $1 AND id = ANY($2::bigint[]);

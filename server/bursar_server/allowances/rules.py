@@ -1,0 +1,363 @@
+"""The rules of lending: pure, integer, without a clock of their own.
+
+`Books` holds the balances that one transaction has locked. Its methods are the transitions of
+the lending state machine; each keeps
+
+    settled - overrun + outstanding + in_doubt <= ceiling        (hard windows)
+
+and a grant needs `settled + outstanding + in_doubt + amount <= limit`. Posting a fact is never
+refused: what no allowance covers is overrun. Three totals of a session in a window only grow and
+are merged by maximum, so a repeated or late frame changes nothing:
+
+    granted G    returned R    settled C
+    overrun     V = max(0, C - (G - R))
+    outstanding O = max(0, G - R - C) - in doubt
+
+    lent:    G grows                       renewed: G grows again
+    settled: C grows                       returned: R grows
+    lost:    in doubt = what was outstanding; a late settlement takes it from there
+    closed:  R grows to G - C
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+LOW_WATER_PERCENT = 40
+"""Free money under this share of what a session wants is filled up: it hides the round trip
+(about a tick) behind the rest, and keeps frames rare."""
+
+
+class RuleViolation(Exception):
+    """A frame that would break the totals; `field`, `value` and `expected` say how."""
+
+    def __init__(self, field_name: str, value: object, expected: str) -> None:
+        super().__init__(f"{field_name} is {value!r}, expected {expected}")
+        self.field_name = field_name
+        self.value = value
+        self.expected = expected
+
+
+@dataclass(slots=True)
+class WindowBalance:
+    """A budget in one window; amounts in nanos."""
+
+    id: int
+    budget_id: int
+    hard: bool
+    limit: int
+    ceiling: int
+    settled: int = 0
+    outstanding: int = 0
+    in_doubt: int = 0
+    overrun: int = 0
+    budget_version: int = 1
+    changed: bool = False
+    crossed: bool = False
+
+    @property
+    def available(self) -> int:
+        """What may still be granted; negative after a cut or an overrun."""
+        return self.limit - self.settled - self.outstanding - self.in_doubt
+
+    @property
+    def attainable(self) -> int:
+        """What could be granted if every reservation in flight came home unspent."""
+        return self.limit - self.settled - self.in_doubt
+
+    def ratchet(self) -> None:
+        """Let the ceiling fall with what came home, never below the limit."""
+        committed = self.settled - self.overrun + self.outstanding + self.in_doubt
+        self.ceiling = max(self.limit, min(self.ceiling, committed))
+
+
+@dataclass(slots=True)
+class Totals:
+    """What one session was lent of one window; amounts in nanos."""
+
+    granted: int = 0
+    returned: int = 0
+    settled: int = 0
+    in_doubt: int = 0
+    changed: bool = False
+
+    @property
+    def held(self) -> int:
+        """What the session may still spend, in doubt or not."""
+        return max(0, self.granted - self.returned - self.settled)
+
+    @property
+    def overrun(self) -> int:
+        """What was settled beyond what was lent."""
+        return max(0, self.settled - (self.granted - self.returned))
+
+
+@dataclass(slots=True)
+class Books:
+    """The balances one transaction works on, keyed by window and by (session epoch, window)."""
+
+    windows: dict[int, WindowBalance] = field(default_factory=dict)
+    totals: dict[tuple[int, int], Totals] = field(default_factory=dict)
+
+    def of(self, session_epoch: int, window_id: int) -> Totals:
+        """The session's totals in the window, empty if it was never lent anything."""
+        return self.totals.setdefault((session_epoch, window_id), Totals())
+
+    def grant(self, session_epoch: int, window_id: int, amount: int) -> None:
+        """Lend; raises RuleViolation if it does not fit."""
+        window = self.windows[window_id]
+        if amount < 0 or not window.hard or amount > window.available:
+            raise RuleViolation("grant", amount, f"0 to {window.available}")
+        totals = self.of(session_epoch, window_id)
+        self._move(window, totals, granted=amount)
+
+    def give_back(self, session_epoch: int, window_id: int, returned: int) -> int:
+        """Take note that the session gave back `returned` in all; returns what that freed.
+
+        Raises RuleViolation if it is more than was ever lent.
+        """
+        totals = self.of(session_epoch, window_id)
+        if returned > totals.granted:
+            raise RuleViolation("returned_nanos", returned, f"at most {totals.granted}")
+        if returned <= totals.returned:
+            return 0
+        window = self.windows[window_id]
+        before = window.outstanding
+        self._move(window, totals, returned=returned - totals.returned)
+        window.ratchet()
+        return before - window.outstanding
+
+    def post(self, session_epoch: int, window_ids: Iterable[int], amount: int) -> int:
+        """Post a fact to every window it draws on; returns the largest overrun it made."""
+        overrun = 0
+        for window_id in window_ids:
+            window = self.windows[window_id]
+            settled_before = window.settled
+            window.settled += amount
+            window.changed = True
+            if window.hard:
+                overrun_before = window.overrun
+                self._move(window, self.of(session_epoch, window_id), settled=amount)
+                overrun = max(overrun, window.overrun - overrun_before)
+                window.ratchet()
+            elif settled_before <= window.limit < window.settled:
+                window.crossed = True
+        return overrun
+
+    def adjust(self, window_ids: Iterable[int], amount: int) -> None:
+        """Post a later difference of a fact: it moves what is settled, not what was lent."""
+        for window_id in window_ids:
+            window = self.windows[window_id]
+            window.settled += amount
+            if window.hard and amount > 0:
+                window.overrun += amount
+            window.ratchet()
+            window.changed = True
+
+    def close(self, session_epoch: int) -> None:
+        """Free what a session still holds: all its reservations are settled."""
+        for (epoch, window_id), totals in self.totals.items():
+            if epoch == session_epoch and totals.held:
+                window = self.windows[window_id]
+                self._move(window, totals, returned=totals.held)
+                window.ratchet()
+
+    def doubt(self, session_epoch: int) -> None:
+        """Hold what a session was lent as in doubt: its journal can't prove what it spent."""
+        for (epoch, window_id), totals in self.totals.items():
+            if epoch == session_epoch and totals.held > totals.in_doubt:
+                window = self.windows[window_id]
+                moved = totals.held - totals.in_doubt
+                totals.in_doubt += moved
+                window.in_doubt += moved
+                window.outstanding -= moved
+                totals.changed = window.changed = True
+
+    def set_limit(self, window_id: int, limit: int, budget_version: int) -> None:
+        """Apply a changed limit: grants follow it at once, the ceiling as money comes home."""
+        window = self.windows[window_id]
+        committed = window.settled - window.overrun + window.outstanding + window.in_doubt
+        window.limit = limit
+        window.ceiling = max(limit, committed)
+        window.budget_version = budget_version
+        window.changed = True
+
+    def _move(
+        self,
+        window: WindowBalance,
+        totals: Totals,
+        *,
+        granted: int = 0,
+        returned: int = 0,
+        settled: int = 0,
+    ) -> None:
+        held, overrun, doubt = totals.held, totals.overrun, totals.in_doubt
+        totals.granted += granted
+        totals.returned += returned
+        totals.settled += settled
+        # What is settled or returned late can no longer be in doubt.
+        totals.in_doubt = min(doubt, totals.held)
+        window.in_doubt += totals.in_doubt - doubt
+        window.outstanding += (totals.held - totals.in_doubt) - (held - doubt)
+        window.overrun += totals.overrun - overrun
+        totals.changed = window.changed = True
+
+
+@dataclass(slots=True, frozen=True)
+class NeedLine:
+    """One window a waiting call draws on; amounts in nanos."""
+
+    window_id: int
+    amount: int
+    least: int
+    want: int
+
+
+@dataclass(slots=True, frozen=True)
+class Need:
+    """One call that waits: all lines or none. Times on the server's monotonic clock, ms."""
+
+    session_epoch: int
+    need_id: int
+    lines: tuple[NeedLine, ...]
+    deadline_ms: int
+
+
+@dataclass(slots=True, frozen=True)
+class Want:
+    """What a session would like to have free in a window; amounts in nanos."""
+
+    session_epoch: int
+    window_id: int
+    free: int
+    want: int
+
+
+@dataclass(slots=True, frozen=True)
+class Holder:
+    """What a connected session last said it has free in a window."""
+
+    session_epoch: int
+    window_id: int
+    free: int
+    idle_ms: int
+
+
+@dataclass(slots=True)
+class Decisions:
+    """What lending decided in one step."""
+
+    granted: list[Need] = field(default_factory=list)
+    exhausted: list[tuple[Need, list[int]]] = field(default_factory=list)
+    contended: list[tuple[Need, list[int]]] = field(default_factory=list)
+    waiting: list[Need] = field(default_factory=list)
+    shortage: dict[int, int] = field(default_factory=dict)
+    """By window: what the calls that wait lack."""
+    touched: set[tuple[int, int]] = field(default_factory=set)
+    """(session epoch, window) whose granted total grew."""
+
+
+def lend(
+    books: Books,
+    needs: Iterable[Need],
+    wants: Iterable[Want],
+    users: Mapping[int, int],
+    now_ms: int,
+) -> Decisions:
+    """Serve waiting calls in their order, then what is wanted ahead of need.
+
+    `users` says for each window how many sessions used it lately. A call that does not fit
+    blocks its windows for those behind it, so that a large one is not overtaken for ever; its
+    wait is bounded, and so is the blocking. `exhausted` is said only when the money is not
+    there even if every reservation came home.
+    """
+    decisions = Decisions()
+    blocked: set[int] = set()
+    for need in needs:
+        hard = [line for line in need.lines if books.windows[line.window_id].hard]
+        gone = [
+            line.window_id
+            for line in hard
+            if books.windows[line.window_id].attainable < min(line.least, line.amount)
+        ]
+        if gone:
+            decisions.exhausted.append((need, gone))
+            continue
+        short = [
+            line
+            for line in hard
+            if line.window_id in blocked or books.windows[line.window_id].available < line.amount
+        ]
+        if short:
+            _put_off(books, decisions, need, short, blocked, now_ms)
+            continue
+        for line in hard:
+            window = books.windows[line.window_id]
+            extra = min(line.want, _share(window.available - line.amount, users, line.window_id))
+            books.grant(need.session_epoch, line.window_id, line.amount + extra)
+            decisions.touched.add((need.session_epoch, line.window_id))
+        decisions.granted.append(need)
+    for want in wants:
+        window = books.windows[want.window_id]
+        if want.window_id in blocked or not window.hard:
+            continue
+        if want.free * 100 >= want.want * LOW_WATER_PERCENT:
+            continue
+        extra = min(want.want - want.free, _share(window.available, users, want.window_id))
+        if extra > 0:
+            books.grant(want.session_epoch, want.window_id, extra)
+            decisions.touched.add((want.session_epoch, want.window_id))
+    return decisions
+
+
+def _put_off(
+    books: Books,
+    decisions: Decisions,
+    need: Need,
+    short: list[NeedLine],
+    blocked: set[int],
+    now_ms: int,
+) -> None:
+    if now_ms >= need.deadline_ms:
+        decisions.contended.append((need, [line.window_id for line in short]))
+        return
+    decisions.waiting.append(need)
+    for line in need.lines:
+        window = books.windows[line.window_id]
+        if window.hard:
+            blocked.add(line.window_id)
+            lacking = line.amount - max(0, window.available)
+            if lacking > 0 or line in short:
+                decisions.shortage[line.window_id] = decisions.shortage.get(
+                    line.window_id, 0
+                ) + max(lacking, 0)
+
+
+def _share(available: int, users: Mapping[int, int], window_id: int) -> int:
+    """What one session may get ahead of need: all for a single user, else a 2N-th of the rest."""
+    sessions = users.get(window_id, 1)
+    return max(0, available if sessions <= 1 else available // (2 * sessions))
+
+
+def choose_recalls(
+    shortage: Mapping[int, int], waiting: Iterable[Need], holders: Iterable[Holder]
+) -> list[Holder]:
+    """Whom to ask for free money: the longest idle first, until what they said covers the lack.
+
+    What a session said is old by a frame or two, so when it does not cover the lack, all others
+    that hold something are asked too. A session is not asked for a window its own call waits on
+    alone: its book uses its own free money first.
+    """
+    waiters: dict[int, set[int]] = {}
+    for need in waiting:
+        for line in need.lines:
+            waiters.setdefault(line.window_id, set()).add(need.session_epoch)
+    chosen: list[Holder] = []
+    covered: dict[int, int] = {}
+    for holder in sorted(holders, key=lambda h: (-h.idle_ms, -h.free, h.session_epoch)):
+        lack = shortage.get(holder.window_id)
+        if lack is None or waiters.get(holder.window_id) == {holder.session_epoch}:
+            continue
+        if covered.get(holder.window_id, 0) < max(lack, 1):
+            chosen.append(holder)
+            covered[holder.window_id] = covered.get(holder.window_id, 0) + holder.free
+    return chosen

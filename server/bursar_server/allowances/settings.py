@@ -1,0 +1,39 @@
+"""How lending behaves: every limit and delay of it, with its reason."""
+
+import msgspec
+
+
+class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Delays in milliseconds; amounts in pieces."""
+
+    valid_for_ms: int = 30_000
+    """How long policy and allowances hold after the last applied frame was sent. Shorter cuts
+    off a partitioned sidecar sooner, longer lets it go on through a longer outage."""
+    need_tick_ms: int = 5
+    """How long a transaction waits for company when a call waits for it."""
+    idle_tick_ms: int = 50
+    """How long settlements wait for company when no call waits: fewer, larger transactions."""
+    recall_again_ms: int = 50
+    """How soon idle money is asked for again while a call still waits for it."""
+    contended_retry_ms: int = 1_000
+    """The retry-after told when only reservations in flight are in the way."""
+    active_ms: int = 60_000
+    """A session counts as a user of a window for this long after it last used it."""
+    max_wait_ms: int = 60_000
+    """The longest a need may ask to wait, whatever it says."""
+    max_waiting_needs: int = 10_000
+    """Waiting calls over all sessions; further needs are answered `contended` at once."""
+    max_inbox_frames: int = 4_096
+    """Frames received and not yet applied; readers wait at it, which is back-pressure on TCP."""
+    max_tick_frames: int = 512
+    """Frames applied in one transaction: bounds its locks and how long others wait."""
+    max_outbox_frames: int = 10_000
+    """Frames waiting to be sent to one sidecar; one that does not read is cut off at it."""
+    max_subscribed_keys: int = 100_000
+    """Keys one session may ask for (wrong ones count): bounds the memory of a hostile sidecar."""
+    hello_timeout_ms: int = 10_000
+    """A stream that says nothing is closed after this."""
+    retry_first_ms: int = 50
+    """First pause after the database failed."""
+    retry_most_ms: int = 2_000
+    """Longest pause after the database failed; it is tried for ever, for facts must be posted."""
