@@ -94,6 +94,18 @@ organizations = Table(
 )
 
 
+# What an admin key must hash to, where none is given in the settings: one row, made at the first
+# start. SHA-256, as for keys: the secret holds 256 random bits.
+admin_keys = Table(
+    "admin_keys",
+    metadata,
+    Column("id", BigInteger, primary_key=True, server_default=text("nextval('ids')")),
+    Column("secret_hash", LargeBinary, nullable=False, unique=True),
+    Column("secret_prefix", Text, nullable=False),
+    _created(),
+)
+
+
 def _spender_table(name: str, *columns: Column[object]) -> Table:
     return Table(
         name,
