@@ -340,7 +340,7 @@ def _with_caller(details: Any, admin_key: str, timeout_s: float) -> _CallDetails
     )
 
 
-class _Caller(grpc.UnaryUnaryClientInterceptor[Any, Any]):
+class _Caller(grpc.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # plain at run time
     """Says who calls, sets the deadline, and turns a failure into a BursarError."""
 
     def __init__(self, admin_key: str, timeout_s: float) -> None:
@@ -358,7 +358,7 @@ class _Caller(grpc.UnaryUnaryClientInterceptor[Any, Any]):
         return call
 
 
-class _AsyncCaller(grpc.aio.UnaryUnaryClientInterceptor[Any, Any]):
+class _AsyncCaller(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # as above
     """As _Caller, awaited."""
 
     def __init__(self, admin_key: str, timeout_s: float) -> None:
