@@ -27,7 +27,7 @@ from bursar.v1 import money_pb2 as bursar_dot_v1_dot_money__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ursar/v1/prices.proto\x12\tbursar.v1\x1a\x17\x62ursar/v1/charges.proto\x1a\x15\x62ursar/v1/money.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x01\n\x0ePriceCondition\x12#\n\x16input_above_llm_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0cservice_tier\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x19\n\x17_input_above_llm_tokens\"h\n\x0ePriceComponent\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x0c\n\x04rate\x18\x02 \x01(\t\x12\x0b\n\x03per\x18\x03 \x01(\x03\x12,\n\tcondition\x18\x04 \x01(\x0b\x32\x19.bursar.v1.PriceCondition\"\x96\x03\n\x05Price\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12-\n\ncomponents\x18\x04 \x03(\x0b\x32\x19.bursar.v1.PriceComponent\x12\x1c\n\x14max_input_llm_tokens\x18\x05 \x01(\x03\x12\x1d\n\x15max_output_llm_tokens\x18\x06 \x01(\x03\x12\x0c\n\x04mode\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0bmultipliers\x18\x0b \x03(\x0b\x32!.bursar.v1.Price.MultipliersEntry\x1a\x32\n\x10MultipliersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x96\x01\n\tPriceList\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x13\n\x0bprice_count\x18\x04 \x01(\x03\x12\x0e\n\x06source\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x0fGetPriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"\x86\x01\n\x11ListPricesRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x13\n\x0b\x63ustom_only\x18\x06 \x01(\x08\"O\n\x12ListPricesResponse\x12 \n\x06prices\x18\x01 \x03(\x0b\x32\x10.bursar.v1.Price\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x15ListPriceListsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\"C\n\x16ListPriceListsResponse\x12)\n\x0bprice_lists\x18\x01 \x03(\x0b\x32\x14.bursar.v1.PriceList\"\\\n\x0fSetPriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x1f\n\x05price\x18\x02 \x01(\x0b\x32\x10.bursar.v1.Price\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"K\n\x12\x44\x65letePriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\x15\n\x13\x44\x65letePriceResponse\"P\n\x17ListPriceHistoryRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"<\n\x18ListPriceHistoryResponse\x12 \n\x06prices\x18\x01 \x03(\x0b\x32\x10.bursar.v1.Price\"o\n\x11QuotePriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Usage\x12\x14\n\x0cservice_tier\x18\x04 \x01(\t\"W\n\tQuoteLine\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x0c\n\x04rate\x18\x03 \x01(\t\x12\x0b\n\x03per\x18\x04 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x05 \x01(\t\"\x8e\x01\n\x12QuotePriceResponse\x12\x1e\n\x04\x63ost\x18\x01 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x12\n\nexact_cost\x18\x02 \x01(\t\x12#\n\x05lines\x18\x03 \x03(\x0b\x32\x14.bursar.v1.QuoteLine\x12\x1f\n\x05price\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Price2\x9a\x04\n\x0cPriceService\x12\x38\n\x08GetPrice\x12\x1a.bursar.v1.GetPriceRequest\x1a\x10.bursar.v1.Price\x12I\n\nListPrices\x12\x1c.bursar.v1.ListPricesRequest\x1a\x1d.bursar.v1.ListPricesResponse\x12U\n\x0eListPriceLists\x12 .bursar.v1.ListPriceListsRequest\x1a!.bursar.v1.ListPriceListsResponse\x12\x38\n\x08SetPrice\x12\x1a.bursar.v1.SetPriceRequest\x1a\x10.bursar.v1.Price\x12L\n\x0b\x44\x65letePrice\x12\x1d.bursar.v1.DeletePriceRequest\x1a\x1e.bursar.v1.DeletePriceResponse\x12[\n\x10ListPriceHistory\x12\".bursar.v1.ListPriceHistoryRequest\x1a#.bursar.v1.ListPriceHistoryResponse\x12I\n\nQuotePrice\x12\x1c.bursar.v1.QuotePriceRequest\x1a\x1d.bursar.v1.QuotePriceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ursar/v1/prices.proto\x12\tbursar.v1\x1a\x17\x62ursar/v1/charges.proto\x1a\x15\x62ursar/v1/money.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x01\n\x0ePriceCondition\x12#\n\x16input_above_llm_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0cservice_tier\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\tB\x19\n\x17_input_above_llm_tokens\"h\n\x0ePriceComponent\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x0c\n\x04rate\x18\x02 \x01(\t\x12\x0b\n\x03per\x18\x03 \x01(\x03\x12,\n\tcondition\x18\x04 \x01(\x0b\x32\x19.bursar.v1.PriceCondition\"\x96\x03\n\x05Price\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12-\n\ncomponents\x18\x04 \x03(\x0b\x32\x19.bursar.v1.PriceComponent\x12\x1c\n\x14max_input_llm_tokens\x18\x05 \x01(\x03\x12\x1d\n\x15max_output_llm_tokens\x18\x06 \x01(\x03\x12\x0c\n\x04mode\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0bmultipliers\x18\x0b \x03(\x0b\x32!.bursar.v1.Price.MultipliersEntry\x1a\x32\n\x10MultipliersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x96\x01\n\tPriceList\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x13\n\x0bprice_count\x18\x04 \x01(\x03\x12\x0e\n\x06source\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x0fGetPriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"\x86\x01\n\x11ListPricesRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x13\n\x0b\x63ustom_only\x18\x06 \x01(\x08\"O\n\x12ListPricesResponse\x12 \n\x06prices\x18\x01 \x03(\x0b\x32\x10.bursar.v1.Price\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x15ListPriceListsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\"C\n\x16ListPriceListsResponse\x12)\n\x0bprice_lists\x18\x01 \x03(\x0b\x32\x14.bursar.v1.PriceList\"\\\n\x0fSetPriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x1f\n\x05price\x18\x02 \x01(\x0b\x32\x10.bursar.v1.Price\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"K\n\x12\x44\x65letePriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\x15\n\x13\x44\x65letePriceResponse\"P\n\x17ListPriceHistoryRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"<\n\x18ListPriceHistoryResponse\x12 \n\x06prices\x18\x01 \x03(\x0b\x32\x10.bursar.v1.Price\"o\n\x11QuotePriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Usage\x12\x14\n\x0cservice_tier\x18\x04 \x01(\t\"W\n\tQuoteLine\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x0c\n\x04rate\x18\x03 \x01(\t\x12\x0b\n\x03per\x18\x04 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x05 \x01(\t\"\x8e\x01\n\x12QuotePriceResponse\x12\x1e\n\x04\x63ost\x18\x01 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x12\n\nexact_cost\x18\x02 \x01(\t\x12#\n\x05lines\x18\x03 \x03(\x0b\x32\x14.bursar.v1.QuoteLine\x12\x1f\n\x05price\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Price2\x9a\x04\n\x0cPriceService\x12\x38\n\x08GetPrice\x12\x1a.bursar.v1.GetPriceRequest\x1a\x10.bursar.v1.Price\x12I\n\nListPrices\x12\x1c.bursar.v1.ListPricesRequest\x1a\x1d.bursar.v1.ListPricesResponse\x12U\n\x0eListPriceLists\x12 .bursar.v1.ListPriceListsRequest\x1a!.bursar.v1.ListPriceListsResponse\x12\x38\n\x08SetPrice\x12\x1a.bursar.v1.SetPriceRequest\x1a\x10.bursar.v1.Price\x12L\n\x0b\x44\x65letePrice\x12\x1d.bursar.v1.DeletePriceRequest\x1a\x1e.bursar.v1.DeletePriceResponse\x12[\n\x10ListPriceHistory\x12\".bursar.v1.ListPriceHistoryRequest\x1a#.bursar.v1.ListPriceHistoryResponse\x12I\n\nQuotePrice\x12\x1c.bursar.v1.QuotePriceRequest\x1a\x1d.bursar.v1.QuotePriceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,41 +37,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRICE_MULTIPLIERSENTRY']._loaded_options = None
   _globals['_PRICE_MULTIPLIERSENTRY']._serialized_options = b'8\001'
   _globals['_PRICECONDITION']._serialized_start=119
-  _globals['_PRICECONDITION']._serialized_end=355
-  _globals['_PRICECOMPONENT']._serialized_start=357
-  _globals['_PRICECOMPONENT']._serialized_end=461
-  _globals['_PRICE']._serialized_start=464
-  _globals['_PRICE']._serialized_end=870
-  _globals['_PRICE_MULTIPLIERSENTRY']._serialized_start=820
-  _globals['_PRICE_MULTIPLIERSENTRY']._serialized_end=870
-  _globals['_PRICELIST']._serialized_start=873
-  _globals['_PRICELIST']._serialized_end=1023
-  _globals['_GETPRICEREQUEST']._serialized_start=1025
-  _globals['_GETPRICEREQUEST']._serialized_end=1079
-  _globals['_LISTPRICESREQUEST']._serialized_start=1082
-  _globals['_LISTPRICESREQUEST']._serialized_end=1216
-  _globals['_LISTPRICESRESPONSE']._serialized_start=1218
-  _globals['_LISTPRICESRESPONSE']._serialized_end=1297
-  _globals['_LISTPRICELISTSREQUEST']._serialized_start=1299
-  _globals['_LISTPRICELISTSREQUEST']._serialized_end=1344
-  _globals['_LISTPRICELISTSRESPONSE']._serialized_start=1346
-  _globals['_LISTPRICELISTSRESPONSE']._serialized_end=1413
-  _globals['_SETPRICEREQUEST']._serialized_start=1415
-  _globals['_SETPRICEREQUEST']._serialized_end=1507
-  _globals['_DELETEPRICEREQUEST']._serialized_start=1509
-  _globals['_DELETEPRICEREQUEST']._serialized_end=1584
-  _globals['_DELETEPRICERESPONSE']._serialized_start=1586
-  _globals['_DELETEPRICERESPONSE']._serialized_end=1607
-  _globals['_LISTPRICEHISTORYREQUEST']._serialized_start=1609
-  _globals['_LISTPRICEHISTORYREQUEST']._serialized_end=1689
-  _globals['_LISTPRICEHISTORYRESPONSE']._serialized_start=1691
-  _globals['_LISTPRICEHISTORYRESPONSE']._serialized_end=1751
-  _globals['_QUOTEPRICEREQUEST']._serialized_start=1753
-  _globals['_QUOTEPRICEREQUEST']._serialized_end=1864
-  _globals['_QUOTELINE']._serialized_start=1866
-  _globals['_QUOTELINE']._serialized_end=1953
-  _globals['_QUOTEPRICERESPONSE']._serialized_start=1956
-  _globals['_QUOTEPRICERESPONSE']._serialized_end=2098
-  _globals['_PRICESERVICE']._serialized_start=2101
-  _globals['_PRICESERVICE']._serialized_end=2639
+  _globals['_PRICECONDITION']._serialized_end=254
+  _globals['_PRICECOMPONENT']._serialized_start=256
+  _globals['_PRICECOMPONENT']._serialized_end=360
+  _globals['_PRICE']._serialized_start=363
+  _globals['_PRICE']._serialized_end=769
+  _globals['_PRICE_MULTIPLIERSENTRY']._serialized_start=719
+  _globals['_PRICE_MULTIPLIERSENTRY']._serialized_end=769
+  _globals['_PRICELIST']._serialized_start=772
+  _globals['_PRICELIST']._serialized_end=922
+  _globals['_GETPRICEREQUEST']._serialized_start=924
+  _globals['_GETPRICEREQUEST']._serialized_end=978
+  _globals['_LISTPRICESREQUEST']._serialized_start=981
+  _globals['_LISTPRICESREQUEST']._serialized_end=1115
+  _globals['_LISTPRICESRESPONSE']._serialized_start=1117
+  _globals['_LISTPRICESRESPONSE']._serialized_end=1196
+  _globals['_LISTPRICELISTSREQUEST']._serialized_start=1198
+  _globals['_LISTPRICELISTSREQUEST']._serialized_end=1243
+  _globals['_LISTPRICELISTSRESPONSE']._serialized_start=1245
+  _globals['_LISTPRICELISTSRESPONSE']._serialized_end=1312
+  _globals['_SETPRICEREQUEST']._serialized_start=1314
+  _globals['_SETPRICEREQUEST']._serialized_end=1406
+  _globals['_DELETEPRICEREQUEST']._serialized_start=1408
+  _globals['_DELETEPRICEREQUEST']._serialized_end=1483
+  _globals['_DELETEPRICERESPONSE']._serialized_start=1485
+  _globals['_DELETEPRICERESPONSE']._serialized_end=1506
+  _globals['_LISTPRICEHISTORYREQUEST']._serialized_start=1508
+  _globals['_LISTPRICEHISTORYREQUEST']._serialized_end=1588
+  _globals['_LISTPRICEHISTORYRESPONSE']._serialized_start=1590
+  _globals['_LISTPRICEHISTORYRESPONSE']._serialized_end=1650
+  _globals['_QUOTEPRICEREQUEST']._serialized_start=1652
+  _globals['_QUOTEPRICEREQUEST']._serialized_end=1763
+  _globals['_QUOTELINE']._serialized_start=1765
+  _globals['_QUOTELINE']._serialized_end=1852
+  _globals['_QUOTEPRICERESPONSE']._serialized_start=1855
+  _globals['_QUOTEPRICERESPONSE']._serialized_end=1997
+  _globals['_PRICESERVICE']._serialized_start=2000
+  _globals['_PRICESERVICE']._serialized_end=2538
 # @@protoc_insertion_point(module_scope)

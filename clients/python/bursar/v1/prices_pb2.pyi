@@ -36,8 +36,6 @@ class PriceCondition(_message.Message):
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
-    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
-    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     input_above_llm_tokens: _builtins.int
     """The call's whole input (cached and cache-write LLM tokens included) exceeds this many."""
     service_tier: _builtins.str
@@ -46,14 +44,6 @@ class PriceCondition(_message.Message):
     """Provider's region, or empty. Refused for now: regions are factors, see Price.multipliers."""
     variant: _builtins.str
     """Size, resolution or search context the rate is for, or empty: any."""
-    @_builtins.property
-    def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """From when it applies. Unset: always did."""
-
-    @_builtins.property
-    def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when it applies. Unset: for good."""
-
     def __init__(
         self,
         *,
@@ -61,12 +51,10 @@ class PriceCondition(_message.Message):
         service_tier: _builtins.str = ...,
         region: _builtins.str = ...,
         variant: _builtins.str = ...,
-        effective_time: _timestamp_pb2.Timestamp | None = ...,
-        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens", "effective_time", b"effective_time", "expire_time", b"expire_time", "input_above_llm_tokens", b"input_above_llm_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens", "input_above_llm_tokens", b"input_above_llm_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens", "effective_time", b"effective_time", "expire_time", b"expire_time", "input_above_llm_tokens", b"input_above_llm_tokens", "region", b"region", "service_tier", b"service_tier", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens", "input_above_llm_tokens", b"input_above_llm_tokens", "region", b"region", "service_tier", b"service_tier", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input_above_llm_tokens: _TypeAlias = _typing.Literal["input_above_llm_tokens"]  # noqa: Y015
     _WhichOneofArgType__input_above_llm_tokens: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens"]  # noqa: Y015

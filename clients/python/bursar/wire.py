@@ -1,0 +1,238 @@
+"""How prices and usages travel: the library's values as messages, and back.
+
+Reading checks everything: what comes back is a value the library accepts, or a WireError that
+names the field. A price's list of fields its source had and nobody prices yet (`unmodelled`) does
+not travel.
+"""
+
+from decimal import Decimal
+from typing import Final
+
+from bursar.money import CURRENCIES
+from bursar.pricing import Component, Meter, Price, PriceError
+from bursar.usage import MAX_COUNT, Usage
+from bursar.v1 import charges_pb2, prices_pb2
+
+# Rates are written by people and price lists; the longest published one has 17 characters.
+MAX_DECIMAL_TEXT: Final = 64
+MAX_MULTIPLIERS: Final = 64
+MAX_FURTHER_METERS: Final = 64
+MAX_METER_TEXT: Final = 64
+MAX_CONDITION_TEXT: Final = 64
+MAX_MODE_TEXT: Final = 64
+MAX_VERSION_TEXT: Final = 128
+MAX_REASON_TEXT: Final = 1024
+_METERS: Final = frozenset(meter.value for meter in Meter)
+_DIGITS: Final = frozenset("0123456789.")
+
+
+class WireError(ValueError):
+    """A message that means nothing; `field` is the path inside it, `expected` what would do."""
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        shown = repr(value)
+        shown = shown if len(shown) <= MAX_DECIMAL_TEXT else shown[:MAX_DECIMAL_TEXT] + "..."
+        super().__init__(f"{field}: {shown} is not accepted, expected {expected}")
+        self.field = field
+        self.value = value
+        self.expected = expected
+
+
+def price_to_proto(price: Price) -> prices_pb2.Price:
+    """The price as a message; exact."""
+    return prices_pb2.Price(
+        provider=price.provider,
+        model=price.model,
+        currency=price.currency,
+        components=[_component_to_proto(component) for component in price.components],
+        max_input_llm_tokens=price.max_input_llm_tokens or 0,
+        max_output_llm_tokens=price.max_output_llm_tokens or 0,
+        mode=price.mode,
+        version=price.price_version,
+        multipliers={name: format_decimal(value) for name, value in price.multipliers.items()},
+    )
+
+
+def price_from_proto(message: prices_pb2.Price) -> Price:
+    """The price a message holds. Raises WireError naming the field that is wrong."""
+    for field, limit in (("mode", MAX_MODE_TEXT), ("version", MAX_VERSION_TEXT)):
+        _check_length(field, getattr(message, field), limit)
+    if message.currency not in CURRENCIES:
+        raise WireError("currency", message.currency, "an ISO 4217 code such as USD")
+    if len(message.multipliers) > MAX_MULTIPLIERS:
+        raise WireError(
+            "multipliers", len(message.multipliers), f"at most {MAX_MULTIPLIERS} factors"
+        )
+    multipliers = {}
+    for name, text in sorted(message.multipliers.items()):
+        if name.partition("/")[0] not in {"region", "tier"} or not name.partition("/")[2]:
+            raise WireError("multipliers", name, "names such as region/eu and tier/batch")
+        _check_length("multipliers", name, MAX_CONDITION_TEXT)
+        multipliers[name] = parse_decimal(f"multipliers[{name}]", text)
+    components = tuple(
+        _component_from_proto(f"components[{index}]", component)
+        for index, component in enumerate(message.components)
+    )
+    _check_distinct(components)
+    try:
+        return Price(
+            provider=message.provider,
+            model=message.model,
+            currency=message.currency,
+            components=components,
+            mode=message.mode,
+            max_input_llm_tokens=message.max_input_llm_tokens or None,
+            max_output_llm_tokens=message.max_output_llm_tokens or None,
+            multipliers=multipliers,
+            price_version=message.version,
+        )
+    except PriceError as error:
+        field = _named_field(str(error))
+        raise WireError(field, getattr(message, field, ""), f"a price that can be: {error}") from (
+            error
+        )
+
+
+def usage_to_proto(usage: Usage) -> charges_pb2.Usage:
+    """The usage as a message; exact."""
+    reason = usage.estimate_reason
+    if not usage.is_exact and not reason:
+        reason = "estimated"
+    return charges_pb2.Usage(
+        input_llm_tokens=usage.input,
+        cached_input_llm_tokens=usage.cached_input,
+        cache_write_5m_llm_tokens=usage.cache_write_5m,
+        cache_write_1h_llm_tokens=usage.cache_write_1h,
+        output_llm_tokens=usage.output,
+        reasoning_llm_tokens=usage.reasoning,
+        further=usage.extra,
+        estimate_reason=reason[:MAX_REASON_TEXT],
+    )
+
+
+def usage_from_proto(message: charges_pb2.Usage) -> Usage:
+    """The usage a message holds. Raises WireError naming the field that is wrong."""
+    counts = {}
+    for field, name in _USAGE_FIELDS.items():
+        counts[name] = _count(field, getattr(message, field))
+    if counts["reasoning"] > counts["output"]:
+        raise WireError(
+            "reasoning_llm_tokens",
+            counts["reasoning"],
+            f"at most output_llm_tokens ({counts['output']}), which includes it",
+        )
+    if len(message.further) > MAX_FURTHER_METERS:
+        raise WireError("further", len(message.further), f"at most {MAX_FURTHER_METERS} meters")
+    further = {}
+    for name, value in sorted(message.further.items()):
+        if not name or len(name) > MAX_METER_TEXT:
+            raise WireError("further", name, f"names of 1 to {MAX_METER_TEXT} characters")
+        further[name] = _count(f"further[{name}]", value)
+    _check_length("estimate_reason", message.estimate_reason, MAX_REASON_TEXT)
+    return Usage(
+        **counts,
+        extra=further,
+        certainty="estimated" if message.estimate_reason else "exact",
+        estimate_reason=message.estimate_reason,
+    )
+
+
+_USAGE_FIELDS: Final = {
+    "input_llm_tokens": "input",
+    "cached_input_llm_tokens": "cached_input",
+    "cache_write_5m_llm_tokens": "cache_write_5m",
+    "cache_write_1h_llm_tokens": "cache_write_1h",
+    "output_llm_tokens": "output",
+    "reasoning_llm_tokens": "reasoning",
+}
+
+
+def format_decimal(value: Decimal) -> str:
+    """Exact decimal text without an exponent and without useless zeros: "0.15", "0"."""
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return text or "0"
+
+
+def parse_decimal(field: str, text: str) -> Decimal:
+    """The number a rate's text says: digits and a point, no sign, no exponent.
+
+    Raises WireError naming `field`.
+    """
+    digits = text.replace(".", "", 1)
+    if not digits or len(text) > MAX_DECIMAL_TEXT or not _DIGITS.issuperset(digits + "."):
+        raise WireError(field, text, 'decimal text such as "0.15", zero or more')
+    if "." in digits:
+        raise WireError(field, text, 'decimal text such as "0.15", with one point')
+    return Decimal(text)
+
+
+def _component_to_proto(component: Component) -> prices_pb2.PriceComponent:
+    message = prices_pb2.PriceComponent(
+        meter=component.meter.value, rate=format_decimal(component.rate), per=component.per
+    )
+    condition = message.condition
+    if component.above:
+        condition.input_above_llm_tokens = component.above
+    if component.tier:
+        condition.service_tier = component.tier
+    if component.variant:
+        condition.variant = component.variant
+    return message
+
+
+def _component_from_proto(path: str, message: prices_pb2.PriceComponent) -> Component:
+    if message.meter not in _METERS:
+        raise WireError(f"{path}.meter", message.meter, f"one of {', '.join(sorted(_METERS))}")
+    condition = message.condition
+    if condition.region:
+        raise WireError(
+            f"{path}.condition.region", condition.region, "no region: use multipliers region/NAME"
+        )
+    for field in ("service_tier", "variant"):
+        _check_length(f"{path}.condition.{field}", getattr(condition, field), MAX_CONDITION_TEXT)
+    above = condition.input_above_llm_tokens
+    if condition.HasField("input_above_llm_tokens") and not 1 <= above <= MAX_COUNT:
+        raise WireError(f"{path}.condition.input_above_llm_tokens", above, f"1 to {MAX_COUNT}")
+    if not 1 <= message.per <= MAX_COUNT:
+        raise WireError(f"{path}.per", message.per, f"1 to {MAX_COUNT}")
+    try:
+        return Component(
+            meter=Meter(message.meter),
+            rate=parse_decimal(f"{path}.rate", message.rate),
+            per=message.per,
+            above=above,
+            tier=condition.service_tier,
+            variant=condition.variant,
+        )
+    except PriceError as error:
+        raise WireError(f"{path}.rate", message.rate, f"a rate that can be: {error}") from error
+
+
+def _check_distinct(components: tuple[Component, ...]) -> None:
+    seen = set()
+    for index, one in enumerate(components):
+        when = (one.meter, one.above, one.tier, one.variant)
+        if when in seen:
+            raise WireError(
+                f"components[{index}]", one.meter.value, "one rate for a meter and a condition"
+            )
+        seen.add(when)
+
+
+def _named_field(text: str) -> str:
+    """The field that a PriceError begins with."""
+    word = text.partition(" ")[0]
+    return word if word in prices_pb2.Price.DESCRIPTOR.fields_by_name else "components"
+
+
+def _check_length(field: str, text: str, limit: int) -> None:
+    if len(text) > limit:
+        raise WireError(field, text, f"at most {limit} characters")
+
+
+def _count(field: str, value: int) -> int:
+    if not 0 <= value <= MAX_COUNT:
+        raise WireError(field, value, f"a whole number 0 to {MAX_COUNT}")
+    return value
