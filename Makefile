@@ -21,6 +21,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-config --system-certs --universal 
 	--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--annotation-style line --custom-compile-command "make lock"
 
+# buf wants a cache and a home may be missing.
+export BUF_CACHE_DIR ?= $(abspath $(VENV))/buf-cache
+
 .PHONY: help up test venv lint types imports proto proto-check proto-baseline tests format lock \
 	upgrade clean
 

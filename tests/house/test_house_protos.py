@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ import pytest
 from tests.house import tree
 
 BASELINE = "proto/bursar.binpb"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache_of_buf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """buf keeps a cache; the home of whoever runs the tests may be missing or read-only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BUF_CACHE_DIR", str(tmp_path_factory.mktemp("buf")))
+        yield
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
