@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import typer
-from bursar_cli.__main__ import build_app
 from typer.main import get_command
 
+from bursar_cli.__main__ import build_app
 from tests.house import tree
 
 # Written in a document, meant to be replaced by the reader: `bursar <noun> <verb>`, `make ...`.
