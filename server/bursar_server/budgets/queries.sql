@@ -1,0 +1,112 @@
+-- name: budgets_by_scopes
+SELECT b.id, b.slug, b.organization_id, b.display_name, b.scope_kind, b.scope_id,
+       CASE b.scope_kind
+           WHEN 'team' THEN 'teams/' || t.slug
+           WHEN 'project' THEN 'projects/' || p.slug
+           WHEN 'user' THEN 'users/' || u.slug
+           WHEN 'key' THEN 'keys/' || k.slug
+           ELSE 'organizations/' || o.slug
+       END AS scope_name,
+       b.models, b.providers, b.limit_nanos, o.currency, b.window_kind, b.window_unit,
+       b.window_count, b.window_anchor, b.window_start_at, b.time_zone, b.enforcement, b.disabled,
+       b.version, b.created_at, b.updated_at
+FROM budgets b
+JOIN organizations o ON o.id = b.organization_id
+LEFT JOIN teams t ON b.scope_kind = 'team' AND t.organization_id = b.organization_id
+    AND t.id = b.scope_id
+LEFT JOIN projects p ON b.scope_kind = 'project' AND p.organization_id = b.organization_id
+    AND p.id = b.scope_id
+LEFT JOIN users u ON b.scope_kind = 'user' AND u.organization_id = b.organization_id
+    AND u.id = b.scope_id
+LEFT JOIN keys k ON b.scope_kind = 'key' AND k.organization_id = b.organization_id
+    AND k.id = b.scope_id
+WHERE b.organization_id = $1
+  AND (b.scope_kind, b.scope_id) IN (SELECT * FROM unnest($2::text[], $3::bigint[]))
+ORDER BY b.id;
+
+-- name: budgets_by_ids
+SELECT b.id, b.slug, b.organization_id, b.display_name, b.scope_kind, b.scope_id,
+       CASE b.scope_kind
+           WHEN 'team' THEN 'teams/' || t.slug
+           WHEN 'project' THEN 'projects/' || p.slug
+           WHEN 'user' THEN 'users/' || u.slug
+           WHEN 'key' THEN 'keys/' || k.slug
+           ELSE 'organizations/' || o.slug
+       END AS scope_name,
+       b.models, b.providers, b.limit_nanos, o.currency, b.window_kind, b.window_unit,
+       b.window_count, b.window_anchor, b.window_start_at, b.time_zone, b.enforcement, b.disabled,
+       b.version, b.created_at, b.updated_at
+FROM budgets b
+JOIN organizations o ON o.id = b.organization_id
+LEFT JOIN teams t ON b.scope_kind = 'team' AND t.organization_id = b.organization_id
+    AND t.id = b.scope_id
+LEFT JOIN projects p ON b.scope_kind = 'project' AND p.organization_id = b.organization_id
+    AND p.id = b.scope_id
+LEFT JOIN users u ON b.scope_kind = 'user' AND u.organization_id = b.organization_id
+    AND u.id = b.scope_id
+LEFT JOIN keys k ON b.scope_kind = 'key' AND k.organization_id = b.organization_id
+    AND k.id = b.scope_id
+WHERE b.organization_id = $1 AND b.id = ANY($2::bigint[])
+ORDER BY b.id;
+
+-- name: budget_page
+-- The ids of a page; a scope kind of '' asks for all of them.
+SELECT id, slug FROM budgets
+WHERE organization_id = $1 AND slug > $2 AND ($3 = '' OR (scope_kind = $3 AND scope_id = $4))
+ORDER BY slug
+LIMIT $5;
+
+-- name: budget_id_by_slug
+SELECT id FROM budgets WHERE organization_id = $1 AND slug = $2;
+
+-- name: lock_budget
+SELECT id, version, limit_nanos, display_name, disabled FROM budgets
+WHERE organization_id = $1 AND slug = $2
+FOR UPDATE;
+
+-- name: scope_ids
+-- The ids of a scope by its kind and slug, in one organization.
+SELECT CASE $2
+    WHEN 'team' THEN (SELECT id FROM teams WHERE organization_id = $1 AND slug = $3)
+    WHEN 'project' THEN (SELECT id FROM projects WHERE organization_id = $1 AND slug = $3)
+    WHEN 'user' THEN (SELECT id FROM users WHERE organization_id = $1 AND slug = $3)
+    WHEN 'key' THEN (SELECT id FROM keys WHERE organization_id = $1 AND slug = $3)
+END AS id;
+
+-- name: insert_budget
+INSERT INTO budgets (
+    organization_id, slug, display_name, scope_kind, scope_id, models, providers, limit_nanos,
+    window_kind, window_unit, window_count, window_anchor, window_start_at, time_zone,
+    enforcement, disabled
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+ON CONFLICT (organization_id, slug) DO NOTHING
+RETURNING id;
+
+-- name: update_budget
+UPDATE budgets
+SET display_name = $3, limit_nanos = $4, disabled = $5, version = version + 1,
+    updated_at = clock_timestamp()
+WHERE organization_id = $1 AND id = $2;
+
+-- name: insert_budget_version
+INSERT INTO budget_versions (
+    organization_id, budget_id, version, display_name, limit_nanos, disabled, actor
+)
+SELECT organization_id, id, version, display_name, limit_nanos, disabled, $3 FROM budgets
+WHERE organization_id = $1 AND id = $2;
+
+-- name: budget_has_windows
+SELECT EXISTS (SELECT FROM budget_windows WHERE organization_id = $1 AND budget_id = $2);
+
+-- name: delete_budget
+DELETE FROM budgets WHERE organization_id = $1 AND id = $2;
+
+-- name: current_windows
+SELECT DISTINCT ON (budget_id)
+    id, budget_id, start_at, end_at, limit_nanos, settled_nanos, outstanding_nanos,
+    in_doubt_nanos, overrun_nanos, hard
+FROM budget_windows
+WHERE organization_id = $1 AND budget_id = ANY($2::bigint[]) AND split_value = ''
+  AND start_at <= $3 AND (end_at IS NULL OR end_at > $3)
+ORDER BY budget_id, start_at DESC;
