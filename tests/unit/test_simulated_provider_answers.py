@@ -189,7 +189,7 @@ def test_embeddings_are_unit_vectors_the_same_in_both_encodings() -> None:
             b'{"model":"m","messages":[{"role":"user"}],"stream_options":{"include_usage":true}}',
             "stream_options",
         ),
-        (b'{"model":"m","messages":[],"tools":' + b"[" * 100_000, "nested"),
+        (b'{"tools":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested"),
     ],
 )
 def test_malformed_requests_are_refused_by_the_name_of_the_fault(body: bytes, named: str) -> None:
