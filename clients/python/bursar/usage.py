@@ -198,7 +198,7 @@ def usage_from_openai(
 
 
 def _input_fields(read: _Reader, obj: Mapping[str, Any], prompt: int) -> dict[str, int]:
-    details = read.section(obj, "prompt_tokens_details", "input_tokens_details", "prompt_details")
+    details = read.section(obj, "prompt_tokens_details", "input_tokens_details")
     cached = read.part(details, "cached_tokens")
     if not cached:
         # DeepSeek's name beside prompt_tokens; Anthropic's name as gateways pass it on.
@@ -219,17 +219,25 @@ def _input_fields(read: _Reader, obj: Mapping[str, Any], prompt: int) -> dict[st
             f"cached and cache-write counts exceed prompt_tokens ({prompt}) by {-fresh}"
         )
         fresh = 0
+    cached_kinds = read.section(details, "cached_tokens_details")
+    cached_parts = {
+        "cached_audio_input": read.part(cached_kinds, "audio_tokens"),
+        "cached_image_input": read.part(cached_kinds, "image_tokens"),
+    }
+    _fit_parts(read, cached_parts, cached, "cached_tokens", overlap=0)
+    # A kind's count includes those of its LLM tokens that came from the cache.
     parts = {
-        "audio_input": read.part(details, "audio_tokens"),
-        "image_input": read.part(details, "image_tokens"),
+        "audio_input": read.part(details, "audio_tokens") - cached_parts["cached_audio_input"],
+        "image_input": read.part(details, "image_tokens") - cached_parts["cached_image_input"],
         "video_input": read.part(details, "video_tokens"),
     }
-    _fit_parts(read, parts, fresh, "input")
+    _fit_parts(read, parts, fresh, "prompt_tokens", overlap=prompt - fresh)
     return {
         "input": fresh,
         "cached_input": cached,
         "cache_write_5m": write_5m,
         "cache_write_1h": write_1h,
+        **cached_parts,
         **parts,
     }
 
@@ -237,9 +245,7 @@ def _input_fields(read: _Reader, obj: Mapping[str, Any], prompt: int) -> dict[st
 def _output_fields(
     read: _Reader, obj: Mapping[str, Any], prompt: int, bound: int | None
 ) -> dict[str, int]:
-    details = read.section(
-        obj, "completion_tokens_details", "output_tokens_details", "completion_details"
-    )
+    details = read.section(obj, "completion_tokens_details", "output_tokens_details")
     total = read.count(obj, "total_tokens")
     known_faults = len(read.faults)
     output = read.count(obj, "completion_tokens", "output_tokens")
@@ -263,14 +269,22 @@ def _output_fields(
         "image_output": read.part(details, "image_tokens"),
         "video_output": read.part(details, "video_tokens"),
     }
-    _fit_parts(read, parts, output - reasoning, "output")
+    _fit_parts(read, parts, output - reasoning, "completion_tokens", overlap=0)
     return {"output": output, "reasoning": reasoning, **parts}
 
 
-def _fit_parts(read: _Reader, parts: dict[str, int], whole: int, name: str) -> None:
-    """Parts of a field can't be more than the field; if they claim so, none is believed."""
+def _fit_parts(
+    read: _Reader, parts: dict[str, int], whole: int, name: str, *, overlap: int
+) -> None:
+    """Cuts parts of a count to what the count has room for.
+
+    Kinds may overlap with what was cached by up to `overlap`, which nobody breaks down; anything
+    beyond that contradicts the count itself.
+    """
     claimed = sum(parts.values())
-    if claimed > whole:
-        read.faults.append(f"parts of {name} ({claimed}) exceed it ({whole})")
-        for part in parts:
-            parts[part] = 0
+    if claimed > whole + overlap:
+        read.faults.append(f"kinds of LLM tokens ({claimed}) exceed {name} ({whole + overlap})")
+    room = whole
+    for part, count in parts.items():
+        parts[part] = max(0, min(count, room))
+        room -= parts[part]

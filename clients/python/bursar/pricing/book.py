@@ -85,7 +85,8 @@ class PriceBook:
         """The price of `model` at `provider`, or None.
 
         Without a provider, `model` is a name of the list itself ("gpt-4o" is OpenAI's,
-        "azure/gpt-4o" Azure's), or `provider/model`. Overlays win over the built-in list.
+        "azure/gpt-4o" Azure's), or `provider/model`. With one, it is a name of the list or a bare
+        name. Overlays win over the built-in list.
         """
         if provider is not None:
             return self._at(model, provider)
@@ -106,7 +107,7 @@ class PriceBook:
                 price = self._overlay.get((seller, name))
                 if price is not None:
                     return price
-            for key in dict.fromkeys((f"{provider}/{name}", f"{family}/{name}", name)):
+            for key in dict.fromkeys((name, f"{provider}/{name}", f"{family}/{name}")):
                 price = self._built_in.get(key, family)
                 if price is not None:
                     return price

@@ -21,7 +21,7 @@ import msgspec
 
 from bursar.money import EXACT
 
-from .model import LLM_TOKEN_METERS, LLM_TOKENS_PER, Component, Meter, Price, PriceError
+from .model import LLM_TOKEN_METERS, LLM_TOKENS_PER, MAX_RATE, Component, Meter, Price, PriceError
 from .rates import ANY_REGION
 
 # The batch interfaces of OpenAI, Anthropic, Google and Amazon cost half of every rate unless the
@@ -114,7 +114,8 @@ _FAMILIES: Final = {
     "text-completion-codestral": "codestral",
     "text-completion-inception": "inception",
 }
-_SAMPLE_KEY: Final = "sample_spec"
+# Keys of the map that are no models: its own documentation, and LiteLLM's routing rules.
+_NO_MODELS: Final = frozenset({"sample_spec", "fallback_generalizations"})
 
 
 def provider_family(litellm_provider: str) -> str:
@@ -130,7 +131,7 @@ def compile_map(entries: Mapping[str, Any]) -> dict[str, Price]:
     """Every model of the map -> its price, under the map's own keys. Raises PriceError."""
     prices: dict[str, Price] = {}
     for key, entry in entries.items():
-        if key != _SAMPLE_KEY:
+        if key not in _NO_MODELS:
             prices[key] = compile_entry(key, entry)
     return prices
 
@@ -248,13 +249,15 @@ class _Reading:
             number = Decimal(repr(value) if isinstance(value, float) else value)
         except ArithmeticError:
             raise self._bad(field, value) from None
-        if not number.is_finite() or number < 0:
+        if not number.is_finite() or not 0 <= number <= MAX_RATE:
             raise self._bad(field, value)
         return number
 
     def _bad(self, field: str, value: Any) -> PriceError:
         shown = repr(value)[:40]
-        return PriceError(f"{self._key[:80]!r}: {field} is {shown}; expected a number >= 0")
+        return PriceError(
+            f"{self._key[:80]!r}: {field} is {shown}; expected a number 0..{MAX_RATE}"
+        )
 
     def finish(self, entry: Mapping[str, Any]) -> None:
         """Rules that look at several fields together."""
@@ -264,8 +267,12 @@ class _Reading:
             if not above and not tier
         }
         alias = entry.get(_CACHED_ALIAS)
-        if alias is not None and Meter.CACHED_INPUT not in base:
-            self._add(Meter.CACHED_INPUT, self._number(_CACHED_ALIAS, alias))
+        if alias is not None:
+            rate = self._number(_CACHED_ALIAS, alias)
+            if Meter.CACHED_INPUT not in base:
+                self._add(Meter.CACHED_INPUT, rate)
+            elif base[Meter.CACHED_INPUT] != rate:
+                self.unmodelled.add(_CACHED_ALIAS)
         tiers = entry.get("tiered_pricing")
         if tiers is not None:
             self._take_tiers(tiers)

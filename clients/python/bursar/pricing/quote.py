@@ -1,0 +1,139 @@
+"""Quotes without a server: what usages cost, row by row.
+
+A row is a JSON object with a usage and what to price it by, either `price` (an entry in the form
+of LiteLLM's map) or `model` and `provider`. Its usage is in LiteLLM's shape: `prompt_tokens`
+includes cached and cache-write LLM tokens, `prompt_details` and `completion_details` break the
+two totals down. `service_tier` is optional, and `kind` "batch" prices a batch job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from bursar.usage import Usage, usage_from_openai
+
+from .book import PriceBook, snapshot
+from .charging import Charge, charge
+from .compile_litellm import compile_entry
+from .model import BATCH_TIER, Price, PriceError
+
+# One row is a handful of numbers, or one entry of a price map; the longest of those is 12 kB.
+MAX_ROW_BYTES: Final = 1_000_000
+_SHOWN: Final = 80
+
+_KINDS: Final = ("online", "batch")
+_DETAILS: Final = {
+    "prompt_details": "prompt_tokens_details",
+    "completion_details": "completion_tokens_details",
+}
+
+
+class QuoteError(ValueError):
+    """A row that can't be quoted; the message names the field and what was expected."""
+
+
+class Quote(msgspec.Struct, frozen=True):
+    """What a row costs, unrounded, split into input and output."""
+
+    input_cost: Decimal
+    output_cost: Decimal
+    charge: Charge
+
+
+def quote_rows(
+    lines: Iterable[str | bytes], *, book: PriceBook | None = None
+) -> Iterator[dict[str, str]]:
+    """One answer a line: `input_cost` and `output_cost` as decimal strings, or `error`.
+
+    Blank lines are skipped; a row that can't be quoted gets its own error and stops nothing.
+    """
+    prices = book or snapshot()
+    for line in lines:
+        text = line.encode() if isinstance(line, str) else line
+        if not text.strip():
+            continue
+        try:
+            quoted = quote_row(_row(text), prices)
+        except (QuoteError, PriceError) as error:
+            yield {"error": str(error)}
+        else:
+            yield {
+                "input_cost": plain_decimal(quoted.input_cost),
+                "output_cost": plain_decimal(quoted.output_cost),
+            }
+
+
+def quote_row(row: Mapping[str, Any], book: PriceBook) -> Quote:
+    """Price one row. Raises QuoteError or PriceError."""
+    price = _price_of(row, book)
+    usage = _usage_of(row)
+    kind = row.get("kind", "online")
+    if kind not in _KINDS:
+        raise QuoteError(f"kind is {_shown(kind)}; expected one of {', '.join(_KINDS)}")
+    tier = row.get("service_tier")
+    if tier is not None and not isinstance(tier, str):
+        raise QuoteError(f"service_tier is {_shown(tier)}; expected text or null")
+    charged = charge(price, usage, service_tier=BATCH_TIER if kind == "batch" else tier)
+    if charged.unpriced:
+        raise QuoteError(
+            f"model {price.model!r} of {price.provider!r} has no rate for "
+            f"{', '.join(charged.unpriced)}"
+        )
+    return Quote(charged.input_cost, charged.output_cost, charged)
+
+
+def plain_decimal(amount: Decimal) -> str:
+    """The decimal without exponent and without trailing zeros."""
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _row(text: bytes) -> dict[str, Any]:
+    if len(text) > MAX_ROW_BYTES:
+        raise QuoteError(f"row has {len(text)} bytes; at most {MAX_ROW_BYTES}")
+    try:
+        return _DECODER.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise QuoteError(f"row is not a JSON object: {error}") from error
+
+
+_DECODER: Final = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
+
+
+def _price_of(row: Mapping[str, Any], book: PriceBook) -> Price:
+    entry = row.get("price")
+    if entry is not None:
+        price = compile_entry("price", entry)
+        if not price.components:
+            raise QuoteError("price has no rate above zero")
+        return price
+    model, provider = row.get("model"), row.get("provider")
+    if not isinstance(model, str) or not model:
+        raise QuoteError(f"model is {_shown(model)}; expected a name, or a price instead")
+    if provider is not None and not isinstance(provider, str):
+        raise QuoteError(f"provider is {_shown(provider)}; expected a name or null")
+    found = book.lookup(model, provider)
+    if found is None:
+        raise QuoteError(f"model {_shown(model)} of provider {_shown(provider)} is not in the list")
+    if not found.is_priced:
+        raise QuoteError(f"model {_shown(model)} of provider {_shown(provider)} is unpriced")
+    return found
+
+
+def _usage_of(row: Mapping[str, Any]) -> Usage:
+    usage = row.get("usage")
+    if not isinstance(usage, Mapping):
+        raise QuoteError(f"usage is {_shown(usage)}; expected an object")
+    renamed = {_DETAILS.get(name, name): value for name, value in usage.items()}
+    read = usage_from_openai(renamed)
+    if not read.is_exact:
+        raise QuoteError(f"usage: {read.estimate_reason}")
+    return read
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:_SHOWN]

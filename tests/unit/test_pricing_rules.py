@@ -1,0 +1,351 @@
+"""Which rate applies, what it comes to, and that no call costs more than its ceiling."""
+
+from decimal import Decimal
+from functools import cache
+
+import pytest
+from bursar.pricing import (
+    Component,
+    Meter,
+    Price,
+    PriceError,
+    UnpricedError,
+    ceiling,
+    charge,
+    compile_entry,
+    input_llm_token_bound,
+    llm_token_price,
+    price_from_json,
+    price_to_json,
+    prices_from_json,
+    prices_to_json,
+    snapshot,
+)
+from bursar.pricing.rates import rate_table
+from bursar.usage import Usage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+ENTRY = {
+    "litellm_provider": "openai",
+    "mode": "chat",
+    "input_cost_per_token": 2e-06,
+    "output_cost_per_token": 8e-06,
+    "cache_read_input_token_cost": 5e-07,
+    "input_cost_per_token_priority": 4e-06,
+    "input_cost_per_token_above_200k_tokens": 3e-06,
+    "output_cost_per_token_above_200k_tokens": 9e-06,
+}
+
+
+def cost(price: Price, usage: Usage, **how: str) -> Decimal:
+    return charge(price, usage, **how).cost
+
+
+def test_a_charge_says_what_was_billed_at_which_rate() -> None:
+    price = llm_token_price(
+        "acme", "m", rates={"input": "2.50", "cached_input": "1.25", "output": 10}
+    )
+    charged = charge(price, Usage(input=200, cached_input=1_000, output=340, reasoning=40))
+    assert charged.cost == Decimal("0.00515")
+    assert charged.cost_nanos == 5_150_000
+    assert charged.input_cost + charged.output_cost == charged.cost
+    assert [(line.meter, line.quantity, line.amount) for line in charged.breakdown] == [
+        ("input", 200, Decimal("0.0005")),
+        ("cached_input", 1_000, Decimal("0.00125")),
+        ("output", 340, Decimal("0.0034")),
+    ]
+
+
+def test_missing_rates_fall_back_on_what_they_stand_for() -> None:
+    price = llm_token_price("acme", "m", rates={"input": 1, "output": 10})
+    plain = cost(price, Usage(input=40, output=5))
+    assert cost(price, Usage(cached_input=40, output=5, reasoning=5)) == plain
+    assert cost(price, Usage(cache_write_5m=30, cache_write_1h=10, output=5)) == plain
+    writes = llm_token_price("acme", "m", rates={"input": 1, "cache_write_5m": 2, "output": 10})
+    assert cost(writes, Usage(cache_write_1h=1_000_000)) == 2
+
+
+def test_the_highest_crossed_threshold_prices_the_whole_request() -> None:
+    price = compile_entry("m", ENTRY)
+    below, above = Usage(input=200_000, output=10), Usage(input=1, cached_input=200_000, output=10)
+    assert cost(price, below) == Decimal("0.40008")
+    # Cached input has no long-context rate of its own and keeps its rate; the rest is re-priced.
+    assert cost(price, above) == Decimal("0.100003") + Decimal("0.00009")
+
+
+def test_xai_crosses_a_threshold_by_reaching_it() -> None:
+    price = compile_entry("xai/m", {**ENTRY, "litellm_provider": "xai"})
+    assert cost(price, Usage(input=199_999)) == Decimal("0.399998")
+    assert cost(price, Usage(input=200_000)) == Decimal("0.6")
+
+
+def test_a_tier_uses_its_own_rates_and_else_the_standard_ones() -> None:
+    price = compile_entry("m", ENTRY)
+    usage = Usage(input=1_000_000 // 10, output=100_000)
+    assert cost(price, usage, service_tier="priority") == Decimal("0.4") + Decimal("0.8")
+    assert cost(price, usage, service_tier="fast") == cost(price, usage, service_tier="priority")
+    assert cost(price, usage, service_tier="flex") == cost(price, usage)
+    assert cost(price, usage, service_tier="default") == cost(price, usage)
+    assert cost(price, usage, service_tier="batch") == cost(price, usage) / 2
+
+
+def test_reasoning_in_a_tier_with_its_own_output_rate_is_that_output() -> None:
+    rates = {"output_cost_per_reasoning_token": 9e-06, "output_cost_per_token_priority": 1.6e-05}
+    price = compile_entry("m", {**ENTRY, **rates})
+    usage = Usage(output=1_000_000, reasoning=1_000_000)
+    assert cost(price, usage) == 9
+    assert cost(price, usage, service_tier="priority") == 16
+
+
+def test_regions_and_speeds_multiply_every_rate() -> None:
+    price = compile_entry(
+        "m",
+        {
+            **ENTRY,
+            "regional_processing_uplift_multiplier_eu": 1.1,
+            "provider_specific_entry": {"us": 1.1, "fast": 2.0, "routing": "x"},
+        },
+    )
+    usage = Usage(input=100_000)
+    assert cost(price, usage, region="eu") == Decimal("0.22")
+    assert cost(price, usage, region="mars") == Decimal("0.2")
+    assert cost(price, usage, service_tier="fast") == Decimal("0.4")
+    assert price.unmodelled == ("provider_specific_entry.routing",)
+
+
+def test_any_region_but_the_global_one() -> None:
+    price = compile_entry("m", {**ENTRY, "regional_endpoint_uplift_multiplier": 1.1})
+    usage = Usage(input=100_000)
+    assert cost(price, usage, region="global") == cost(price, usage) == Decimal("0.2")
+    assert cost(price, usage, region="europe-west4") == Decimal("0.22")
+
+
+def test_parts_are_billed_at_their_own_rate_or_with_their_whole() -> None:
+    usage = Usage(input=1_000, output=600, extra={"audio_input": 400, "audio_output": 200})
+    text = compile_entry("m", ENTRY)
+    assert cost(text, usage) == cost(text, Usage(input=1_000, output=600))
+    rates = {"input_cost_per_audio_token": 4e-05, "output_cost_per_audio_token": 8e-05}
+    audio = compile_entry("m", {**ENTRY, **rates})
+    assert cost(audio, usage) == Decimal("0.0172") + Decimal("0.0192")
+
+
+def test_searches_cost_by_their_size_and_unknown_sizes_the_dearest() -> None:
+    sizes = {"search_context_size_low": 0.01, "search_context_size_high": 0.03}
+    price = compile_entry("m", {**ENTRY, "search_context_cost_per_query": sizes})
+    assert cost(price, Usage(extra={"search.low": 2})) == Decimal("0.02")
+    assert cost(price, Usage(extra={"search": 2})) == Decimal("0.06")
+
+
+def test_a_meter_without_a_rate_is_named_and_never_a_silent_zero() -> None:
+    price = llm_token_price("acme", "m", rates={"input": 1}, mode="embedding")
+    charged = charge(price, Usage(input=1, output=1, extra={"search": 1, "no-such": 2}))
+    assert charged.unpriced == ("search", "no-such", "output")
+    with pytest.raises(UnpricedError, match="model m of acme"):
+        ceiling(price, input_llm_tokens=1, output_llm_tokens=1)
+    assert ceiling(price, input_llm_tokens=1_000_000, output_llm_tokens=0) == 1_000_000_000
+
+
+def test_unpriced_is_not_free() -> None:
+    zero = {"litellm_provider": "x", "mode": "chat", "input_cost_per_token": 0.0}
+    imported = compile_entry("m", {**zero, "output_cost_per_token": 0})
+    assert not imported.is_priced
+    assert not imported.is_free
+    custom = llm_token_price("acme", "m", rates={"input": 0, "output": 0})
+    assert custom.is_priced
+    assert custom.is_free
+    assert ceiling(custom, input_llm_tokens=9, output_llm_tokens=9) == 0
+    assert not llm_token_price("acme", "m", rates={"input": 1}).is_priced
+
+
+@pytest.mark.parametrize(
+    ("tier", "most"),
+    [
+        # 100k LLM tokens of input and twice 10k of output; priority input is dearer.
+        (None, 560_000_000),
+        ("auto", 560_000_000),
+        ("default", 360_000_000),
+        ("priority", 560_000_000),
+        ("batch", 180_000_000),
+    ],
+)
+def test_the_ceiling_covers_every_tier_that_may_serve(tier: str | None, most: int) -> None:
+    price = compile_entry("m", ENTRY)
+    assert (
+        ceiling(
+            price, input_llm_tokens=100_000, output_llm_tokens=10_000, choices=2, service_tier=tier
+        )
+        == most
+    )
+
+
+def test_the_ceiling_of_a_long_context_is_the_long_context_rate() -> None:
+    price = compile_entry("m", ENTRY)
+    most = ceiling(price, input_llm_tokens=200_001, output_llm_tokens=1_000, service_tier="default")
+    assert most == 200_001 * 3_000 + 1_000 * 9_000
+
+
+def test_the_ceiling_rounds_up() -> None:
+    price = llm_token_price("acme", "m", rates={"input": "0.0001", "output": 0})
+    assert ceiling(price, input_llm_tokens=1, output_llm_tokens=0) == 1
+
+
+@pytest.mark.parametrize("bad", [-1, True, 1.0, 10**12 + 1])
+def test_bounds_that_are_no_counts_are_refused(bad: int) -> None:
+    price = llm_token_price("acme", "m", rates={"input": 1, "output": 1})
+    with pytest.raises(ValueError, match="output_llm_tokens"):
+        ceiling(price, input_llm_tokens=1, output_llm_tokens=bad)
+
+
+def test_the_input_bound_counts_bytes_and_framing() -> None:
+    assert input_llm_token_bound(100, 3) >= 100 + 3 * 4 + 3
+    with pytest.raises(ValueError, match="body_bytes"):
+        input_llm_token_bound(-1, 0)
+
+
+@pytest.mark.parametrize(
+    ("rates", "fault"),
+    [
+        ({"input": 1.5}, "rate of input is a float"),
+        ({"input": "abc"}, "rate of input is 'abc'"),
+        ({"input": "-1"}, "rate of input is '-1'"),
+        ({"input": "NaN"}, "rate of input is 'NaN'"),
+        ({"input": "1e30"}, "rate of input"),
+        ({"speed": 1}, "meter 'speed' is unknown"),
+    ],
+)
+def test_bad_rates_are_refused_by_name(rates: dict[str, str], fault: str) -> None:
+    with pytest.raises(PriceError, match=fault):
+        llm_token_price("acme", "m", rates=rates)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "not valid"),
+        ("{}", "provider"),
+        ('{"provider":"a","model":"m","currency":"XXQ"}', "currency"),
+        ('{"provider":"","model":"m"}', "provider"),
+        ('{"provider":"a","model":"m","components":[{"meter":"x","rate":"1"}]}', "meter|enum"),
+        ('{"provider":"a","model":"m","components":[{"meter":"input","rate":"-1"}]}', "rate"),
+        ('{"provider":"a","model":"m","max_output_llm_tokens":-4}', "max_output_llm_tokens"),
+    ],
+)
+def test_a_bad_price_is_refused_with_the_field(text: str, fault: str) -> None:
+    with pytest.raises(PriceError, match=fault):
+        price_from_json(text)
+
+
+def test_prices_survive_json_exactly() -> None:
+    book = snapshot()
+    prices = [book.lookup(name) for name in book.models()[::50]]
+    kept = [price for price in prices if price is not None]
+    assert prices_from_json(prices_to_json(kept)) == kept
+    assert all(price_from_json(price_to_json(price)) == price for price in kept)
+
+
+@cache
+def priced_models() -> list[Price]:
+    book = snapshot()
+    found = (book.lookup(name) for name in book.models())
+    prices = [price for price in found if price is not None and price.is_priced]
+    return [price for price in prices if any(c.meter == "input" for c in price.components)]
+
+
+@st.composite
+def priced_calls(draw: st.DrawFn) -> tuple[Price, Usage]:
+    price = draw(st.sampled_from(priced_models()))
+    edges = [0, 1, 777, *price.thresholds, *(t + 1 for t in price.thresholds), 2_000_000]
+    count = st.sampled_from(edges) | st.integers(0, 10**6)
+    output = draw(count)
+    audio = {"audio_input": draw(count), "audio_output": draw(count), "image_input": draw(count)}
+    return price, Usage(
+        input=draw(count),
+        cached_input=draw(count),
+        cache_write_5m=draw(count),
+        cache_write_1h=draw(count),
+        output=output,
+        reasoning=draw(st.integers(0, output)),
+        extra=draw(st.sampled_from([{}, audio])),
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    priced_calls(),
+    st.sampled_from([None, "default", "priority", "flex", "ultrafast", "fast", "batch"]),
+    st.data(),
+)
+def test_no_usage_within_the_bounds_costs_more_than_the_ceiling(
+    call: tuple[Price, Usage], asked: str | None, data: st.DataObject
+) -> None:
+    price, usage = call
+    if not any(component.meter == "output" for component in price.components):
+        usage = Usage(input=usage.input, cached_input=usage.cached_input)
+    most = ceiling(
+        price,
+        input_llm_tokens=usage.input_llm_tokens,
+        output_llm_tokens=usage.output,
+        service_tier=asked,
+    )
+    served = {None: ["default", "priority"], "batch": ["batch"]}.get(asked, ["default", asked])
+    region = data.draw(st.sampled_from(rate_table(price).regions))
+    charged = charge(price, usage, service_tier=data.draw(st.sampled_from(served)), region=region)
+    assert charged.cost_nanos <= most
+    assert not charged.unpriced
+    if not usage.extra:
+        text = ceiling(
+            price,
+            input_llm_tokens=usage.input_llm_tokens,
+            output_llm_tokens=usage.output,
+            service_tier=asked,
+            text_only=True,
+        )
+        assert charged.cost_nanos <= text <= most
+
+
+@settings(max_examples=200, deadline=None)
+@given(priced_calls(), st.integers(0, 1_000), st.data())
+def test_cost_is_never_negative_grows_with_every_count_and_ignores_component_order(
+    call: tuple[Price, Usage], more: int, data: st.DataObject
+) -> None:
+    price, usage = call
+    base = charge(price, usage)
+    assert base.cost >= 0
+    assert sum(line.amount for line in base.breakdown) == base.cost
+    shuffled = Price(
+        provider=price.provider,
+        model=price.model,
+        components=tuple(data.draw(st.permutations(price.components))),
+        mode=price.mode,
+        multipliers=price.multipliers,
+    )
+    assert charge(shuffled, usage).cost == base.cost
+    grown = Usage(
+        input=usage.input,
+        cached_input=usage.cached_input,
+        cache_write_5m=usage.cache_write_5m,
+        cache_write_1h=usage.cache_write_1h,
+        output=usage.output + more,
+        reasoning=usage.reasoning,
+        extra=usage.extra,
+    )
+    assert charge(price, grown).cost >= base.cost
+
+
+def test_two_calls_cost_what_they_cost_together_below_every_threshold() -> None:
+    for price in priced_models()[::20]:
+        first, second = Usage(input=100, output=10), Usage(input=7, cached_input=5, output=3)
+        both = Usage(input=107, cached_input=5, output=13)
+        if "output" in charge(price, first).unpriced:
+            continue
+        assert cost(price, first) + cost(price, second) == cost(price, both)
+
+
+def test_a_component_says_which_field_is_wrong() -> None:
+    with pytest.raises(PriceError, match="per of input"):
+        Component(meter=Meter.INPUT, rate=Decimal(1), per=0)
+    with pytest.raises(PriceError, match="above of input"):
+        Component(meter=Meter.INPUT, rate=Decimal(1), above=-1)
+    with pytest.raises(PriceError, match="rate of input is NaN"):
+        Component(meter=Meter.INPUT, rate=Decimal("NaN"))
