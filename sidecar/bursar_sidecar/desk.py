@@ -10,6 +10,7 @@ import time
 from typing import Literal, Protocol
 
 import msgspec
+
 from bursar.pricing import PriceBook
 from bursar.usage import Usage
 
@@ -183,7 +184,7 @@ class Desk(Protocol):
         """Set W aside in every budget that applies, all or nothing.
 
         The open record is in the journal when it returns. Takes no real suspension unless the call
-        has to wait for money. Raises Refusal. When cancelled while it waits, nothing stays reserved.
+        has to wait for money. Raises Refusal. Cancelled while it waits, it leaves nothing reserved.
         """
         ...
 

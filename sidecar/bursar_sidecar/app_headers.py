@@ -1,0 +1,70 @@
+"""The headers between the app and us: what it says about a call, and what it is told.
+
+Ours never go to a provider: everything that begins with one of `OURS` stays here.
+"""
+
+from typing import Final
+
+from bursar.money import format_nanos
+from bursar_sidecar.desk import Receipt, Refusal, Spender
+from bursar_sidecar.dialects import openai
+from bursar_sidecar.dialects.openai import Facts
+from bursar_sidecar.http_messages import Headers, Request
+
+MAX_USER_AGENT: Final = 128
+"""Characters kept of an app's name in reports."""
+OURS: Final = (b"x-bursar-", b"x-litellm-")
+"""Beginnings of the names of headers that concern us alone."""
+
+
+def key_of(request: Request) -> str:
+    """The key that the app presents. Raises Refusal key_missing."""
+    scheme, _, key = request.header(b"authorization").partition(b" ")
+    found = key.strip() if scheme.lower() == b"bearer" else b""
+    found = found or request.header(b"x-api-key").strip()
+    if not found:
+        raise Refusal("key_missing")
+    return found.decode("latin-1")
+
+
+def labels_of(request: Request, facts: Facts, spender: Spender) -> tuple[tuple[str, ...], str, str]:
+    """(tags, customer, run) of a call: the key's own, the headers' and the body's together."""
+    tags = (*spender.tags, *facts.tags)
+    customer = facts.customer
+    run = ""
+    for name, value in request.headers:
+        if not name.startswith(OURS):
+            continue
+        text = value.decode("utf-8", "replace").strip()
+        if name in (b"x-bursar-tags", b"x-litellm-tags"):
+            given = [tag.strip() for tag in text.split(",")]
+            tags = (*tags, *openai.check_tags(given, name.decode()))
+        elif name == b"x-bursar-customer":
+            openai.check_label(text, "x-bursar-customer")
+            customer = text or customer
+        elif name == b"x-bursar-run":
+            openai.check_label(text, "x-bursar-run")
+            run = text
+    return openai.check_tags(tags, "tags"), customer, run
+
+
+def user_agent_of(request: Request) -> str:
+    """The app's name for reports, "" when it gives none that can be shown."""
+    text = request.header(b"user-agent")[:MAX_USER_AGENT].decode("latin-1")
+    return text if text.isprintable() else ""
+
+
+def cost_headers(receipt: Receipt, llm_tokens: int) -> Headers:
+    """What the app is told about the charge."""
+    cost = format_nanos(receipt.cost_nanos).encode()
+    headers: Headers = [
+        (b"x-bursar-cost", cost),
+        (b"x-bursar-currency", receipt.currency.encode()),
+        (b"x-bursar-charge-id", receipt.charge_id.encode()),
+        (b"x-litellm-response-cost", cost),
+        (b"x-litellm-response-tokens", b"%d" % llm_tokens),
+    ]
+    if receipt.budget_remaining_nanos is not None:
+        remaining = format_nanos(receipt.budget_remaining_nanos).encode()
+        headers.append((b"x-bursar-budget-remaining", remaining))
+    return headers

@@ -1,0 +1,198 @@
+"""One attempt at one provider: it ends in exactly one settlement, whatever happens to it."""
+
+from typing import Final
+
+import msgspec
+
+from bursar.pricing import Price, PriceBook, charge
+from bursar.usage import Usage, estimated
+from bursar_sidecar.desk import Clock, Desk, Outcome, OutcomeKind, Receipt, Reservation
+from bursar_sidecar.meter import CUT_SLACK_LLM_TOKENS, Reading, count
+from bursar_sidecar.routing import Route, lookup
+from bursar_sidecar.terms import Terms
+
+_NO_USAGE: Final = Usage()
+
+
+class AlreadySettled(RuntimeError):
+    """A second settlement was tried: a fault of ours, never of a peer."""
+
+
+class Attempt:
+    """Holds a reservation from admission until it is settled."""
+
+    __slots__ = (
+        "_book",
+        "_clock",
+        "_desk",
+        "_reservation",
+        "kind",
+        "reading",
+        "receipt",
+        "route",
+        "sent",
+        "status",
+        "terms",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        desk: Desk,
+        clock: Clock,
+        book: PriceBook,
+        reservation: Reservation,
+        route: Route,
+        terms: Terms,
+    ) -> None:
+        self._desk = desk
+        self._clock = clock
+        self._book = book
+        self._reservation = reservation
+        self.route = route
+        self.terms = terms
+        self.sent = False
+        """Bytes of the call may have reached the provider."""
+        self.status = 0
+        self.reading: Reading | None = None
+        """What the answer has said so far; None before it began."""
+        self.receipt: Receipt | None = None
+        self.usage: Usage = _NO_USAGE
+        self.kind: OutcomeKind | None = None
+
+    @property
+    def charge_id(self) -> str:
+        """The charge's id, known from the reservation on."""
+        return self._reservation.charge_id
+
+    def charge(self, reading: Reading) -> Receipt:
+        """The answer came to its end: settle on the provider's usage, or on bounds without it."""
+        usage = count(
+            reading,
+            input_bound=self.terms.input_bound,
+            output_bound=self.terms.output_bound,
+            hidden_output=self.terms.hidden_output,
+        )
+        return self._settle_used("final", usage, reading)
+
+    def release(self) -> Receipt:
+        """Provably never sent: costs nothing."""
+        return self._settle("released", _NO_USAGE, 0, self._price_version(self.terms.price))
+
+    def fail(self) -> Receipt:
+        """The provider answered with an error: costs nothing."""
+        return self._settle("provider_error", _NO_USAGE, 0, self._price_version(self.terms.price))
+
+    def charge_reserved(self, reason: str, kind: OutcomeKind = "aborted") -> Receipt:
+        """What was used is not known: all that was reserved, an estimate that refunds nothing."""
+        usage = estimated(
+            reason,
+            input_llm_tokens=self.terms.input_bound,
+            output_llm_tokens=self.terms.output_bound,
+        )
+        version = self._price_version(self.terms.price)
+        return self._settle(kind, usage, self._reservation.ceiling_nanos, version)
+
+    def cut(self, reason: str, *, nothing_produced: bool = False) -> Receipt:
+        """The answer did not come to its end: charge what was produced, as far as is known.
+
+        `nothing_produced` says that no answer had begun and the request was for a stream: only
+        what the model may hide can have been produced.
+        """
+        if self.reading is None and nothing_produced and not self.terms.hidden_output:
+            output = min(self.terms.output_bound, CUT_SLACK_LLM_TOKENS)
+            usage = estimated(
+                reason, input_llm_tokens=self.terms.input_bound, output_llm_tokens=output
+            )
+            return self._settle_used("aborted", usage, Reading())
+        if self.reading is None:
+            return self.charge_reserved(reason)
+        usage = count(
+            self.reading,
+            input_bound=self.terms.input_bound,
+            output_bound=self.terms.output_bound,
+            cut=reason,
+            hidden_output=self.terms.hidden_output,
+        )
+        return self._settle_used("aborted", usage, self.reading)
+
+    def abandon(self) -> None:
+        """The last line of defence: whatever left the attempt open closes it, refunding nothing."""
+        if self.receipt is None and self.kind is None:
+            if self.sent:
+                self.cut("the call was broken off by the sidecar")
+            else:
+                self.release()
+
+    def _settle_used(self, kind: OutcomeKind, usage: Usage, reading: Reading) -> Receipt:
+        price = self._price_of(reading.model)
+        if price is None:
+            return self._settle(kind, usage, 0, self._price_version(None), reading)
+        reserved = self._reservation.ceiling_nanos
+        charged = charge(
+            price, usage, service_tier=reading.service_tier or self.terms.service_tier or None
+        )
+        cost_nanos = charged.cost_nanos
+        if charged.unpriced:
+            # Part of the cost is unknown, not zero.
+            usage = msgspec.structs.replace(
+                usage,
+                certainty="estimated",
+                estimate_reason=f"no rate for {', '.join(charged.unpriced)}",
+            )
+            cost_nanos = max(cost_nanos, reserved)
+        elif not usage.is_exact:
+            cost_nanos = min(cost_nanos, reserved)
+        return self._settle(kind, usage, cost_nanos, self._price_version(price), reading)
+
+    def _price_of(self, answered: str) -> Price | None:
+        """The price follows the model that answered, when the list knows it under another name."""
+        asked = self.terms.price
+        if asked is None or not answered or answered == self.route.model:
+            return asked
+        found = lookup(self._book, answered, self.route.provider)
+        if found is None or not found.is_priced or found.currency != asked.currency:
+            return asked
+        if asked.price_version != found.price_version and _is_dated(answered, self.route.model):
+            # The operator set a price for the alias: a dated name of the same model in an older
+            # layer does not undo it.
+            return asked
+        return found
+
+    def _price_version(self, price: Price | None) -> str:
+        return price.price_version if price is not None else "unpriced"
+
+    def _settle(
+        self,
+        kind: OutcomeKind,
+        usage: Usage,
+        cost_nanos: int,
+        price_version: str,
+        reading: Reading | None = None,
+    ) -> Receipt:
+        if self.kind is not None:
+            raise AlreadySettled(f"{self.charge_id} is settled as {self.kind}, not {kind}")
+        self.kind = kind
+        self.usage = usage
+        self.receipt = self._desk.settle(
+            self._reservation,
+            Outcome(
+                kind=kind,
+                usage=usage,
+                cost_nanos=cost_nanos,
+                provider_request_id=reading.request_id if reading is not None else "",
+                http_status=self.status,
+                answered_model=reading.model if reading is not None else "",
+                price_version=price_version,
+                finished_at=self._clock.wall_ns(),
+            ),
+        )
+        return self.receipt
+
+
+def _is_dated(answered: str, asked: str) -> bool:
+    """Whether `answered` is `asked` with a date or version of digits behind it."""
+    if not answered.startswith(f"{asked}-"):
+        return False
+    rest = answered[len(asked) + 1 :]
+    return bool(rest) and rest.replace("-", "").isdigit()

@@ -1,0 +1,119 @@
+"""Which provider a call goes to, and under which name.
+
+Owns: `provider/model` and bare names, the globs a provider serves and the globs a key may call.
+Pure. Refuses: a name that is unknown, ambiguous or not allowed, and says why.
+"""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Final
+
+import msgspec
+
+from bursar.pricing import Price, PriceBook
+from bursar_sidecar.desk import Refusal, Spender
+from bursar_sidecar.settings import Provider
+
+MAX_LISTED_MODELS: Final = 2_000
+"""Models in one `/v1/models` answer; a provider of everything lists some hundreds."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where a call goes."""
+
+    provider: Provider
+    model: str
+    """The name the provider knows."""
+
+
+class Router:
+    """Resolves model names against the configured providers."""
+
+    def __init__(self, providers: Mapping[str, Provider]) -> None:
+        self._providers = dict(providers)
+
+    def route(self, name: str, book: PriceBook, spender: Spender) -> Route:
+        """The route of `name`. Raises Refusal model_not_found or model_not_allowed."""
+        route = self._named(name) or self._bare(name, book)
+        if not _is_allowed(spender.allowed_models, route.provider.name, route.model):
+            raise Refusal(
+                "model_not_allowed",
+                f"Model {name!r} is not among those that this key may call "
+                f"({', '.join(spender.allowed_models)}).",
+            )
+        return route
+
+    def price(self, route: Route, book: PriceBook) -> Price | None:
+        """The price of a route's model; None when no list knows it."""
+        return lookup(book, route.model, route.provider)
+
+    def listed(self, book: PriceBook, spender: Spender) -> list[tuple[str, str]]:
+        """(model, provider) of every concrete name this spender may call, sorted."""
+        found: dict[str, str] = {}
+        for provider in self._providers.values():
+            for model in _concrete_names(provider, book):
+                if not _is_allowed(spender.allowed_models, provider.name, model):
+                    continue
+                shown = model if model not in found else f"{provider.name}/{model}"
+                found[shown] = provider.name
+        return sorted(found.items())[:MAX_LISTED_MODELS]
+
+    def _named(self, name: str) -> Route | None:
+        prefix, slash, model = name.partition("/")
+        provider = self._providers.get(prefix) if slash else None
+        if provider is None or not model:
+            return None
+        if not _serves(provider, model):
+            raise Refusal("model_not_found", f"Provider {prefix!r} does not serve {model!r}.")
+        return Route(provider, model)
+
+    def _bare(self, name: str, book: PriceBook) -> Route:
+        listed = set(book.provider_of(name))
+        by_list = [
+            p
+            for p in self._providers.values()
+            if (p.name in listed or p.kind in listed) and _serves(p, name)
+        ]
+        candidates = by_list or [p for p in self._providers.values() if p.models]
+        if len(candidates) > 1 or not by_list:
+            # The price list does not decide: a provider that names the model does.
+            explicit = [p for p in candidates if p.models and _serves(p, name)]
+            candidates = explicit or by_list
+        if len(candidates) == 1:
+            return Route(candidates[0], name)
+        if not candidates:
+            raise Refusal(
+                "model_not_found",
+                f"No configured provider serves the model {name!r}. Configured are: "
+                f"{', '.join(sorted(self._providers)) or 'none'}; `provider/model` chooses one.",
+            )
+        choices = ", ".join(f"{p.name}/{name}" for p in candidates)
+        raise Refusal(
+            "model_not_found", f"Model {name!r} is served by several providers; write {choices}."
+        )
+
+
+def lookup(book: PriceBook, model: str, provider: Provider) -> Price | None:
+    """The price of `model` at a provider: listed under its own name, else under its kind's."""
+    return book.lookup(model, provider.name) or book.lookup(model, provider.kind)
+
+
+def _serves(provider: Provider, model: str) -> bool:
+    return not provider.models or _matches(provider.models, model)
+
+
+def _is_allowed(globs: tuple[str, ...], provider: str, model: str) -> bool:
+    return not globs or _matches(globs, model) or _matches(globs, f"{provider}/{model}")
+
+
+def _matches(globs: Iterable[str], name: str) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _concrete_names(provider: Provider, book: PriceBook) -> set[str]:
+    names = {glob for glob in provider.models if not set(glob) & set("*?[")}
+    for listed in book.models():
+        seller, _, model = listed.partition("/")
+        if seller in (provider.name, provider.kind) and _serves(provider, model):
+            names.add(model)
+    return names

@@ -1,0 +1,177 @@
+"""The terms of a call: its price, its bounds, and the most it can cost.
+
+Pure: facts, route and price in; bounds out. Refuses what has no price or no bound under a hard
+money budget, because such a call could spend more than anybody decided.
+"""
+
+from fnmatch import fnmatchcase
+from typing import Final
+
+import msgspec
+
+from bursar.pricing import Meter, Price, UnpricedError, ceiling, input_llm_token_bound
+from bursar_sidecar.desk import Refusal
+from bursar_sidecar.dialects.openai import Facts
+from bursar_sidecar.routing import Route
+
+HIDDEN_OUTPUT_MODELS: Final = (
+    "o1*",
+    "o3*",
+    "o4*",
+    "gpt-5*",
+    "gpt-oss*",
+    "codex*",
+    "*reason*",
+    "*thinking*",
+    "deepseek-r*",
+    "grok-3-mini*",
+    "grok-4*",
+    "gemini-2.5*",
+    "gemini-3*",
+    "qwq*",
+    "magistral*",
+)
+"""Families that reason before they answer: what they produce is billed but not all shown, so that
+the bytes seen of a cut answer bound nothing."""
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What a call may use and cost at most."""
+
+    price: Price | None
+    """None when the model has no price; such a call costs nothing that we know of."""
+    ceiling_nanos: int
+    input_bound: int
+    """LLM tokens."""
+    output_bound: int
+    """LLM tokens over all choices; 0 where nothing is produced."""
+    set_output_limit: int | None
+    """The output limit to set per choice, because neither request nor price list has one."""
+    hidden_output: bool
+    service_tier: str
+    """What is charged when the answer names no tier."""
+
+
+def agree(
+    facts: Facts,
+    route: Route,
+    price: Price | None,
+    *,
+    budgeted: bool,
+    currency: str,
+    default_max_output: int,
+) -> Terms:
+    """The terms of a call. Raises Refusal where it has no price or no bound under a budget."""
+    if price is not None and not price.is_priced:
+        price = None
+    if budgeted and facts.unbounded_tools:
+        raise Refusal(
+            "unbounded_tools",
+            f"{facts.unbounded_tools!r} is run and billed by the provider without a bound, and "
+            "this call falls under a hard budget.",
+        )
+    if price is None:
+        if budgeted:
+            raise _unpriced(route)
+        return _unpriced_terms(facts, default_max_output)
+    if currency and price.currency != currency:
+        raise Refusal(
+            "model_unpriced",
+            f"Model {route.model!r} is priced in {price.currency}, the organization keeps its "
+            f"books in {currency}, and no exchange rate is known.",
+        )
+    limit, set_limit = _output_limit(facts, price, budgeted, default_max_output)
+    per_choice = limit + facts.predicted_bytes
+    input_bound = _input_bound(facts, route, price, budgeted)
+    asked_tier = facts.service_tier or route.provider.service_tier
+    try:
+        ceiling_nanos = ceiling(
+            price,
+            input_llm_tokens=input_bound,
+            output_llm_tokens=per_choice,
+            choices=facts.choices,
+            service_tier=None if asked_tier == "auto" else asked_tier,
+            text_only=facts.text_only,
+        )
+    except UnpricedError:
+        if budgeted:
+            raise _unpriced(route) from None
+        return _unpriced_terms(facts, default_max_output)
+    return Terms(
+        price=price,
+        ceiling_nanos=ceiling_nanos,
+        input_bound=input_bound,
+        output_bound=per_choice * facts.choices,
+        set_output_limit=set_limit,
+        hidden_output=_hides_output(facts, route, price),
+        service_tier=_unstated_tier(facts, route),
+    )
+
+
+def _output_limit(
+    facts: Facts, price: Price, budgeted: bool, default_max_output: int
+) -> tuple[int, int | None]:
+    """(limit per choice, the limit to write into the request or None)."""
+    if facts.endpoint == "embeddings":
+        return 0, None
+    if facts.output_limit is not None:
+        return facts.output_limit, None
+    if price.max_output_llm_tokens:
+        return price.max_output_llm_tokens, None
+    return default_max_output, default_max_output if budgeted else None
+
+
+def _input_bound(facts: Facts, route: Route, price: Price, budgeted: bool) -> int:
+    if not facts.unbounded_input:
+        return input_llm_token_bound(facts.body_bytes, facts.messages)
+    if price.max_input_llm_tokens:
+        # Whatever the input refers to, the model takes no more than its context window.
+        return price.max_input_llm_tokens
+    if budgeted:
+        raise Refusal(
+            "unbounded_input",
+            f"{facts.unbounded_input[:1].upper()}{facts.unbounded_input[1:]}, whose size in LLM "
+            f"tokens is not bounded by the request; the context window of {route.model!r} is not "
+            "known, and this call falls under a hard budget.",
+        )
+    return input_llm_token_bound(facts.body_bytes, facts.messages)
+
+
+def _unpriced(route: Route) -> Refusal:
+    return Refusal(
+        "model_unpriced",
+        f"Model {route.model!r} of provider {route.provider.name!r} has no price, and this call "
+        "falls under a money budget. An administrator can set one with `bursar price set`.",
+    )
+
+
+def _unpriced_terms(facts: Facts, default_max_output: int) -> Terms:
+    limit = 0 if facts.endpoint == "embeddings" else facts.output_limit or default_max_output
+    return Terms(
+        price=None,
+        ceiling_nanos=0,
+        input_bound=input_llm_token_bound(facts.body_bytes, facts.messages),
+        output_bound=limit * facts.choices,
+        set_output_limit=None,
+        hidden_output=False,
+        service_tier="",
+    )
+
+
+def _hides_output(facts: Facts, route: Route, price: Price) -> bool:
+    if facts.endpoint == "embeddings":
+        return False
+    name = route.model.rpartition("/")[2].lower()
+    return (
+        facts.reasoning
+        or any(fnmatchcase(name, glob) for glob in HIDDEN_OUTPUT_MODELS)
+        or any(component.meter is Meter.REASONING for component in price.components)
+    )
+
+
+def _unstated_tier(facts: Facts, route: Route) -> str:
+    # A cheaper tier is only believed when the answer says so; a dearer one is believed when asked.
+    if facts.service_tier == "priority":
+        return "priority"
+    tier = route.provider.service_tier
+    return "" if tier == "auto" else tier
