@@ -1,0 +1,1 @@
+"""The `bursar` program: the admin commands, `up` and the simulated provider."""

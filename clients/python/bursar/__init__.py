@@ -1,0 +1,1 @@
+"""Bursar for Python: money, usage, prices, and a client of the control plane."""
