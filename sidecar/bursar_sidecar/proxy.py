@@ -20,6 +20,7 @@ from bursar_sidecar.http_messages import JSON_HEADERS, Headers, Request, Respond
 from bursar_sidecar.http_server import HttpServer, Limits
 from bursar_sidecar.meter import StreamMeter, cost_comment, read_plain
 from bursar_sidecar.metrics import Admin, Metrics
+from bursar_sidecar.provider_pool import HOP_BY_HOP, ProviderPool
 from bursar_sidecar.refusals import render
 from bursar_sidecar.routing import Router
 from bursar_sidecar.settings import Settings, split_address
