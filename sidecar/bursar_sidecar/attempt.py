@@ -11,6 +11,8 @@ from bursar_sidecar.meter import CUT_SLACK_LLM_TOKENS, Reading, count
 from bursar_sidecar.routing import Route, lookup
 from bursar_sidecar.terms import Terms
 
+MAX_NAME: Final = 256
+"""Characters kept of a provider's request id or model name."""
 _NO_USAGE: Final = Usage()
 
 
@@ -29,6 +31,7 @@ class Attempt:
         "kind",
         "reading",
         "receipt",
+        "request_id",
         "route",
         "sent",
         "status",
@@ -54,6 +57,8 @@ class Attempt:
         self.sent = False
         """Bytes of the call may have reached the provider."""
         self.status = 0
+        self.request_id = ""
+        """The provider's own, from its headers."""
         self.reading: Reading | None = None
         """What the answer has said so far; None before it began."""
         self.receipt: Receipt | None = None
@@ -174,20 +179,28 @@ class Attempt:
             raise AlreadySettled(f"{self.charge_id} is settled as {self.kind}, not {kind}")
         self.kind = kind
         self.usage = usage
+        answered_id, answered_model = (
+            ("", "") if reading is None else (reading.request_id, reading.model)
+        )
         self.receipt = self._desk.settle(
             self._reservation,
             Outcome(
                 kind=kind,
                 usage=usage,
                 cost_nanos=cost_nanos,
-                provider_request_id=reading.request_id if reading is not None else "",
+                provider_request_id=_name(self.request_id or answered_id),
                 http_status=self.status,
-                answered_model=reading.model if reading is not None else "",
+                answered_model=_name(answered_model),
                 price_version=price_version,
                 finished_at=self._clock.wall_ns(),
             ),
         )
         return self.receipt
+
+
+def _name(text: str) -> str:
+    # What a provider calls things goes into the ledger: bounded, and without control characters.
+    return text[:MAX_NAME] if text.isprintable() else ""
 
 
 def _is_dated(answered: str, asked: str) -> bool:

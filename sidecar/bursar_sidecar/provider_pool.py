@@ -6,7 +6,7 @@ from typing import Final
 from bursar_sidecar.app_headers import OURS
 from bursar_sidecar.http_messages import Request
 from bursar_sidecar.settings import Provider, Settings
-from bursar_sidecar.upstream import Pool, PoolLimits
+from bursar_sidecar.upstream import Dial, Pool, PoolLimits
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -43,7 +43,7 @@ _NOT_FORWARDED: Final = HOP_BY_HOP | {
 class ProviderPool:
     """A provider with its pool and the head that every request to it shares."""
 
-    def __init__(self, provider: Provider, settings: Settings) -> None:
+    def __init__(self, provider: Provider, settings: Settings, dial: Dial) -> None:
         tls = ssl.create_default_context(cafile=provider.ca_file) if provider.ca_file else None
         self.pool = Pool(
             provider.base_url,
@@ -55,6 +55,7 @@ class ProviderPool:
                 longest_call_s=settings.longest_call_s,
             ),
             tls,
+            dial=dial,
         )
         self.dropped = _NOT_FORWARDED | {name.encode() for name, _ in provider.headers}
         lines = [b"host: " + self.pool.authority, b"accept-encoding: identity"]

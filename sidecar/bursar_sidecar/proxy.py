@@ -25,7 +25,7 @@ from bursar_sidecar.refusals import render
 from bursar_sidecar.routing import Router
 from bursar_sidecar.settings import Settings, split_address
 from bursar_sidecar.terms import agree
-from bursar_sidecar.upstream import Broken, Exchange, NeverSent
+from bursar_sidecar.upstream import Broken, Dial, Exchange, NeverSent, dial
 
 log = structlog.get_logger("bursar.proxy")
 
@@ -43,14 +43,19 @@ class Proxy:
     """Serves the data path and the admin endpoints."""
 
     def __init__(
-        self, settings: Settings, desk: Desk, clock: Clock, readiness: Callable[[], str]
+        self,
+        settings: Settings,
+        desk: Desk,
+        clock: Clock,
+        readiness: Callable[[], str],
+        dial: Dial,
     ) -> None:
         self._settings = settings
         self._desk = desk
         self._clock = clock
         self._readiness = readiness
         self._router = Router({provider.name: provider for provider in settings.providers})
-        self._upstreams = {p.name: ProviderPool(p, settings) for p in settings.providers}
+        self._upstreams = {p.name: ProviderPool(p, settings, dial) for p in settings.providers}
         self.metrics = Metrics()
         limits = Limits(max_body_bytes=settings.max_request_bytes)
         self._http = HttpServer(self.handle, limits)
@@ -207,6 +212,8 @@ class Proxy:
                     content_type = value.lower()
                 elif name == b"content-encoding":
                     encoding = value.lower()
+                elif name == b"x-request-id":
+                    attempt.request_id = value.decode("latin-1")
         if attempt.terms.set_output_limit is not None:
             headers.append((b"x-bursar-max-output", b"%d" % attempt.terms.set_output_limit))
         if attempt.status >= 300:
@@ -314,9 +321,11 @@ class Proxy:
         if respond.started:
             respond.cut()
             return
-        refusal = Refusal("provider_timeout" if broken.timed_out else "provider_broke", "")
-        message = f"{_sentence(broken)} What it had produced is charged."
-        refusal.message = message
+        charged = "Nothing was" if attempt.kind == "provider_error" else "What it produced is"
+        refusal = Refusal(
+            "provider_timeout" if broken.timed_out else "provider_broke",
+            f"{_sentence(broken)} {charged} charged.",
+        )
         headers: Headers = []
         if attempt.receipt is not None:
             headers = cost_headers(attempt.receipt, attempt.usage.total_llm_tokens)
@@ -381,13 +390,18 @@ def _ready() -> str:
 
 
 def build_proxy(
-    settings: Settings, desk: Desk, clock: Clock, *, readiness: Callable[[], str] = _ready
+    settings: Settings,
+    desk: Desk,
+    clock: Clock,
+    *,
+    readiness: Callable[[], str] = _ready,
+    dial: Dial = dial,
 ) -> Proxy:
     """The data path over a desk. `readiness` says why `/readyz` should fail, "" when it should not.
 
     `start()` listens, `drain()` ends; `http_address` and `admin_address` say where.
     """
-    return Proxy(settings, desk, clock, readiness)
+    return Proxy(settings, desk, clock, readiness, dial)
 
 
 def _dialect_error(error: DialectError) -> bytes:

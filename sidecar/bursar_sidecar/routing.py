@@ -68,17 +68,14 @@ class Router:
         return Route(provider, model)
 
     def _bare(self, name: str, book: PriceBook) -> Route:
+        serving = [p for p in self._providers.values() if _serves(p, name)]
         listed = set(book.provider_of(name))
-        by_list = [
-            p
-            for p in self._providers.values()
-            if (p.name in listed or p.kind in listed) and _serves(p, name)
-        ]
-        candidates = by_list or [p for p in self._providers.values() if p.models]
-        if len(candidates) > 1 or not by_list:
+        candidates = [p for p in serving if p.name in listed]
+        if not candidates:
+            candidates = [p for p in serving if p.kind in listed]
+        if len(candidates) != 1:
             # The price list does not decide: a provider that names the model does.
-            explicit = [p for p in candidates if p.models and _serves(p, name)]
-            candidates = explicit or by_list
+            candidates = [p for p in candidates or serving if p.models] or candidates
         if len(candidates) == 1:
             return Route(candidates[0], name)
         if not candidates:
