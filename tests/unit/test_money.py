@@ -3,6 +3,9 @@
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bursar.money import (
     CURRENCIES,
     MAX_NANOS,
@@ -14,8 +17,6 @@ from bursar.money import (
     parse_amount,
     round_to_nanos,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(

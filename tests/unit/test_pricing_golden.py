@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bursar.pricing import snapshot
 from bursar.pricing.quote import quote_rows
 

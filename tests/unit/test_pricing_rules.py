@@ -4,6 +4,9 @@ from decimal import Decimal
 from functools import cache
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bursar.pricing import (
     Component,
     Meter,
@@ -23,8 +26,6 @@ from bursar.pricing import (
 )
 from bursar.pricing.rates import rate_table
 from bursar.usage import Usage
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 ENTRY = {
     "litellm_provider": "openai",

@@ -4,9 +4,10 @@ import math
 from typing import Any
 
 import pytest
-from bursar.usage import MAX_COUNT, Usage, estimated, usage_from_openai
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bursar.usage import MAX_COUNT, Usage, estimated, usage_from_openai
 
 
 def test_cached_and_written_llm_tokens_are_taken_out_of_the_prompt() -> None:

@@ -23,6 +23,7 @@ def built() -> bytes:
 
 
 def main() -> None:
+    """Write the snapshot's file anew."""
     packed = built()
     (DATA / SNAPSHOT_FILE).write_bytes(packed)
     print(f"{DATA / SNAPSHOT_FILE}: {len(packed)} bytes")
