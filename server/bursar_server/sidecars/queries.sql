@@ -1,12 +1,9 @@
 -- name: sidecars
-SELECT s.id, s.organization_id, o.slug AS organization_slug, s.slug, s.disabled, s.secret_prefix,
-       s.build, s.last_seen_at, s.created_at
+SELECT s.id, s.organization_id, o.slug AS organization_slug, s.slug, s.disabled, s.secret_hash,
+       s.secret_prefix, s.build, s.last_seen_at, s.created_at
 FROM sidecars AS s
 JOIN organizations AS o ON o.id = s.organization_id
 WHERE {condition};
-
--- name: sidecar_hash
-SELECT secret_hash FROM sidecars WHERE organization_id = $1 AND id = $2;
 
 -- name: insert_sidecar
 INSERT INTO sidecars (organization_id, slug, disabled, secret_hash, secret_prefix)

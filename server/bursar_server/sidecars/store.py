@@ -27,6 +27,14 @@ async def sidecar_by_secret_hash(
     return found[0] if found else None
 
 
+async def sidecar_by_id(
+    connection: Connection, organization_id: int, id: int
+) -> SidecarRecord | None:
+    """The sidecar with this id, disabled or not."""
+    found = await _sidecars(connection, "s.organization_id = $1 AND s.id = $2", organization_id, id)
+    return found[0] if found else None
+
+
 async def sidecar_by_slug(
     connection: Connection, organization_id: int, slug: str
 ) -> SidecarRecord | None:
@@ -43,11 +51,6 @@ async def sidecars_page(
     """At most `size` sidecars by name, the first one after `after`."""
     condition = "s.organization_id = $1 AND s.slug > $2 ORDER BY s.slug LIMIT $3"
     return await _sidecars(connection, condition, organization_id, after, size)
-
-
-async def secret_hash_of(connection: Connection, organization_id: int, id: int) -> bytes:
-    """The hash of a sidecar's credential as it is now."""
-    return bytes(await connection.fetchval(q.sidecar_hash, organization_id, id))
 
 
 async def insert_sidecar(
