@@ -7,14 +7,13 @@ RETURNING owner_epoch;
 SELECT owner_epoch FROM shards WHERE id = $1 FOR SHARE;
 
 -- name: session_by_boot
-SELECT organization_id, session_epoch, sidecar_organization_id, sidecar_id, boot_id, state,
-       applied_seq, settled_count, last_n, journal
+SELECT session_epoch, state, applied_seq
 FROM sessions
 WHERE organization_id = $1 AND sidecar_id = $2 AND boot_id = $3;
 
 -- name: sessions_of_sidecar
-SELECT organization_id, session_epoch, sidecar_organization_id, sidecar_id, boot_id, state,
-       applied_seq, settled_count, last_n, journal
+SELECT organization_id, session_epoch, state, applied_seq, settled_count, highest_settled_n,
+       last_n, journal
 FROM sessions
 WHERE sidecar_organization_id = $1 AND sidecar_id = $2 AND session_epoch = ANY($3::bigint[]);
 
@@ -131,9 +130,6 @@ ON CONFLICT (organization_id, budget_window_ids) DO UPDATE
 SET budget_window_ids = draw_sets.budget_window_ids
 RETURNING id;
 
--- name: windows_exist
-SELECT id FROM budget_windows WHERE organization_id = $1 AND id = ANY($2::bigint[]);
-
 -- name: save_events
 INSERT INTO events (organization_id, kind, budget_id, budget_window_id, summary, amount_nanos,
                     currency, created_at)
@@ -142,7 +138,15 @@ SELECT *, $8::timestamptz FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4
 
 -- name: quarantine
 INSERT INTO quarantined_frames (organization_id, session_epoch, seq, frame, fault, created_at)
-VALUES ($1, $2, $3, $4, $5, $6);
+VALUES ($1, $2, $3, $4, 'refused by its content', $5);
+
+-- name: quarantine_event
+INSERT INTO events (organization_id, kind, summary, amount_nanos, currency, created_at)
+VALUES ($1, 'frame_quarantined', $2, 0, $3, $4);
+
+-- name: receive_frame
+UPDATE sessions SET applied_seq = greatest(applied_seq, $3)
+WHERE organization_id = $1 AND session_epoch = $2;
 
 -- name: session_allowances
 SELECT a.budget_window_id, a.granted_nanos, a.returned_nanos, w.budget_id, w.hard, w.start_at,
@@ -152,10 +156,6 @@ JOIN budget_windows AS w
   ON w.organization_id = a.organization_id AND w.id = a.budget_window_id
 WHERE a.organization_id = $1 AND a.session_epoch = $2
   AND (w.end_at IS NULL OR w.end_at > $3 OR a.granted_nanos > a.returned_nanos + a.settled_nanos);
-
--- name: organization_policy
-SELECT id, slug, currency, disabled, policy_version, price_overlay_version
-FROM organizations WHERE id = $1;
 
 -- name: spender_of_key
 SELECT id, team_id, project_id, user_id FROM keys

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 
-import asyncpg
 import msgspec
 
+from bursar_server.database.pool import Connection
 from bursar_server.database.queries import Queries
 
 QUERIES = Queries.load(__package__, "posting.sql")
@@ -70,13 +70,15 @@ class PostedSoFar(msgspec.Struct, frozen=True):
 
 
 class Posting(msgspec.Struct):
-    """One entry to write. `draw_set_id`, the spender and the overrun are filled in by the writer."""
+    """One entry to write; what only the writer of balances knows, it fills in."""
 
     settlement: Settlement
     k: int
     kind: Kind
     amount_nanos: int
     credit_account: str
+    debit_account: str = ""
+    currency: str = ""
     draw_set_id: int = 0
     team_id: int | None = None
     project_id: int | None = None
@@ -120,13 +122,18 @@ def plan(
     return postings
 
 
+def spend(organization: str) -> str:
+    """The account of what an organization spent; `organization` is its slug."""
+    return f"spend/{organization}"
+
+
 def payable(provider: str) -> str:
     """The account of what is owed to a provider."""
     return f"payable/{provider}"
 
 
 async def posted_so_far(
-    connection: asyncpg.Connection, organization_id: int, settlements: Sequence[Settlement]
+    connection: Connection, organization_id: int, settlements: Sequence[Settlement]
 ) -> dict[tuple[int, int], PostedSoFar]:
     """What the ledger holds of these settlements' identities."""
     rows = await connection.fetch(
@@ -143,20 +150,13 @@ async def posted_so_far(
     }
 
 
-async def write(
-    connection: asyncpg.Connection,
-    postings: Sequence[Posting],
-    *,
-    spend_account: str,
-    currency: str,
-    posted_at: datetime,
-) -> None:
-    """Write entries of one organization.
+async def write(connection: Connection, postings: Sequence[Posting], posted_at: datetime) -> None:
+    """Write entries, of one organization or several.
 
     Raises RuntimeError if one of them exists already: then somebody else writes this ledger, and
     the transaction must not commit.
     """
-    columns = list(zip(*(_row(p, spend_account, currency) for p in postings), strict=True))
+    columns = list(zip(*(_row(p) for p in postings), strict=True))
     written = await connection.fetch(QUERIES.insert_entries, *columns, posted_at)
     if len(written) != len(postings):
         raise RuntimeError(
@@ -164,7 +164,7 @@ async def write(
         )
 
 
-def _row(posting: Posting, spend_account: str, currency: str) -> tuple[object, ...]:
+def _row(posting: Posting) -> tuple[object, ...]:
     settlement = posting.settlement
     further = settlement.further_usage
     return (
@@ -173,10 +173,10 @@ def _row(posting: Posting, spend_account: str, currency: str) -> tuple[object, .
         settlement.n,
         posting.k,
         posting.kind.value,
-        spend_account,
+        posting.debit_account,
         posting.credit_account,
         posting.amount_nanos,
-        currency,
+        posting.currency,
         settlement.reserved_nanos,
         posting.draw_set_id,
         settlement.key_id or None,

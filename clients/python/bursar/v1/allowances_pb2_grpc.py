@@ -49,7 +49,7 @@ class AllowanceServiceServicer:
     def Session(self, request_iterator, context):
         """Lends, renews, recalls, and takes settlements. Authorised by a sidecar's credential in
         `authorization: Bearer bs-...`. The first frame is Hello; a Welcome for the organization
-        (and one for the platform, if it has budgets) answers it. A frame that breaks the rules ends
+        and one for the platform answer it. A frame that breaks the rules ends
         the stream with INVALID_ARGUMENT and moves nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

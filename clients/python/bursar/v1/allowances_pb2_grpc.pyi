@@ -47,7 +47,7 @@ class AllowanceServiceStub:
     Session: _grpc.StreamStreamMultiCallable[_allowances_pb2.SidecarFrame, _allowances_pb2.ControlFrame]
     """Lends, renews, recalls, and takes settlements. Authorised by a sidecar's credential in
     `authorization: Bearer bs-...`. The first frame is Hello; a Welcome for the organization
-    (and one for the platform, if it has budgets) answers it. A frame that breaks the rules ends
+    and one for the platform answer it. A frame that breaks the rules ends
     the stream with INVALID_ARGUMENT and moves nothing.
     """
 
@@ -59,7 +59,7 @@ class AllowanceServiceAsyncStub(AllowanceServiceStub):
     Session: _aio.StreamStreamMultiCallable[_allowances_pb2.SidecarFrame, _allowances_pb2.ControlFrame]  # type: ignore[assignment]
     """Lends, renews, recalls, and takes settlements. Authorised by a sidecar's credential in
     `authorization: Bearer bs-...`. The first frame is Hello; a Welcome for the organization
-    (and one for the platform, if it has budgets) answers it. A frame that breaks the rules ends
+    and one for the platform answer it. A frame that breaks the rules ends
     the stream with INVALID_ARGUMENT and moves nothing.
     """
 
@@ -74,7 +74,7 @@ class AllowanceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_allowances_pb2.ControlFrame], _abc.AsyncIterator[_allowances_pb2.ControlFrame]]:
         """Lends, renews, recalls, and takes settlements. Authorised by a sidecar's credential in
         `authorization: Bearer bs-...`. The first frame is Hello; a Welcome for the organization
-        (and one for the platform, if it has budgets) answers it. A frame that breaks the rules ends
+        and one for the platform answer it. A frame that breaks the rules ends
         the stream with INVALID_ARGUMENT and moves nothing.
         """
 

@@ -1,0 +1,282 @@
+"""The border of the session stream: a sidecar's frame is checked whole before any of it counts.
+
+A frame that breaks a rule ends its stream and moves nothing. A hostile sidecar with a valid
+credential is held here to its own sessions, to bounded numbers and to bounded sizes.
+"""
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Final
+
+import msgspec
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from bursar.v1 import allowances_pb2, charges_pb2
+from bursar_server.errors import invalid
+from bursar_server.ledger.posting import Kind, Settlement
+
+MOST_NANOS: Final = 10**18
+"""A thousand million units of a currency: more than any budget, so a larger amount is nonsense."""
+MOST_LLM_TOKENS: Final = 10**12
+MOST_COUNT: Final = 2**62
+MOST_TEXT: Final = 256
+"""Characters of a name that a caller chooses (customer, tag): they are indexed and shown."""
+MOST_TAGS: Final = 64
+MOST_FURTHER_METERS: Final = 64
+MOST_WINDOWS_OF_A_CALL: Final = 64
+MOST_USAGE: Final = 4096
+MOST_NEEDS: Final = 1024
+MOST_SETTLEMENTS: Final = 4096
+MOST_RESOLVE_KEYS: Final = 1024
+MOST_CLOSES: Final = 64
+HASH_BYTES: Final = 32
+
+_KINDS: Final[Mapping[int, Kind]] = {
+    charges_pb2.SETTLEMENT_KIND_FINAL: Kind.FINAL,
+    charges_pb2.SETTLEMENT_KIND_PROVISIONAL: Kind.PROVISIONAL,
+    charges_pb2.SETTLEMENT_KIND_RELEASED: Kind.RELEASED,
+}
+
+
+class Report(msgspec.Struct, frozen=True):
+    """How one allowance stands in the sidecar; amounts in nanos."""
+
+    window_id: int
+    granted_seen: int
+    returned: int
+    free: int
+    want: int
+    idle_ms: int
+
+
+class NeedLine(msgspec.Struct, frozen=True):
+    """One budget a waiting call draws on; amounts in nanos."""
+
+    budget_id: int
+    amount: int
+    least: int
+    want: int
+
+
+class NeedRequest(msgspec.Struct, frozen=True):
+    """One call that waits."""
+
+    need_id: int
+    lines: tuple[NeedLine, ...]
+    wait_ms: int
+
+
+class Close(msgspec.Struct, frozen=True):
+    """A session that opens no more reservations."""
+
+    session_epoch: int
+    last_n: int
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """A frame that passed the border."""
+
+    session_epoch: int
+    seq: int
+    reports: tuple[Report, ...]
+    needs: tuple[NeedRequest, ...]
+    withdrawn: frozenset[int]
+    settlements: tuple[Settlement, ...]
+    resolve: tuple[bytes, ...]
+    policy_version: int
+    closes: tuple[Close, ...]
+    raw: bytes
+
+
+def check_frame(
+    message: allowances_pb2.SidecarFrame, organization_id: int, own_epochs: Collection[int]
+) -> Frame:
+    """The frame of a session of `organization_id`; `own_epochs` are those it may settle for.
+
+    Raises BursarError (INVALID_ARGUMENT) naming the field.
+    """
+    _most("usage", message.usage, MOST_USAGE)
+    _most("needs", message.needs, MOST_NEEDS)
+    _most("settlements", message.settlements, MOST_SETTLEMENTS)
+    _most("resolve_keys", message.resolve_keys, MOST_RESOLVE_KEYS)
+    _most("close_sessions", message.close_sessions, MOST_CLOSES)
+    _most("withdrawn_need_ids", message.withdrawn_need_ids, MOST_USAGE)
+    if message.HasField("hello"):
+        raise invalid("hello", "set", "a Hello only in the first frame")
+    return Frame(
+        session_epoch=message.session_epoch,
+        seq=message.seq,
+        reports=tuple(_report(u, f"usage[{i}]") for i, u in enumerate(message.usage)),
+        needs=tuple(_need(n, f"needs[{i}]") for i, n in enumerate(message.needs)),
+        withdrawn=frozenset(message.withdrawn_need_ids),
+        settlements=tuple(
+            _settlement(s, f"settlements[{i}]", organization_id, own_epochs)
+            for i, s in enumerate(message.settlements)
+        ),
+        resolve=tuple(
+            _hash(r.key_hash, f"resolve_keys[{i}].key_hash")
+            for i, r in enumerate(message.resolve_keys)
+        ),
+        policy_version=message.policy_ack.policy_version,
+        closes=tuple(
+            _close(c, f"close_sessions[{i}]", own_epochs)
+            for i, c in enumerate(message.close_sessions)
+        ),
+        raw=message.SerializeToString(),
+    )
+
+
+def _report(message: allowances_pb2.AllowanceUsage, field: str) -> Report:
+    return Report(
+        window_id=_count(message.budget_window_id, f"{field}.budget_window_id"),
+        granted_seen=_nanos(message.granted_seen_nanos, f"{field}.granted_seen_nanos"),
+        returned=_nanos(message.returned_nanos, f"{field}.returned_nanos"),
+        # Free may be below zero after an overrun: nothing is free then.
+        free=max(0, _signed_nanos(message.free_nanos, f"{field}.free_nanos")),
+        want=_nanos(message.want_nanos, f"{field}.want_nanos"),
+        idle_ms=max(0, message.idle_ms),
+    )
+
+
+def _need(message: allowances_pb2.Need, field: str) -> NeedRequest:
+    _most(f"{field}.lines", message.lines, MOST_WINDOWS_OF_A_CALL)
+    if not message.lines:
+        raise invalid(f"{field}.lines", "empty", "at least one budget")
+    lines = tuple(
+        NeedLine(
+            budget_id=_count(line.budget_id, f"{field}.lines[{i}].budget_id"),
+            amount=_nanos(line.amount_nanos, f"{field}.lines[{i}].amount_nanos"),
+            least=_nanos(line.least_nanos, f"{field}.lines[{i}].least_nanos"),
+            want=_nanos(line.want_nanos, f"{field}.lines[{i}].want_nanos"),
+        )
+        for i, line in enumerate(message.lines)
+    )
+    if len({line.budget_id for line in lines}) != len(lines):
+        raise invalid(f"{field}.lines", "a budget twice", "each budget once")
+    return NeedRequest(_count(message.need_id, f"{field}.need_id"), lines, max(0, message.wait_ms))
+
+
+def _close(message: allowances_pb2.CloseSession, field: str, own_epochs: Collection[int]) -> Close:
+    epoch = _own_epoch(message.session_epoch, f"{field}.session_epoch", own_epochs)
+    if not 0 <= message.last_n <= MOST_COUNT:
+        raise invalid(f"{field}.last_n", message.last_n, f"0 to {MOST_COUNT}")
+    return Close(epoch, message.last_n)
+
+
+def _settlement(
+    message: charges_pb2.Settlement,
+    field: str,
+    organization_id: int,
+    own_epochs: Collection[int],
+) -> Settlement:
+    kind = _KINDS.get(message.kind)
+    if kind is None:
+        raise invalid(f"{field}.kind", message.kind, "final, provisional or released")
+    if message.k != 0:
+        raise invalid(f"{field}.k", message.k, "0: adjustments are numbered when posted")
+    _most(f"{field}.budget_window_ids", message.budget_window_ids, MOST_WINDOWS_OF_A_CALL)
+    windows = tuple(message.budget_window_ids)
+    if any(a >= b for a, b in pairwise(windows)) or any(w < 1 for w in windows):
+        raise invalid(f"{field}.budget_window_ids", list(windows), "ascending ids, each once")
+    cost = _nanos(message.cost_nanos, f"{field}.cost_nanos")
+    if kind is Kind.RELEASED and cost:
+        raise invalid(f"{field}.cost_nanos", cost, "0 for a released reservation")
+    _most(f"{field}.tags", message.tags, MOST_TAGS)
+    usage = message.usage
+    _most(f"{field}.usage.further", usage.further, MOST_FURTHER_METERS)
+    if not 0 <= message.http_status <= 999:
+        raise invalid(f"{field}.http_status", message.http_status, "0 to 999")
+    return Settlement(
+        organization_id=organization_id,
+        session_epoch=_own_epoch(message.session_epoch, f"{field}.session_epoch", own_epochs),
+        n=_count(message.n, f"{field}.n"),
+        kind=kind,
+        budget_window_ids=windows,
+        reserved_nanos=_nanos(message.reserved_nanos, f"{field}.reserved_nanos"),
+        cost_nanos=cost,
+        key_id=message.key_id if 0 <= message.key_id <= MOST_COUNT else 0,
+        customer=_text(message.customer),
+        app=_text(message.app),
+        run=_text(message.run),
+        tags=tuple(dict.fromkeys(_text(tag) for tag in message.tags)),
+        provider=_text(message.provider),
+        model=_text(message.model),
+        requested_model=_text(message.requested_model),
+        price_version=_text(message.price_version),
+        input_llm_tokens=_llm_tokens(usage.input_llm_tokens, f"{field}.usage.input"),
+        cached_input_llm_tokens=_llm_tokens(
+            usage.cached_input_llm_tokens, f"{field}.usage.cached_input"
+        ),
+        cache_write_5m_llm_tokens=_llm_tokens(
+            usage.cache_write_5m_llm_tokens, f"{field}.usage.cache_write_5m"
+        ),
+        cache_write_1h_llm_tokens=_llm_tokens(
+            usage.cache_write_1h_llm_tokens, f"{field}.usage.cache_write_1h"
+        ),
+        output_llm_tokens=_llm_tokens(usage.output_llm_tokens, f"{field}.usage.output"),
+        reasoning_llm_tokens=_llm_tokens(usage.reasoning_llm_tokens, f"{field}.usage.reasoning"),
+        further_usage={
+            _text(meter): _llm_tokens(count, f"{field}.usage.further[{meter!r}]")
+            for meter, count in usage.further.items()
+        },
+        estimate_reason=_text(usage.estimate_reason),
+        provider_request_id=_text(message.provider_request_id),
+        http_status=message.http_status,
+        stream=message.stream,
+        admitted_at=_time(message.admit_time, f"{field}.admit_time"),
+        finished_at=_time(message.finish_time, f"{field}.finish_time"),
+    )
+
+
+def _own_epoch(epoch: int, field: str, own_epochs: Collection[int]) -> int:
+    if epoch not in own_epochs:
+        raise invalid(field, epoch, "a session of this sidecar and organization")
+    return epoch
+
+
+def _most(field: str, values: Collection[object], most: int) -> None:
+    if len(values) > most:
+        raise invalid(field, f"{len(values)} values", f"at most {most}")
+
+
+def _count(value: int, field: str) -> int:
+    if not 1 <= value <= MOST_COUNT:
+        raise invalid(field, value, f"1 to {MOST_COUNT}")
+    return value
+
+
+def _nanos(value: int, field: str) -> int:
+    if not 0 <= value <= MOST_NANOS:
+        raise invalid(field, value, f"0 to {MOST_NANOS} nanos")
+    return value
+
+
+def _signed_nanos(value: int, field: str) -> int:
+    if abs(value) > MOST_NANOS:
+        raise invalid(field, value, f"{-MOST_NANOS} to {MOST_NANOS} nanos")
+    return value
+
+
+def _llm_tokens(value: int, field: str) -> int:
+    if not 0 <= value <= MOST_LLM_TOKENS:
+        raise invalid(field, value, f"0 to {MOST_LLM_TOKENS}")
+    return value
+
+
+def _text(value: str) -> str:
+    """Names a caller chose. A fact is never refused for them: they are cut, and made storable."""
+    return value[:MOST_TEXT].replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def _hash(value: bytes, field: str) -> bytes:
+    if len(value) != HASH_BYTES:
+        raise invalid(field, f"{len(value)} bytes", f"a SHA-256 of {HASH_BYTES} bytes")
+    return value
+
+
+def _time(value: Timestamp, field: str) -> datetime:
+    try:
+        return value.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise invalid(field, str(value.seconds), "a time from year 1 to 9999") from error

@@ -1,0 +1,27 @@
+"""What lending counts."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+ENTRIES = Counter("bursar_entries_posted_total", "Ledger entries written.")
+DUPLICATES = Counter(
+    "bursar_settlements_repeated_total", "Settlements that came again and were not posted again."
+)
+VERDICTS = Counter("bursar_need_verdicts_total", "Answers to waiting calls.", ["outcome"])
+RECALLS = Counter("bursar_recalls_total", "Requests to sidecars to give free money back.")
+SOFT_CROSSINGS = Counter(
+    "bursar_soft_limit_crossings_total", "Soft budgets whose spend crossed their limit."
+)
+OVERRUNS = Counter("bursar_overruns_total", "Entries that cost more than their allowances covered.")
+QUARANTINED = Counter(
+    "bursar_frames_quarantined_total", "Frames that could not be applied and were set aside."
+)
+RETRIES = Counter(
+    "bursar_tick_retries_total", "Transactions of the writer that failed and were tried again."
+)
+TICK_SECONDS = Histogram(
+    "bursar_tick_seconds",
+    "Duration of the writer's transactions.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+)
+WAITING = Gauge("bursar_waiting_needs", "Calls that wait for money to come home.")
+SESSIONS = Gauge("bursar_live_sessions", "Sessions on open streams.")

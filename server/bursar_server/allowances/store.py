@@ -1,0 +1,347 @@
+"""The SQL on sessions, allowances, budget windows and draw sets: rows in, rows out."""
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+
+import asyncpg
+import msgspec
+
+from bursar_server.allowances.hub import LiveSession
+from bursar_server.allowances.rules import Books, Totals, WindowBalance
+from bursar_server.database.pool import Connection
+from bursar_server.database.queries import Queries
+
+QUERIES = Queries.load(__package__)
+
+
+class SessionRow(msgspec.Struct):
+    """A session, as the writer works on it."""
+
+    organization_id: int
+    session_epoch: int
+    state: str
+    applied_seq: int
+    settled_count: int
+    highest_settled_n: int
+    last_n: int | None
+    journal: str | None
+
+
+class WindowRow(msgspec.Struct, frozen=True):
+    """When a budget's window runs; what it holds is in WindowBalance."""
+
+    id: int
+    organization_id: int
+    budget_id: int
+    start_at: datetime
+    end_at: datetime | None
+
+
+class EventRow(msgspec.Struct, frozen=True):
+    """Something people should know."""
+
+    organization_id: int
+    kind: str
+    budget_id: int
+    budget_window_id: int
+    summary: str
+    amount_nanos: int
+    currency: str
+
+
+async def check_shard(connection: Connection, shard_id: int) -> int:
+    """The owner epoch of the shard, held against change until the transaction ends."""
+    return int(await connection.fetchval(QUERIES.check_shard, shard_id))
+
+
+async def take_shard(connection: Connection, shard_id: int, owner: str) -> int:
+    """Become the shard's owner; returns the new owner epoch."""
+    return int(await connection.fetchval(QUERIES.take_shard, shard_id, owner))
+
+
+async def lock_sessions(connection: Connection, epochs: Collection[int]) -> dict[int, SessionRow]:
+    """The sessions, locked in one order."""
+    rows = await connection.fetch(QUERIES.sessions_for_tick, sorted(epochs))
+    return {row["session_epoch"]: SessionRow(**dict(row)) for row in rows}
+
+
+async def save_sessions(
+    connection: Connection, sessions: Sequence[SessionRow], seen_at: datetime
+) -> None:
+    """Write sessions back."""
+    await connection.execute(
+        QUERIES.save_sessions,
+        [s.organization_id for s in sessions],
+        [s.session_epoch for s in sessions],
+        [s.state for s in sessions],
+        [s.applied_seq for s in sessions],
+        [s.settled_count for s in sessions],
+        [s.highest_settled_n for s in sessions],
+        [s.last_n for s in sessions],
+        seen_at,
+    )
+
+
+async def windows_held_by(connection: Connection, epochs: Collection[int]) -> list[int]:
+    """The windows that sessions were ever lent from."""
+    rows = await connection.fetch(QUERIES.windows_held_by, list(epochs))
+    return [row["budget_window_id"] for row in rows]
+
+
+async def open_books(
+    connection: Connection,
+    window_ids: Collection[int],
+    pairs: Collection[tuple[int, int]],
+    closing: Collection[int],
+) -> tuple[Books, dict[int, WindowRow]]:
+    """Lock windows in the order of their ids, and read the totals of (session, window) pairs and
+    of closing sessions."""
+    books = Books()
+    windows: dict[int, WindowRow] = {}
+    for row in await connection.fetch(QUERIES.lock_windows, sorted(window_ids)):
+        windows[row["id"]] = WindowRow(
+            row["id"], row["organization_id"], row["budget_id"], row["start_at"], row["end_at"]
+        )
+        books.windows[row["id"]] = WindowBalance(
+            id=row["id"],
+            budget_id=row["budget_id"],
+            hard=row["hard"],
+            limit=row["limit_nanos"],
+            ceiling=row["ceiling_nanos"],
+            settled=row["settled_nanos"],
+            outstanding=row["outstanding_nanos"],
+            in_doubt=row["in_doubt_nanos"],
+            overrun=row["overrun_nanos"],
+            budget_version=row["budget_version"],
+        )
+    rows: list[asyncpg.Record] = []
+    if pairs:
+        rows += await connection.fetch(
+            QUERIES.totals, [epoch for epoch, _ in pairs], [window for _, window in pairs]
+        )
+    if closing:
+        rows += await connection.fetch(QUERIES.totals_of_sessions, list(closing))
+    for row in rows:
+        books.totals[row["session_epoch"], row["budget_window_id"]] = Totals(
+            granted=row["granted_nanos"],
+            returned=row["returned_nanos"],
+            settled=row["settled_nanos"],
+            in_doubt=row["in_doubt_nanos"],
+        )
+    return books, windows
+
+
+async def save_books(connection: Connection, books: Books, windows: dict[int, WindowRow]) -> None:
+    """Write what changed."""
+    changed = [w for w in books.windows.values() if w.changed]
+    if changed:
+        await connection.execute(
+            QUERIES.save_windows,
+            [windows[w.id].organization_id for w in changed],
+            [w.id for w in changed],
+            [w.limit for w in changed],
+            [w.ceiling for w in changed],
+            [w.settled for w in changed],
+            [w.outstanding for w in changed],
+            [w.in_doubt for w in changed],
+            [w.overrun for w in changed],
+            [w.budget_version for w in changed],
+        )
+    totals = [(epoch, window, t) for (epoch, window), t in books.totals.items() if t.changed]
+    if totals:
+        await connection.execute(
+            QUERIES.save_totals,
+            [windows[window].organization_id for _, window, _ in totals],
+            [epoch for epoch, _, _ in totals],
+            [window for _, window, _ in totals],
+            [t.granted for _, _, t in totals],
+            [t.returned for _, _, t in totals],
+            [t.settled for _, _, t in totals],
+            [t.in_doubt for _, _, t in totals],
+        )
+
+
+async def last_windows(
+    connection: Connection, organization_id: int, budget_ids: Collection[int]
+) -> dict[int, WindowRow]:
+    """The latest window of each budget, by budget."""
+    rows = await connection.fetch(QUERIES.current_windows, organization_id, list(budget_ids))
+    return {
+        row["budget_id"]: WindowRow(
+            row["id"], organization_id, row["budget_id"], row["start_at"], row["end_at"]
+        )
+        for row in rows
+    }
+
+
+async def make_window(
+    connection: Connection,
+    organization_id: int,
+    budget_id: int,
+    span: tuple[datetime, datetime | None],
+    limit_nanos: int,
+    budget_version: int,
+    hard: bool,
+    now: datetime,
+) -> WindowRow:
+    """Begin a window, or find it if it began already."""
+    row = await connection.fetchrow(
+        QUERIES.make_window,
+        organization_id,
+        budget_id,
+        span[0],
+        span[1],
+        limit_nanos,
+        budget_version,
+        hard,
+        now,
+    )
+    assert row is not None  # the statement returns the row in either case
+    return WindowRow(row["id"], organization_id, budget_id, row["start_at"], row["end_at"])
+
+
+async def windows_of_budgets(
+    connection: Connection, organization_id: int, budget_ids: Collection[int], now: datetime
+) -> list[int]:
+    """Windows of the budgets that run or still have money out."""
+    rows = await connection.fetch(
+        QUERIES.windows_of_budgets, organization_id, list(budget_ids), now
+    )
+    return [row["id"] for row in rows]
+
+
+async def budgets_with_stale_windows(
+    connection: Connection, now: datetime
+) -> list[tuple[int, int]]:
+    """(organization, budget) whose windows were not told of the budget's last change."""
+    rows = await connection.fetch(QUERIES.budgets_with_stale_windows, now)
+    return [(row["organization_id"], row["budget_id"]) for row in rows]
+
+
+async def intern_draw_set(
+    connection: Connection, organization_id: int, window_ids: Sequence[int]
+) -> int:
+    """The id of this set of windows."""
+    return int(await connection.fetchval(QUERIES.draw_set, organization_id, list(window_ids)))
+
+
+async def spenders_of_keys(
+    connection: Connection, organization_id: int, key_ids: Iterable[int]
+) -> dict[int, tuple[int | None, int | None, int | None]]:
+    """(team, project, user) of each key of the organization."""
+    rows = await connection.fetch(QUERIES.spender_of_key, organization_id, list(key_ids))
+    return {row["id"]: (row["team_id"], row["project_id"], row["user_id"]) for row in rows}
+
+
+async def save_events(connection: Connection, events: Sequence[EventRow], now: datetime) -> None:
+    """Write events."""
+    await connection.execute(
+        QUERIES.save_events,
+        [e.organization_id for e in events],
+        [e.kind for e in events],
+        [e.budget_id for e in events],
+        [e.budget_window_id for e in events],
+        [e.summary for e in events],
+        [e.amount_nanos for e in events],
+        [e.currency for e in events],
+        now,
+    )
+
+
+async def quarantine(
+    connection: Connection, session: LiveSession, seq: int, frame: bytes, now: datetime
+) -> None:
+    """Set a frame aside that can't be applied, say so in an event, and count it as received."""
+    await connection.execute(
+        QUERIES.quarantine, session.organization_id, session.session_epoch, seq, frame, now
+    )
+    await connection.execute(
+        QUERIES.quarantine_event,
+        session.organization_id,
+        f"frame {seq} of session {session.session_epoch} could not be applied",
+        session.currency,
+        now,
+    )
+    await connection.execute(
+        QUERIES.receive_frame, session.organization_id, session.session_epoch, seq
+    )
+
+
+class OpenedSession(msgspec.Struct, frozen=True):
+    """A session begun or found again."""
+
+    session_epoch: int
+    applied_seq: int
+    state: str
+    resumed: bool
+
+
+async def open_session(
+    connection: Connection,
+    organization_id: int,
+    sidecar_organization_id: int,
+    sidecar_id: int,
+    boot_id: str,
+    now: datetime,
+) -> OpenedSession:
+    """The session of this process life for the organization: a new one the first time."""
+    epoch = await connection.fetchval(
+        QUERIES.open_session, organization_id, sidecar_organization_id, sidecar_id, boot_id, now
+    )
+    if epoch is not None:
+        return OpenedSession(int(epoch), 0, "open", resumed=False)
+    row = await connection.fetchrow(QUERIES.session_by_boot, organization_id, sidecar_id, boot_id)
+    assert row is not None  # the insert met it
+    return OpenedSession(row["session_epoch"], row["applied_seq"], row["state"], resumed=True)
+
+
+async def prior_sessions(
+    connection: Connection, sidecar_organization_id: int, sidecar_id: int, epochs: Collection[int]
+) -> list[SessionRow]:
+    """Those of `epochs` that are sessions of this sidecar."""
+    rows = await connection.fetch(
+        QUERIES.sessions_of_sidecar, sidecar_organization_id, sidecar_id, list(epochs)
+    )
+    return [msgspec.convert(dict(row), SessionRow) for row in rows]
+
+
+async def fence(
+    connection: Connection, organization_id: int, session_epoch: int, journal: str | None
+) -> None:
+    """No more grants for a session; remember what its journal proves."""
+    await connection.execute(QUERIES.fence_session, organization_id, session_epoch, journal)
+
+
+async def see_sidecar(
+    connection: Connection, organization_id: int, sidecar_id: int, build: str, now: datetime
+) -> None:
+    """Remember that a sidecar came, and with which build."""
+    await connection.execute(QUERIES.see_sidecar, organization_id, sidecar_id, build, now)
+
+
+async def session_allowances(
+    connection: Connection, organization_id: int, session_epoch: int, now: datetime
+) -> list[tuple[WindowRow, WindowBalance, Totals]]:
+    """What a resumed session holds of windows that run or still have its money."""
+    rows = await connection.fetch(QUERIES.session_allowances, organization_id, session_epoch, now)
+    return [
+        (
+            WindowRow(
+                row["budget_window_id"],
+                organization_id,
+                row["budget_id"],
+                row["start_at"],
+                row["end_at"],
+            ),
+            WindowBalance(
+                id=row["budget_window_id"],
+                budget_id=row["budget_id"],
+                hard=row["hard"],
+                limit=row["limit_nanos"],
+                ceiling=row["limit_nanos"],
+                settled=row["settled_nanos"],
+            ),
+            Totals(granted=row["granted_nanos"], returned=row["returned_nanos"]),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,478 @@
+"""One tick: the frames gathered since the last one, applied in one transaction.
+
+Read, decide, write: the shard's owner epoch is checked, sessions and then budget windows are
+locked in the order of their ids, the rules decide on the locked balances, the changes are written.
+Nothing is told to anybody before the commit.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+
+from bursar_server.allowances import rules, store
+from bursar_server.allowances.frames import Frame, NeedRequest
+from bursar_server.allowances.hub import Hub, LiveSession
+from bursar_server.allowances.settings import LendingSettings
+from bursar_server.budgets.rules import window_at
+from bursar_server.budgets.store import BudgetRecord, budgets_by_ids
+from bursar_server.database.pool import Connection
+from bursar_server.ledger import posting
+
+
+class FrameFault(Exception):
+    """What was gathered can't be applied, whatever the database's health; says why."""
+
+
+class Deposed(Exception):
+    """Another process owns the shard now: this one must stop writing."""
+
+
+class WaitingNeed(msgspec.Struct, frozen=True):
+    """A call that waits, in the order it came."""
+
+    session: LiveSession
+    request: NeedRequest
+    deadline_ms: int
+
+
+class Batch(msgspec.Struct):
+    """What one tick works on."""
+
+    frames: list[tuple[LiveSession, Frame]]
+    needs: list[WaitingNeed]
+    changed_budgets: set[tuple[int, int]]
+    """(organization, budget) whose limit or life changed."""
+
+
+class Outcome(msgspec.Struct):
+    """What a tick did, to be told after its commit."""
+
+    books: rules.Books
+    windows: dict[int, store.WindowRow]
+    decisions: rules.Decisions
+    stale: list[WaitingNeed]
+    """Needs on budgets that are gone or disabled."""
+    by_need: dict[tuple[int, int], WaitingNeed]
+    recalls: list[rules.Holder]
+    entry_count: int
+    repeat_count: int
+    events: list[store.EventRow]
+
+
+class Tick:
+    """Applies batches. Keeps caches of what only this writer changes; `forget` drops them."""
+
+    def __init__(self, shard_id: int, hub: Hub, settings: LendingSettings) -> None:
+        self.shard_id = shard_id
+        self.owner_epoch = 0
+        self._hub = hub
+        self._settings = settings
+        self._budgets: dict[tuple[int, int], BudgetRecord] = {}
+        self._current: dict[int, store.WindowRow] = {}
+        self._draw_sets: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._spenders: dict[tuple[int, int], tuple[int | None, int | None, int | None]] = {}
+
+    def forget(self) -> None:
+        """Drop the caches: a transaction failed, so what it made may not exist."""
+        for cache in (self._budgets, self._current, self._draw_sets, self._spenders):
+            cache.clear()
+
+    async def apply(
+        self, connection: Connection, batch: Batch, now: datetime, now_ms: int, *, lending: bool
+    ) -> Outcome:
+        """Apply `batch` inside the connection's transaction; with `lending` off, facts only.
+
+        Raises Deposed, FrameFault, or what the database says.
+        """
+        if await store.check_shard(connection, self.shard_id) != self.owner_epoch:
+            raise Deposed
+        self._trim()
+        sessions = await self._sessions(connection, batch)
+        for organization_id, budget_id in batch.changed_budgets:
+            self._budgets.pop((organization_id, budget_id), None)
+        needs, by_need, stale = await self._needs(connection, batch, sessions, now)
+        postings, repeat_count = await self._postings(connection, batch)
+        books, windows = await self._books(connection, batch, sessions, needs, postings, now)
+        await self._apply_limits(connection, batch, books, windows)
+        events = await self._post(connection, postings, sessions, books, windows, now)
+        self._apply_reports(batch, books)
+        self._apply_closes(batch, sessions, books)
+        decisions = rules.Decisions()
+        recalls: list[rules.Holder] = []
+        if lending:
+            decisions, recalls = self._lend(batch, books, windows, needs, sessions, now, now_ms)
+        await self._save(connection, batch, sessions, books, windows, events, now)
+        return Outcome(
+            books=books,
+            windows=windows,
+            decisions=decisions,
+            stale=stale,
+            by_need=by_need,
+            recalls=recalls,
+            entry_count=len(postings),
+            repeat_count=repeat_count,
+            events=events,
+        )
+
+    async def _sessions(self, connection: Connection, batch: Batch) -> dict[int, store.SessionRow]:
+        epochs = {need.session.session_epoch for need in batch.needs}
+        for session, frame in batch.frames:
+            epochs.add(session.session_epoch)
+            epochs.update(s.session_epoch for s in frame.settlements)
+            epochs.update(c.session_epoch for c in frame.closes)
+        rows = await store.lock_sessions(connection, epochs)
+        for session, frame in batch.frames:
+            row = rows.get(session.session_epoch)
+            if row is None:
+                raise FrameFault(f"session {session.session_epoch} is gone")
+            row.applied_seq = max(row.applied_seq, frame.seq)
+        return rows
+
+    async def _needs(
+        self,
+        connection: Connection,
+        batch: Batch,
+        sessions: dict[int, store.SessionRow],
+        now: datetime,
+    ) -> tuple[list[rules.Need], dict[tuple[int, int], WaitingNeed], list[WaitingNeed]]:
+        wanted: dict[int, set[int]] = defaultdict(set)
+        for need in batch.needs:
+            wanted[need.session.organization_id].update(x.budget_id for x in need.request.lines)
+        windows: dict[int, store.WindowRow] = {}
+        for organization_id, budget_ids in wanted.items():
+            windows |= await self._current_windows(connection, organization_id, budget_ids, now)
+        needs: list[rules.Need] = []
+        by_need: dict[tuple[int, int], WaitingNeed] = {}
+        stale: list[WaitingNeed] = []
+        for need in batch.needs:
+            epoch = need.session.session_epoch
+            lines = need.request.lines
+            if sessions[epoch].state != "open" or any(x.budget_id not in windows for x in lines):
+                stale.append(need)
+                continue
+            by_need[epoch, need.request.need_id] = need
+            needs.append(
+                rules.Need(
+                    epoch,
+                    need.request.need_id,
+                    tuple(
+                        rules.NeedLine(windows[x.budget_id].id, x.amount, x.least, x.want)
+                        for x in lines
+                    ),
+                    need.deadline_ms,
+                )
+            )
+        return needs, by_need, stale
+
+    async def _current_windows(
+        self, connection: Connection, organization_id: int, budget_ids: set[int], now: datetime
+    ) -> dict[int, store.WindowRow]:
+        """The window each budget is in now, begun where it was not; none for a budget that is
+        gone or disabled."""
+        await self._load_budgets(connection, organization_id, budget_ids)
+        found: dict[int, store.WindowRow] = {}
+        missing: list[BudgetRecord] = []
+        for budget_id in sorted(budget_ids):
+            budget = self._budgets.get((organization_id, budget_id))
+            if budget is None or budget.disabled:
+                continue
+            current = self._current.get(budget_id)
+            if current is None or (current.end_at is not None and current.end_at <= now):
+                missing.append(budget)
+            else:
+                found[budget_id] = current
+        if missing:
+            last = await store.last_windows(connection, organization_id, [b.id for b in missing])
+            for budget in missing:
+                row = last.get(budget.id)
+                if row is None or (row.end_at is not None and row.end_at <= now):
+                    span = window_at(
+                        budget.window,
+                        now,
+                        created_at=budget.created_at,
+                        last_end=row.end_at if row else None,
+                    )
+                    row = await store.make_window(
+                        connection,
+                        organization_id,
+                        budget.id,
+                        (span.start_at, span.end_at),
+                        budget.limit_nanos,
+                        budget.version,
+                        budget.enforcement == "hard",
+                        now,
+                    )
+                found[budget.id] = self._current[budget.id] = row
+        return found
+
+    async def _load_budgets(
+        self, connection: Connection, organization_id: int, budget_ids: Iterable[int]
+    ) -> None:
+        unknown = [b for b in budget_ids if (organization_id, b) not in self._budgets]
+        if unknown:
+            for record in await budgets_by_ids(connection, organization_id, unknown):
+                self._budgets[organization_id, record.id] = record
+
+    async def _postings(
+        self, connection: Connection, batch: Batch
+    ) -> tuple[list[posting.Posting], int]:
+        """The entries to write, with accounts, currency, spender and draw set filled in."""
+        by_session: dict[int, list[posting.Settlement]] = defaultdict(list)
+        speakers = {session.session_epoch: session for session, _ in batch.frames}
+        for session, frame in batch.frames:
+            by_session[session.session_epoch].extend(frame.settlements)
+        postings: list[posting.Posting] = []
+        repeats = 0
+        for epoch, settlements in by_session.items():
+            if not settlements:
+                continue
+            session = speakers[epoch]
+            so_far = await posting.posted_so_far(connection, session.organization_id, settlements)
+            planned = posting.plan(settlements, so_far)
+            repeats += len(settlements) - sum(1 for p in planned if p.kind is p.settlement.kind)
+            await self._fill_in(connection, session, planned)
+            postings += planned
+        return postings, repeats
+
+    async def _fill_in(
+        self, connection: Connection, session: LiveSession, planned: Sequence[posting.Posting]
+    ) -> None:
+        organization_id = session.organization_id
+        keys = {p.settlement.key_id for p in planned if p.settlement.key_id}
+        unknown = [key for key in keys if (organization_id, key) not in self._spenders]
+        if unknown:
+            spenders = await store.spenders_of_keys(connection, organization_id, unknown)
+            for key in unknown:
+                self._spenders[organization_id, key] = spenders.get(key, (None, None, None))
+        for entry in planned:
+            settlement = entry.settlement
+            entry.debit_account = posting.spend(session.spender_organization)
+            entry.currency = session.currency
+            if settlement.key_id:
+                entry.team_id, entry.project_id, entry.user_id = self._spenders[
+                    organization_id, settlement.key_id
+                ]
+            drawn = (organization_id, settlement.budget_window_ids)
+            if drawn not in self._draw_sets:
+                self._draw_sets[drawn] = await store.intern_draw_set(
+                    connection, organization_id, settlement.budget_window_ids
+                )
+            entry.draw_set_id = self._draw_sets[drawn]
+
+    async def _books(
+        self,
+        connection: Connection,
+        batch: Batch,
+        sessions: dict[int, store.SessionRow],
+        needs: Sequence[rules.Need],
+        postings: Sequence[posting.Posting],
+        now: datetime,
+    ) -> tuple[rules.Books, dict[int, store.WindowRow]]:
+        pairs: set[tuple[int, int]] = set()
+        owner: dict[int, int] = {}
+        for need in needs:
+            pairs.update((need.session_epoch, line.window_id) for line in need.lines)
+        for session, frame in batch.frames:
+            pairs.update((session.session_epoch, r.window_id) for r in frame.reports)
+            owner.update((r.window_id, session.organization_id) for r in frame.reports)
+        for entry in postings:
+            settlement = entry.settlement
+            pairs.update((settlement.session_epoch, w) for w in settlement.budget_window_ids)
+            owner.update((w, settlement.organization_id) for w in settlement.budget_window_ids)
+        # A session may close in this tick when its last settlement or its CloseSession came.
+        closing = {c.session_epoch for _, frame in batch.frames for c in frame.closes} | {
+            row.session_epoch for row in sessions.values() if row.last_n is not None
+        }
+        window_ids = {window for _, window in pairs}
+        if closing:
+            window_ids.update(await store.windows_held_by(connection, closing))
+        by_organization: dict[int, list[int]] = defaultdict(list)
+        for organization_id, budget_id in batch.changed_budgets:
+            by_organization[organization_id].append(budget_id)
+        for organization_id, budget_ids in by_organization.items():
+            window_ids.update(
+                await store.windows_of_budgets(connection, organization_id, budget_ids, now)
+            )
+        books, windows = await store.open_books(connection, window_ids, pairs, closing)
+        for window_id, organization_id in owner.items():
+            row = windows.get(window_id)
+            if row is None or row.organization_id != organization_id:
+                raise FrameFault(f"budget window {window_id} is none of the organization's")
+        return books, windows
+
+    async def _apply_limits(
+        self,
+        connection: Connection,
+        batch: Batch,
+        books: rules.Books,
+        windows: dict[int, store.WindowRow],
+    ) -> None:
+        for organization_id, budget_id in batch.changed_budgets:
+            await self._load_budgets(connection, organization_id, [budget_id])
+            budget = self._budgets.get((organization_id, budget_id))
+            for window in books.windows.values():
+                if (
+                    budget is not None
+                    and window.budget_id == budget_id
+                    and window.budget_version != budget.version
+                    and windows[window.id].organization_id == organization_id
+                ):
+                    books.set_limit(window.id, budget.limit_nanos, budget.version)
+
+    async def _post(
+        self,
+        connection: Connection,
+        postings: Sequence[posting.Posting],
+        sessions: dict[int, store.SessionRow],
+        books: rules.Books,
+        windows: dict[int, store.WindowRow],
+        now: datetime,
+    ) -> list[store.EventRow]:
+        events: list[store.EventRow] = []
+        for entry in postings:
+            settlement = entry.settlement
+            if entry.k > 0:
+                books.adjust(settlement.budget_window_ids, entry.amount_nanos)
+                continue
+            row = sessions.get(settlement.session_epoch)
+            if row is None:
+                raise FrameFault(f"session {settlement.session_epoch} is gone")
+            row.settled_count += 1
+            row.highest_settled_n = max(row.highest_settled_n, settlement.n)
+            entry.overrun_nanos = books.post(
+                settlement.session_epoch, settlement.budget_window_ids, entry.amount_nanos
+            )
+            if entry.overrun_nanos:
+                events.append(self._overrun_event(entry, books))
+        if postings:
+            await posting.write(connection, postings, now)
+        currencies = {p.settlement.organization_id: p.currency for p in postings}
+        for window in books.windows.values():
+            if window.crossed:
+                organization_id = windows[window.id].organization_id
+                events.append(
+                    store.EventRow(
+                        organization_id=organization_id,
+                        kind="soft_limit_crossed",
+                        budget_id=window.budget_id,
+                        budget_window_id=window.id,
+                        summary="the spend of a soft budget crossed its limit",
+                        amount_nanos=window.settled,
+                        currency=currencies[organization_id],
+                    )
+                )
+        return events
+
+    @staticmethod
+    def _overrun_event(entry: posting.Posting, books: rules.Books) -> store.EventRow:
+        settlement = entry.settlement
+        worst = max(
+            (books.windows[w] for w in settlement.budget_window_ids if books.windows[w].hard),
+            key=lambda window: window.overrun,
+        )
+        return store.EventRow(
+            organization_id=settlement.organization_id,
+            kind="overrun",
+            budget_id=worst.budget_id,
+            budget_window_id=worst.id,
+            summary=(
+                f"charge {settlement.session_epoch}-{settlement.n} cost more than was lent for it"
+            ),
+            amount_nanos=entry.overrun_nanos,
+            currency=entry.currency,
+        )
+
+    @staticmethod
+    def _apply_reports(batch: Batch, books: rules.Books) -> None:
+        for session, frame in batch.frames:
+            for report in frame.reports:
+                if not books.windows[report.window_id].hard:
+                    continue
+                try:
+                    books.give_back(session.session_epoch, report.window_id, report.returned)
+                except rules.RuleViolation as violation:
+                    raise FrameFault(f"usage of {report.window_id}: {violation}") from violation
+
+    @staticmethod
+    def _apply_closes(
+        batch: Batch, sessions: dict[int, store.SessionRow], books: rules.Books
+    ) -> None:
+        for _, frame in batch.frames:
+            for close in frame.closes:
+                row = sessions[close.session_epoch]
+                row.last_n = max(row.last_n or 0, close.last_n)
+                if row.state == "open":
+                    row.state = "fenced"
+        for row in sessions.values():
+            if row.last_n is None or row.state == "closed" or row.settled_count < row.last_n:
+                continue
+            if row.journal == "truncated":
+                # Calls may be missing behind the torn tail: what is left is in doubt, not free.
+                books.doubt(row.session_epoch)
+            else:
+                books.close(row.session_epoch)
+                row.state = "closed"
+
+    def _lend(
+        self,
+        batch: Batch,
+        books: rules.Books,
+        windows: dict[int, store.WindowRow],
+        needs: Sequence[rules.Need],
+        sessions: dict[int, store.SessionRow],
+        now: datetime,
+        now_ms: int,
+    ) -> tuple[rules.Decisions, list[rules.Holder]]:
+        # The last report of a session on a window holds; an older one in the batch is overtaken.
+        wants: dict[tuple[int, int], rules.Want] = {}
+        for session, frame in batch.frames:
+            if sessions[session.session_epoch].state != "open":
+                continue
+            for report in frame.reports:
+                end_at = windows[report.window_id].end_at
+                if end_at is not None and end_at <= now:
+                    continue
+                key = (session.session_epoch, report.window_id)
+                # What was granted since the sidecar looked is free, too.
+                unseen = max(0, books.of(*key).granted - report.granted_seen)
+                wants[key] = rules.Want(*key, report.free + unseen, report.want)
+        users = self._hub.users(books.windows, now_ms, self._settings.active_ms)
+        decisions = rules.lend(books, needs, wants.values(), users, now_ms)
+        shortage = dict(decisions.shortage)
+        for window in books.windows.values():
+            if window.hard and window.available < 0:
+                shortage[window.id] = shortage.get(window.id, 0) - window.available
+        holders = [
+            rules.Holder(session.session_epoch, window_id, report.free, report.idle_ms)
+            for session in self._hub.sessions.values()
+            for window_id, report in session.reports.items()
+            if window_id in shortage
+        ]
+        return decisions, rules.choose_recalls(shortage, decisions.waiting, holders)
+
+    async def _save(
+        self,
+        connection: Connection,
+        batch: Batch,
+        sessions: dict[int, store.SessionRow],
+        books: rules.Books,
+        windows: dict[int, store.WindowRow],
+        events: Sequence[store.EventRow],
+        now: datetime,
+    ) -> None:
+        await store.save_books(connection, books, windows)
+        if batch.frames:
+            await store.save_sessions(connection, list(sessions.values()), now)
+        if events:
+            await store.save_events(connection, events, now)
+
+    def _trim(self) -> None:
+        for cache in (self._budgets, self._current, self._draw_sets, self._spenders):
+            if len(cache) > MOST_CACHED:
+                cache.clear()
+
+
+MOST_CACHED = 100_000
+"""Rows kept of each kind; beyond it the cache starts anew, which costs a query, never a fault."""

@@ -1,0 +1,281 @@
+"""The one writer of balances: gathers frames, applies them tick by tick, tells what was committed.
+
+Only the process that owns the shard writes; every transaction checks it. A transaction that fails
+because the database is away is tried again for ever: its frames are facts. One that fails by its
+own content is taken apart, first without lending, then frame by frame; a frame that fails alone is
+set aside raw, acknowledged and counted, so that it never stops the shard.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import asyncpg
+import structlog
+
+from bursar.v1 import allowances_pb2
+from bursar_server.allowances import messages, metrics, rules, store
+from bursar_server.allowances.frames import Frame
+from bursar_server.allowances.hub import Hub, LiveSession
+from bursar_server.allowances.settings import LendingSettings
+from bursar_server.allowances.tick import (
+    Batch,
+    Deposed,
+    FrameFault,
+    Outcome,
+    Tick,
+    WaitingNeed,
+)
+from bursar_server.clock import Clock
+from bursar_server.database.pool import Connection, Pool, transaction
+from bursar_server.errors import BursarError
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+CONTENT_FAULTS = (
+    FrameFault,
+    rules.RuleViolation,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.DataError,
+    ValueError,
+    RuntimeError,
+)
+"""Failures that come from what is applied, not from the database being away."""
+
+
+class Writer:
+    """The writer of one shard."""
+
+    def __init__(
+        self, pool: Pool, hub: Hub, clock: Clock, settings: LendingSettings, shard_id: int
+    ) -> None:
+        self._pool = pool
+        self._hub = hub
+        self._clock = clock
+        self._settings = settings
+        self._tick = Tick(shard_id, hub, settings)
+        self._inbox: asyncio.Queue[tuple[LiveSession, Frame]] = asyncio.Queue(
+            settings.max_inbox_frames
+        )
+        self._waiting: list[WaitingNeed] = []
+        self._changed_budgets: set[tuple[int, int]] = set()
+        self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._recalled_at_ms: dict[tuple[int, int], int] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.turn = asyncio.Lock()
+        """Held while a tick runs: who resumes a session takes it, so that no frame of the older
+        stream is applied behind its back."""
+        self.on_deposed: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        """Take the shard over and begin. Raises BursarError if the database is away."""
+        async with transaction(self._pool) as connection:
+            owner = f"{socket.gethostname()}/{os.getpid()}"
+            self._tick.owner_epoch = await store.take_shard(connection, self._tick.shard_id, owner)
+            stale = await store.budgets_with_stale_windows(connection, self._clock.now())
+        self._changed_budgets.update(stale)
+        self._wake.set()
+        log.info("shard_taken", shard=self._tick.shard_id, owner_epoch=self._tick.owner_epoch)
+        self._task = asyncio.create_task(self._run(), name="allowance-writer")
+
+    async def stop(self) -> None:
+        """Apply what is in the inbox, then end."""
+        self._stopping = True
+        self._urgent.set()
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    async def submit(self, session: LiveSession, frame: Frame) -> None:
+        """Hand a frame in; waits while the inbox is full."""
+        await self._inbox.put((session, frame))
+        if frame.needs or self._waiting:
+            self._urgent.set()
+        self._wake.set()
+
+    def budget_changed(self, organization_id: int, budget_id: int) -> None:
+        """A budget's limit or life changed: apply it in the next tick."""
+        self._changed_budgets.add((organization_id, budget_id))
+        self._urgent.set()
+        self._wake.set()
+
+    def session_gone(self, session_epochs: list[int]) -> None:
+        """Their calls no longer wait here; they say so again when they come back."""
+        gone = set(session_epochs)
+        self._waiting = [n for n in self._waiting if n.session.session_epoch not in gone]
+        for key in [key for key in self._recalled_at_ms if key[0] in gone]:
+            del self._recalled_at_ms[key]
+
+    async def _run(self) -> None:
+        try:
+            while not (self._stopping and self._inbox.empty()):
+                await self._gather()
+                async with self.turn:
+                    batch = self._take()
+                    if batch.frames or batch.needs or batch.changed_budgets:
+                        await self._apply(batch)
+        except Deposed:
+            log.critical("shard_lost", shard=self._tick.shard_id)
+            for stream in self._hub.streams():
+                stream.end("another control plane took over")
+            self.on_deposed()
+
+    async def _gather(self) -> None:
+        """Wait until there is work, then a little longer for company."""
+        settings = self._settings
+        if self._waiting:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(settings.recall_again_ms / 1000):
+                    await self._wake.wait()
+        else:
+            await self._wake.wait()
+        if self._urgent.is_set():
+            await asyncio.sleep(settings.need_tick_ms / 1000)
+        elif not self._stopping and self._inbox.qsize() < settings.max_tick_frames:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(settings.idle_tick_ms / 1000):
+                    await self._urgent.wait()
+        self._urgent.clear()
+        self._wake.clear()
+
+    def _take(self) -> Batch:
+        frames: list[tuple[LiveSession, Frame]] = []
+        while len(frames) < self._settings.max_tick_frames and not self._inbox.empty():
+            session, frame = self._inbox.get_nowait()
+            # What an older stream of a resumed session still said is said again on the new one.
+            if not session.superseded:
+                frames.append((session, frame))
+        if not self._inbox.empty():
+            self._urgent.set()
+            self._wake.set()
+        now_ms = self._clock.monotonic_ms()
+        for session, frame in frames:
+            session.note(frame, now_ms)
+            self._note_needs(session, frame, now_ms)
+        changed, self._changed_budgets = self._changed_budgets, set()
+        waiting, self._waiting = self._waiting, []
+        return Batch(frames, waiting, changed)
+
+    def _note_needs(self, session: LiveSession, frame: Frame, now_ms: int) -> None:
+        epoch = session.session_epoch
+        if frame.withdrawn:
+            self._waiting = [
+                need
+                for need in self._waiting
+                if need.session.session_epoch != epoch
+                or need.request.need_id not in frame.withdrawn
+            ]
+        for request in frame.needs:
+            room = len(self._waiting) < self._settings.max_waiting_needs
+            wait_ms = min(request.wait_ms, self._settings.max_wait_ms) if room else 0
+            self._waiting.append(WaitingNeed(session, request, now_ms + wait_ms))
+
+    async def _apply(self, batch: Batch) -> None:
+        outcome = await self._commit(batch, lending=True)
+        if outcome is not None:
+            self._tell(batch, outcome)
+            return
+        # By its content, not by the database's health: take it apart. The calls that waited in it
+        # are told to come again.
+        self._changed_budgets |= batch.changed_budgets
+        for need in batch.needs:
+            messages.contended(need, self._settings.contended_retry_ms)
+        if len(batch.frames) > 1 and await self._commit_facts(batch.frames):
+            return
+        for session, frame in batch.frames:
+            if not await self._commit_facts([(session, frame)]):
+                await self._set_aside(session, frame)
+
+    async def _commit_facts(self, frames: list[tuple[LiveSession, Frame]]) -> bool:
+        batch = Batch(frames, [], set())
+        outcome = await self._commit(batch, lending=False)
+        if outcome is None:
+            return False
+        self._tell(batch, outcome)
+        return True
+
+    async def _commit(self, batch: Batch, *, lending: bool) -> Outcome | None:
+        """Apply in one transaction, again and again while the database is away.
+
+        None: the content is at fault. Raises Deposed.
+        """
+
+        async def work(connection: Connection) -> Outcome | None:
+            now, now_ms = self._clock.now(), self._clock.monotonic_ms()
+            try:
+                return await self._tick.apply(connection, batch, now, now_ms, lending=lending)
+            except CONTENT_FAULTS as fault:
+                raise FrameFault(str(fault)) from fault
+
+        started = time.perf_counter()
+        try:
+            outcome = await self._until_committed(work)
+        except FrameFault as fault:
+            self._tick.forget()
+            log.error("tick_refused", fault=str(fault), frames=len(batch.frames), lending=lending)
+            return None
+        metrics.TICK_SECONDS.observe(time.perf_counter() - started)
+        return outcome
+
+    async def _until_committed(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        pause_ms = self._settings.retry_first_ms
+        while True:
+            try:
+                async with transaction(self._pool) as connection:
+                    return await work(connection)
+            except BursarError as error:
+                self._tick.forget()
+                metrics.RETRIES.inc()
+                log.warning("tick_retried", reason=error.reason, pause_ms=pause_ms)
+            await asyncio.sleep(pause_ms / 1000)
+            pause_ms = min(pause_ms * 2, self._settings.retry_most_ms)
+
+    async def _set_aside(self, session: LiveSession, frame: Frame) -> None:
+        """Keep a frame raw that can't be applied, and acknowledge it."""
+
+        async def work(connection: Connection) -> None:
+            await store.quarantine(connection, session, frame.seq, frame.raw, self._clock.now())
+
+        await self._until_committed(work)
+        metrics.QUARANTINED.inc()
+        log.error("frame_quarantined", session_epoch=session.session_epoch, seq=frame.seq)
+        session.applied_seq = max(session.applied_seq, frame.seq)
+        session.send(allowances_pb2.ControlFrame())
+
+    def _tell(self, batch: Batch, outcome: Outcome) -> None:
+        """Say what was committed: to each session one frame."""
+        metrics.ENTRIES.inc(outcome.entry_count)
+        metrics.DUPLICATES.inc(outcome.repeat_count)
+        for event in outcome.events:
+            (metrics.OVERRUNS if event.kind == "overrun" else metrics.SOFT_CROSSINGS).inc()
+        now, now_ms = self._clock.now(), self._clock.monotonic_ms()
+        self._waiting = [
+            outcome.by_need[need.session_epoch, need.need_id] for need in outcome.decisions.waiting
+        ] + self._waiting
+        metrics.WAITING.set(len(self._waiting))
+        recalls = self._due_recalls(outcome.recalls, now_ms)
+        metrics.RECALLS.inc(len(recalls))
+        for session, frame in batch.frames:
+            session.applied_seq = max(session.applied_seq, frame.seq)
+        for session, message in messages.of_outcome(
+            self._hub, batch, outcome, recalls, now, self._settings.contended_retry_ms
+        ):
+            session.send(message)
+
+    def _due_recalls(self, wanted: list[rules.Holder], now_ms: int) -> list[rules.Holder]:
+        due = []
+        for holder in wanted:
+            key = (holder.session_epoch, holder.window_id)
+            before = self._recalled_at_ms.get(key)
+            if before is None or now_ms - before >= self._settings.recall_again_ms:
+                self._recalled_at_ms[key] = now_ms
+                due.append(holder)
+        return due
