@@ -1,0 +1,445 @@
+"""The journal: what this sidecar owes, on disk before it is true in memory.
+
+Owns one directory, locked exclusively. An open record is written before the first byte of a call
+goes upstream, a settlement before its reservation is settled in memory: plain writes, which a
+process death keeps. A thread syncs them a few milliseconds later, off the path; after a power loss
+the tail counts as truncated. Refuses to admit what it could not record.
+
+Format and recovery are described in `docs/journal.md`.
+"""
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bursar_sidecar import journal_records as records
+from bursar_sidecar.journal_recovery import LIVE, RecoveredSession, Recovery
+
+DIRECTORY_NAME: Final = "journal"
+SEGMENT_SUFFIX: Final = ".journal"
+DONE_SUFFIX: Final = ".done"
+# A sidecar that finds the journal locked takes the next name; so many that hang at once on one
+# machine are a fault of something else.
+MAX_DIRECTORIES: Final = 64
+# Numbers in one acknowledgement record: far below MAX_RECORD_BYTES.
+MAX_ACKNOWLEDGED_NUMBERS: Final = 4_096
+# How long a shutdown waits for the last sync; a disk that hangs must not keep the process.
+CLOSE_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class JournalLimits:
+    """Sizes of a journal, each with its reason."""
+
+    segment_bytes: int = 16 << 20
+    """About 20,000 calls: read in a fraction of a second at a restart."""
+    unacknowledged_bytes: int = 32 << 20
+    """They are in memory too. Well above what is admitted in the 30 s that an allowance outlives
+    the control plane."""
+    open_calls: int = 10_000
+    """Beyond what one process can serve."""
+    keep_acknowledged_s: int = 24 * 3600
+    """A database fail-over that forgot a committed tail is found within a day."""
+    keep_bytes: int = 256 << 20
+    """Of acknowledged segments, whatever their age."""
+    sync_every_s: float = 0.005
+    """What a power loss can take."""
+
+
+class JournalError(Exception):
+    """A record could not be written; the call it was for must not start."""
+
+
+class JournalFullError(JournalError):
+    """A cap is reached: unacknowledged bytes or open calls."""
+
+
+class JournalLockedError(JournalError):
+    """Every directory this sidecar may use is locked by another process."""
+
+
+def machine_boot_id() -> str:
+    """Identifies this boot of the machine: after another boot the journal's tail is not proven.
+
+    Empty where the kernel does not tell; then only an orderly shutdown proves completeness.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+class Journal:
+    """An open journal. Not thread-safe: all calls come from the event loop's thread."""
+
+    def __init__(self, data_directory: Path, *, boot_id: str, limits: JournalLimits) -> None:
+        """Lock a directory, read what earlier lives left, and begin a segment that holds it all.
+
+        Raises JournalLockedError or OSError.
+        """
+        self._limits = limits
+        self._boot_id = boot_id
+        self.fault = ""
+        """Why nothing may be admitted now; "" when all is well."""
+        self._opened: dict[tuple[int, int], bytes] = {}
+        self._unacknowledged: dict[tuple[int, int], tuple[bytes, int]] = {}
+        self._unwritten: dict[tuple[int, int], bytes] = {}
+        self._sessions: dict[int, records.SessionRow] = {}
+        self._owed: dict[int, int] = {}
+        self._paths: dict[int, Path] = {}
+        self.unacknowledged_bytes = 0
+        self._fd = -1
+        self._size = 0
+        self._broken = True
+        self._sync = _Sync(limits)
+        locks = _lock(data_directory)
+        self._locks = [fd for _path, fd in locks]
+        self.directory = locks[0][0]
+        recovery = Recovery(boot_id)
+        left = [_segments(path) for path, _fd in locks]
+        for segments in left:
+            recovery.read(segments)
+        self.recovered: tuple[RecoveredSession, ...] = recovery.sessions()
+        self._number = _last_number(self.directory)
+        self._adopt()
+        self._start_segment()
+        os.fsync(self._fd)
+        _sync_directory(self.directory)
+        for path in [path for segments in left for path in segments]:
+            path.rename(path.with_suffix(DONE_SUFFIX))
+        self._sync.start([path for path, _fd in locks])
+
+    # -- what the path writes ------------------------------------------------------------------
+
+    def session_opened(self, epoch: int, organization_id: int, platform: bool) -> None:
+        """A session began. Raises JournalError; then nothing may be reserved in it."""
+        self._append(records.encode(records.SessionOpened(epoch, organization_id, platform)))
+        self._sessions[epoch] = records.SessionRow(epoch, organization_id, platform, 0, LIVE)
+
+    def opened(self, record: records.Opened) -> None:
+        """A call is about to go upstream. Raises JournalError; then it must not."""
+        if self.fault or self._sync.fault:
+            raise JournalError(self.fault or self._sync.fault)
+        if len(self._opened) >= self._limits.open_calls:
+            raise JournalFullError(f"{len(self._opened)} calls are open, the most there may be")
+        if self.unacknowledged_bytes >= self._limits.unacknowledged_bytes:
+            raise JournalFullError(
+                f"{self.unacknowledged_bytes} bytes of settlements are not acknowledged yet, "
+                "the most there may be"
+            )
+        raw = records.encode(record)
+        self._append(raw)
+        for part in record.parts:
+            self._opened[part.epoch, part.n] = raw
+            row = self._sessions[part.epoch]
+            if part.n > row.last_n:
+                self._sessions[part.epoch] = records.SessionRow(
+                    row.epoch, row.organization_id, row.platform, part.n, row.journal
+                )
+
+    def settled(self, settlements: Sequence[records.Settled]) -> None:
+        """How a call ended. Never raises: what can't be written is kept, and stops admission."""
+        raws = [records.encode(settlement) for settlement in settlements]
+        written = True
+        try:
+            self._append(b"".join(raws))
+        except JournalError:
+            written = False
+        for settlement, raw in zip(settlements, raws, strict=True):
+            key = (settlement.epoch, settlement.n)
+            self._opened.pop(key, None)
+            self._unacknowledged[key] = (raw, self._number)
+            self._owed[self._number] += 1
+            self.unacknowledged_bytes += len(raw)
+            if not written:
+                self._unwritten[key] = raw
+
+    def acknowledged(self, epoch: int, numbers: Iterable[int]) -> None:
+        """The control plane has committed these settlements. Never raises.
+
+        If the record can't be written they are sent again after a restart, which does no harm.
+        """
+        told = []
+        for n in numbers:
+            owed = self._unacknowledged.pop((epoch, n), None)
+            self._unwritten.pop((epoch, n), None)
+            if owed is None:
+                continue
+            raw, number = owed
+            self.unacknowledged_bytes -= len(raw)
+            self._owed[number] -= 1
+            told.append(n)
+        for start in range(0, len(told), MAX_ACKNOWLEDGED_NUMBERS):
+            part = tuple(told[start : start + MAX_ACKNOWLEDGED_NUMBERS])
+            self._append_if_possible(records.Acknowledged(epoch, part))
+        self._finish_segments()
+
+    def session_closed(self, epoch: int) -> None:
+        """The control plane closed a session. Never raises."""
+        if self._sessions.pop(epoch, None) is not None:
+            self._append_if_possible(records.SessionClosed(epoch))
+
+    def retry(self) -> None:
+        """After a fault: begin a new segment with everything that is owed. Never raises."""
+        self.fault = self.fault or self._sync.fault
+        if not self.fault:
+            return
+        try:
+            self._start_segment(everything=True)
+        except OSError as error:
+            self.fault = _explain(error)
+            return
+        self._unwritten.clear()
+        self._sync.fault = ""
+        self.fault = ""
+
+    @property
+    def open_calls(self) -> int:
+        """How many open records have no settlement yet (in both sessions of a call: two)."""
+        return len(self._opened)
+
+    def close(self) -> None:
+        """End in an orderly way: everything synced, and marked so. Never raises."""
+        self._append_if_possible(records.CleanEnd())
+        self._sync.stop()
+        with contextlib.suppress(OSError):
+            os.fsync(self._fd)
+            os.close(self._fd)
+        for fd in self._locks:
+            os.close(fd)
+
+    # -- segments ------------------------------------------------------------------------------
+
+    def _adopt(self) -> None:
+        """Take over what earlier lives owe; `_start_segment` writes it."""
+        for session in self.recovered:
+            self._sessions[session.epoch] = records.SessionRow(
+                session.epoch,
+                session.organization_id,
+                session.platform,
+                session.last_n,
+                session.journal,
+            )
+            for n, settlement in session.unacknowledged.items():
+                raw = records.encode(records.Settled(session.epoch, n, settlement))
+                self._unacknowledged[session.epoch, n] = (raw, 0)
+                self.unacknowledged_bytes += len(raw)
+            for n, (part, opened) in session.open.items():
+                alone = records.encode(_only(opened, part))
+                self._opened[session.epoch, n] = alone
+
+    def _start_segment(self, *, everything: bool = False) -> None:
+        """Begin a segment: header, open calls, and (after a fault or restart) what is owed.
+
+        Raises OSError; then the old segment stays the current one.
+        """
+        number = self._number + 1
+        everything = everything or self._fd < 0
+        header = records.Header(
+            records.FORMAT_VERSION, self._boot_id, tuple(self._sessions.values())
+        )
+        parts = [records.encode(header), *dict.fromkeys(self._opened.values())]
+        if everything:
+            parts += [raw for raw, _number in self._unacknowledged.values()]
+        data = b"".join(parts)
+        path = self.directory / f"{number:08d}{SEGMENT_SUFFIX}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(fd, data)
+        except OSError:
+            os.close(fd)
+            path.unlink()
+            raise
+        if everything:
+            self._owed = dict.fromkeys(self._owed, 0)
+            self._unacknowledged = {
+                key: (raw, number) for key, (raw, _number) in self._unacknowledged.items()
+            }
+        self._owed[number] = len(self._unacknowledged) if everything else 0
+        self._paths[number] = path
+        old, self._fd, self._number, self._size = self._fd, fd, number, len(data)
+        self._broken = False
+        self._sync.follow(fd, old)
+        self._finish_segments()
+
+    def _append(self, raw: bytes) -> None:
+        try:
+            if self._broken or self._size >= self._limits.segment_bytes:
+                self._start_segment(everything=self._broken)
+            written = os.write(self._fd, raw)
+            if written != len(raw):
+                self._cut_back()
+                raise OSError(f"only {written} of {len(raw)} bytes were written")
+        except OSError as error:
+            self.fault = _explain(error)
+            raise JournalError(self.fault) from error
+        self._size += written
+        self._sync.ask()
+
+    def _append_if_possible(self, record: records.Record) -> None:
+        if not self.fault:
+            with contextlib.suppress(JournalError):
+                self._append(records.encode(record))
+
+    def _cut_back(self) -> None:
+        """Remove half a record; a segment that can't be cut is left for a new one."""
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError:
+            self._broken = True
+
+    def _finish_segments(self) -> None:
+        """Hand segments that owe nothing to the keeper; strictly from the oldest on."""
+        for number in sorted(self._paths):
+            if number == self._number or self._owed[number]:
+                return
+            del self._owed[number]
+            self._sync.finish(self._paths.pop(number))
+
+
+def _only(opened: records.Opened, part: records.OpenPart) -> records.Opened:
+    """An open record that speaks of one part alone."""
+    return records.Opened(
+        (part,), *(getattr(opened, name) for name in opened.__struct_fields__[1:])
+    )
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _explain(error: OSError) -> str:
+    return f"the journal can't be written: {error.strerror or error}"
+
+
+def _lock(data_directory: Path) -> list[tuple[Path, int]]:
+    """The first free directory, and every other one that somebody left behind."""
+    locked: list[tuple[Path, int]] = []
+    for number in range(1, MAX_DIRECTORIES + 1):
+        path = data_directory / (DIRECTORY_NAME if number == 1 else f"{DIRECTORY_NAME}-{number}")
+        if not path.exists() and locked:
+            break
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            continue
+        locked.append((path, fd))
+    if not locked:
+        raise JournalLockedError(f"{MAX_DIRECTORIES} journals under {data_directory} are locked")
+    return locked
+
+
+def _segments(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"*{SEGMENT_SUFFIX}"))
+
+
+def _last_number(directory: Path) -> int:
+    names = [*directory.glob(f"*{SEGMENT_SUFFIX}"), *directory.glob(f"*{DONE_SUFFIX}")]
+    return max((int(path.stem) for path in names if path.stem.isdigit()), default=0)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class _Sync:
+    """A thread that syncs, closes and prunes, so that the path waits for no disk."""
+
+    def __init__(self, limits: JournalLimits) -> None:
+        self.fault = ""
+        self._limits = limits
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._asked = False
+        self._stopping = threading.Event()
+        self._fd = -1
+        self._old: list[int] = []
+        self._finished: list[Path] = []
+        self._thread: threading.Thread | None = None
+        self._directories: list[Path] = []
+
+    def start(self, directories: list[Path]) -> None:
+        """Serve the first directory, prune them all."""
+        self._directories = directories
+        self._thread = threading.Thread(target=self._run, name="journal-sync", daemon=True)
+        self._thread.start()
+
+    def ask(self) -> None:
+        """Something was written."""
+        if not self._asked:
+            self._asked = True
+            self._wake.set()
+
+    def follow(self, fd: int, old: int) -> None:
+        """The current segment is now `fd`; `old` is to be synced and closed."""
+        with self._lock:
+            self._fd = fd
+            if old >= 0:
+                self._old.append(old)
+        self.ask()
+
+    def finish(self, path: Path) -> None:
+        """A segment owes nothing any more."""
+        with self._lock:
+            self._finished.append(path)
+        self.ask()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(CLOSE_TIMEOUT_S)
+            if not self._thread.is_alive():
+                self._once()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            self._stopping.wait(self._limits.sync_every_s)
+            self._asked = False
+            self._once()
+
+    def _once(self) -> None:
+        with self._lock:
+            fd, old, finished = self._fd, self._old, self._finished
+            self._old, self._finished = [], []
+        try:
+            for each in old:
+                os.fdatasync(each)
+                os.close(each)
+            os.fdatasync(fd)
+            if old:
+                _sync_directory(self._directories[0])
+            for path in finished:
+                path.rename(path.with_suffix(DONE_SUFFIX))
+            if finished:
+                self._prune()
+        except OSError as error:
+            self.fault = _explain(error)
+
+    def _prune(self) -> None:
+        """Delete acknowledged segments that are too old or too many."""
+        oldest = time.time() - self._limits.keep_acknowledged_s
+        kept = 0
+        done = [path for each in self._directories for path in each.glob(f"*{DONE_SUFFIX}")]
+        for path in sorted(done, key=lambda path: path.name, reverse=True):
+            status = path.stat()
+            kept += status.st_size
+            if status.st_mtime < oldest or kept > self._limits.keep_bytes:
+                path.unlink()

@@ -1,0 +1,129 @@
+"""What earlier lives left in the journal: read, merged and judged.
+
+Reading is idempotent: a record seen twice, or in two directories after an interrupted move, counts
+once, because everything is keyed by (session epoch, n).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bursar_sidecar.journal_records import (
+    Acknowledged,
+    CleanEnd,
+    Header,
+    Opened,
+    OpenPart,
+    Scan,
+    SessionClosed,
+    SessionOpened,
+    Settled,
+)
+
+LIVE: Final = "live"
+COMPLETE: Final = "complete"
+TRUNCATED: Final = "truncated"
+
+
+@dataclass(slots=True)
+class RecoveredSession:
+    """A session of an earlier life that is not closed."""
+
+    epoch: int
+    organization_id: int
+    platform: bool
+    last_n: int = 0
+    journal: str = COMPLETE
+    """COMPLETE: every dispatched call is in it. TRUNCATED: the tail may be missing."""
+    unacknowledged: dict[int, bytes] = field(default_factory=dict)
+    """n -> the Settlement message."""
+    open: dict[int, tuple[OpenPart, Opened]] = field(default_factory=dict)
+    """Calls that were dispatched and whose end is unknown."""
+    acknowledged: set[int] = field(default_factory=set)
+
+
+class Recovery:
+    """Gathers the records of earlier lives, segment by segment."""
+
+    def __init__(self, machine_boot_id: str) -> None:
+        self._machine_boot_id = machine_boot_id
+        self._sessions: dict[int, RecoveredSession] = {}
+        self._closed: set[int] = set()
+
+    def sessions(self) -> tuple[RecoveredSession, ...]:
+        """Every session that still owes something or was never closed, oldest first."""
+        found = []
+        for epoch, session in sorted(self._sessions.items()):
+            if epoch in self._closed:
+                continue
+            for n in session.acknowledged:
+                session.unacknowledged.pop(n, None)
+                session.open.pop(n, None)
+            for n in session.unacknowledged:
+                session.open.pop(n, None)
+            found.append(session)
+        return tuple(found)
+
+    def read(self, segments: Iterable[Path]) -> None:
+        """Read one directory's segments, oldest first. Raises OSError."""
+        unproven: set[int] = set()
+        for path in segments:
+            live: set[int] = set()
+            proven = clean = False
+            scan = Scan(path.read_bytes())
+            for record, _raw in scan:
+                if isinstance(record, Header):
+                    live = self._header(record, unproven)
+                    proven = bool(self._machine_boot_id) and (
+                        record.machine_boot_id == self._machine_boot_id
+                    )
+                clean = isinstance(record, CleanEnd)
+                self._record(record, live)
+            if clean:
+                unproven -= live
+            elif not proven:
+                unproven |= live
+            if scan.damage == "corrupt":
+                unproven |= live
+        for epoch in unproven:
+            self._sessions[epoch].journal = TRUNCATED
+
+    def _header(self, header: Header, unproven: set[int]) -> set[int]:
+        """Returns the sessions that were live when the segment began."""
+        live = set()
+        for row in header.sessions:
+            session = self._session(row.epoch, row.organization_id, row.platform)
+            session.last_n = max(session.last_n, row.last_n)
+            if row.journal == LIVE:
+                live.add(row.epoch)
+            else:
+                # A later life has judged it already.
+                session.journal = row.journal
+                unproven.discard(row.epoch)
+        return live
+
+    def _session(self, epoch: int, organization_id: int, platform: bool) -> RecoveredSession:
+        if epoch not in self._sessions:
+            self._sessions[epoch] = RecoveredSession(epoch, organization_id, platform)
+        return self._sessions[epoch]
+
+    def _record(self, record: object, live: set[int]) -> None:
+        match record:
+            case SessionOpened(epoch, organization_id, platform):
+                self._session(epoch, organization_id, platform)
+                live.add(epoch)
+            case Opened(parts=parts):
+                for part in parts:
+                    if session := self._sessions.get(part.epoch):
+                        session.open[part.n] = (part, record)
+                        session.last_n = max(session.last_n, part.n)
+            case Settled(epoch, n, settlement):
+                if session := self._sessions.get(epoch):
+                    session.unacknowledged[n] = settlement
+                    session.last_n = max(session.last_n, n)
+            case Acknowledged(epoch, numbers):
+                if session := self._sessions.get(epoch):
+                    session.acknowledged.update(numbers)
+            case SessionClosed(epoch):
+                self._closed.add(epoch)
