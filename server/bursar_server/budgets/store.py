@@ -122,7 +122,7 @@ async def budget_page(
 
 
 async def scope_id(
-    connection: Connection, organization_id: int, kind: str, slug: str
+    connection: Connection, kind: str, organization_id: int, slug: str
 ) -> int | None:
     """The id of a team, project, user or key of this name, None if there is none."""
     found: int | None = await connection.fetchval(q.scope_ids, organization_id, kind, slug)
