@@ -1,38 +1,83 @@
-"""The `bursar` program: one module a noun, each adding its own commands."""
+"""The `bursar` program: one module a noun, imported when it is used."""
 
-from typing import Protocol
+from collections.abc import MutableMapping
+from importlib.metadata import version
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
-from bursar_cli.simulated_provider import command as simulated_provider
+from bursar_cli.lazy import LazyCommand
+
+PROGRAMS: Final = "Programs"
+NOUNS: Final = "Nouns"
+
+# Name, module, what `bursar --help` says, and under which heading.
+COMMANDS: Final = (
+    ("server", "bursar_cli.server", "Run the control plane.", PROGRAMS),
+    (
+        "simulate-provider",
+        "bursar_cli.simulated_provider.command",
+        "Serve OpenAI-shaped answers without a model, and count every call.",
+        PROGRAMS,
+    ),
+    ("org", "bursar_cli.org", "Organizations, each with books of its own.", NOUNS),
+    ("team", "bursar_cli.team", "Groups of people and keys.", NOUNS),
+    ("project", "bursar_cli.project", "Pieces of work that are paid for.", NOUNS),
+    ("user", "bursar_cli.user", "People (or robots) who own keys.", NOUNS),
+    ("key", "bursar_cli.key", "What apps present to a sidecar.", NOUNS),
+    ("budget", "bursar_cli.budget", "What may be spent, per window of time.", NOUNS),
+    ("price", "bursar_cli.price", "What models cost; quotes.", NOUNS),
+    ("spend", "bursar_cli.spend", "Who spent what, on what.", NOUNS),
+    ("ledger", "bursar_cli.ledger", "Every charge, and the proof that none is lost.", NOUNS),
+    ("alert", "bursar_cli.alert", "What people should know.", NOUNS),
+    (
+        "sidecar",
+        "bursar_cli.sidecar",
+        "Enrol sidecars, see what they hold; without a verb, run one.",
+        NOUNS,
+    ),
+)
 
 
-class Commands(Protocol):
-    """What a module of commands offers."""
+class Program(TyperGroup):
+    """All commands by name; none of their modules is imported before it is used."""
 
-    def register(self, app: typer.Typer) -> None:
-        """Add its commands to the program."""
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        lazy: MutableMapping[str, Any] = self.commands
+        for name, module, text, panel in COMMANDS:
+            lazy[name] = LazyCommand(name, module, text, panel)
 
 
-# In the order in which `bursar --help` lists them.
-MODULES: tuple[Commands, ...] = (simulated_provider,)
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"bursar {version('bursar')}")
+        raise typer.Exit
 
 
 def build_app() -> typer.Typer:
     """The program with all its commands."""
     app = typer.Typer(
         name="bursar",
-        help="Who spent what, on what, and why; and never more than was decided.",
+        cls=Program,
+        help="Who spent what, on what, and why; and never more than was decided.\n\n"
+        "Exit codes: 0 ok, 1 refused by the server, 2 bad usage, 3 unreachable.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
     )
 
-    # With a callback, the program keeps its subcommands even while it has only one.
     @app.callback()
-    def _program() -> None: ...
+    def _program(
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", help="Print the version.", callback=_print_version, is_eager=True
+            ),
+        ] = False,
+    ) -> None: ...
 
-    for module in MODULES:
-        module.register(app)
     return app
 
 
