@@ -336,8 +336,10 @@ def test_cost_is_never_negative_grows_with_every_count_and_ignores_component_ord
 
 def test_two_calls_cost_what_they_cost_together_below_every_threshold() -> None:
     for price in priced_models()[::20]:
-        first, second = Usage(input=100, output=10), Usage(input=7, cached_input=5, output=3)
-        both = Usage(input=107, cached_input=5, output=13)
+        no_fee = {"request": 0}
+        first = Usage(input=100, output=10, extra=no_fee)
+        second = Usage(input=7, cached_input=5, output=3, extra=no_fee)
+        both = Usage(input=107, cached_input=5, output=13, extra=no_fee)
         if "output" in charge(price, first).unpriced:
             continue
         assert cost(price, first) + cost(price, second) == cost(price, both)
@@ -350,3 +352,50 @@ def test_a_component_says_which_field_is_wrong() -> None:
         Component(meter=Meter.INPUT, rate=Decimal(1), above=-1)
     with pytest.raises(PriceError, match="rate of input is NaN"):
         Component(meter=Meter.INPUT, rate=Decimal("NaN"))
+
+
+def test_a_fee_per_request_is_paid_once_by_every_call() -> None:
+    sizes = {"search_context_size_low": 0.005, "search_context_size_high": 0.012}
+    entry = {**ENTRY, "litellm_provider": "perplexity", "search_context_cost_per_query": sizes}
+    sonar = compile_entry("perplexity/sonar", entry)
+    assert cost(sonar, Usage(input=1_000)) == Decimal("0.002") + Decimal("0.012")
+    counted = Usage(input=1_000, extra={"request.low": 1, "search": 7, "citation": 3})
+    assert charge(sonar, counted).unpriced == ()
+    assert cost(sonar, counted) == Decimal("0.007")
+    most = ceiling(sonar, input_llm_tokens=1_000, output_llm_tokens=0, service_tier="default")
+    assert most == 14_000_000
+
+
+def test_bounds_of_other_meters_are_in_the_ceiling_or_refused() -> None:
+    price = compile_entry(
+        "m", {**ENTRY, "search_context_cost_per_query": {"search_context_size_low": 0.01}}
+    )
+
+    def most(extra: dict[str, int]) -> int:
+        return ceiling(
+            price,
+            input_llm_tokens=0,
+            output_llm_tokens=0,
+            service_tier="default",
+            extra=extra,
+        )
+
+    assert most({"search": 5}) == 50_000_000
+    assert most({"request": 1}) == 0
+    with pytest.raises(UnpricedError, match="no rate for page"):
+        most({"page": 1})
+    with pytest.raises(UnpricedError, match="no rate for no-such"):
+        most({"no-such": 1})
+    with pytest.raises(ValueError, match="search is -1"):
+        most({"search": -1})
+
+
+def test_twelve_hour_writes_have_their_own_rate_or_that_of_an_hour() -> None:
+    writes = {
+        "cache_creation_input_token_cost": 2.5e-06,
+        "cache_creation_input_token_cost_above_1hr": 4e-06,
+    }
+    usage = Usage(cache_write_1h=1_000_000, extra={"cache_write_12h": 1_000_000})
+    assert cost(compile_entry("m", {**ENTRY, **writes}), usage) == 4
+    own = {"cache_creation_input_token_cost_above_12hr": 6e-06}
+    assert cost(compile_entry("m", {**ENTRY, **writes, **own}), usage) == 6

@@ -207,3 +207,35 @@ def test_reading_never_fails_and_never_loses_a_count_silently(obj: Any) -> None:
         assert usage.output >= (obj.get("completion_tokens") or 0)
     else:
         assert usage.estimate_reason
+
+
+def test_search_models_count_more_than_llm_tokens() -> None:
+    usage = usage_from_openai(
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "total_tokens": 15,
+            "search_context_size": "low",
+            "num_search_queries": 3,
+            "citation_tokens": 40,
+        }
+    )
+    assert usage.extra == {"request.low": 1, "search": 3, "citation": 40}
+
+
+def test_openai_names_its_own_times_to_live() -> None:
+    usage = usage_from_openai(
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 5,
+            "prompt_tokens_details": {
+                "cache_write_tokens": 60,
+                "cache_creation_token_details": {
+                    "ephemeral_30m_input_tokens": 20,
+                    "ephemeral_12h_input_tokens": 30,
+                },
+            },
+        }
+    )
+    assert (usage.input, usage.cache_write_5m, usage.cache_write_1h) == (40, 30, 30)
+    assert usage.extra == {"cache_write_12h": 30}

@@ -98,6 +98,8 @@ _COUNTS: Final = (
 
 
 def _check_count(name: str, value: object) -> None:
+    if type(value) is int and 0 <= value <= MAX_COUNT:
+        return
     fault = _fault(value)
     if fault:
         raise ValueError(f"usage {name} is {fault}; expected a whole number 0..{MAX_COUNT}")
@@ -112,6 +114,9 @@ def _fault(value: object) -> str:
     if value > MAX_COUNT:
         return "absurdly large"
     return ""
+
+
+_SEARCH_SIZES: Final = ("low", "medium", "high")
 
 
 class _Reader:
@@ -141,6 +146,8 @@ class _Reader:
             value = source.get(name)
             if value is None:
                 continue
+            if type(value) is int and 0 <= value <= MAX_COUNT:
+                return value
             if isinstance(value, float) and value.is_integer():
                 value = int(value)
             fault = _fault(value)
@@ -189,6 +196,7 @@ def usage_from_openai(
     fields = _input_fields(read, obj, prompt)
     fields.update(_output_fields(read, obj, prompt, output_bound))
     extra = {name: fields.pop(name) for name in tuple(fields) if name in PART_OF}
+    extra.update(_beside(read, obj))
     return Usage(
         **fields,
         extra={name: count for name, count in extra.items() if count},
@@ -209,8 +217,11 @@ def _input_fields(read: _Reader, obj: Mapping[str, Any], prompt: int) -> dict[st
     by_ttl = read.section(
         details, "cache_creation_by_ttl", "cache_creation_token_details"
     ) or read.section(obj, "cache_creation")
+    # Half an hour is OpenAI's default, billed like Anthropic's five minutes at the base write rate.
     write_5m = read.part(by_ttl, "ephemeral_5m_input_tokens")
-    write_1h = read.part(by_ttl, "ephemeral_1h_input_tokens")
+    write_5m += read.part(by_ttl, "ephemeral_30m_input_tokens")
+    write_12h = read.part(by_ttl, "ephemeral_12h_input_tokens")
+    write_1h = read.part(by_ttl, "ephemeral_1h_input_tokens") + write_12h
     # What no time-to-live claims was written at the provider's default, the short one.
     write_5m += max(0, written - write_5m - write_1h)
     fresh = prompt - cached - write_5m - write_1h
@@ -237,6 +248,7 @@ def _input_fields(read: _Reader, obj: Mapping[str, Any], prompt: int) -> dict[st
         "cached_input": cached,
         "cache_write_5m": write_5m,
         "cache_write_1h": write_1h,
+        "cache_write_12h": write_12h,
         **cached_parts,
         **parts,
     }
@@ -271,6 +283,19 @@ def _output_fields(
     }
     _fit_parts(read, parts, output - reasoning, "completion_tokens", overlap=0)
     return {"output": output, "reasoning": reasoning, **parts}
+
+
+def _beside(read: _Reader, obj: Mapping[str, Any]) -> dict[str, int]:
+    """What search models count beside the LLM tokens (Perplexity's names, and xAI's last one)."""
+    found = {
+        "citation": read.part(obj, "citation_tokens"),
+        "search": read.part(obj, "num_search_queries"),
+        "search_source": read.part(obj, "num_sources_used"),
+    }
+    size = obj.get("search_context_size")
+    if size in _SEARCH_SIZES:
+        found[f"request.{size}"] = 1
+    return found
 
 
 def _fit_parts(

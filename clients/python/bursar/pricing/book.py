@@ -50,11 +50,10 @@ class _BuiltIn:
     def sellers(self, bare: str) -> tuple[str, ...]:
         """Providers that list `provider/bare`."""
         if self._bare is None:
-            bare_names: dict[str, tuple[str, ...]] = {}
+            self._bare = {}
             for key, (provider, _) in self._entries.items():
                 name = key.removeprefix(f"{provider}/")
-                bare_names[name] = (*bare_names.get(name, ()), provider)
-            self._bare = bare_names
+                self._bare[name] = (*self._bare.get(name, ()), provider)
         return self._bare.get(bare, ())
 
     def names(self) -> Iterable[str]:
@@ -69,7 +68,7 @@ class PriceBook:
     price names the version of the layer it came from.
     """
 
-    __slots__ = ("_built_in", "_overlay", "version")
+    __slots__ = ("_built_in", "_overlaid", "_overlay", "version")
 
     def __init__(
         self,
@@ -79,6 +78,9 @@ class PriceBook:
     ):
         self._built_in = built_in
         self._overlay = overlay
+        self._overlaid: dict[str, list[str]] = {}
+        for provider, name in overlay:
+            self._overlaid.setdefault(name, []).append(provider)
         self.version = version
 
     def lookup(self, model: str, provider: str | None = None) -> Price | None:
@@ -119,7 +121,7 @@ class PriceBook:
         Overlays may add providers. Without an owner, everyone who lists `provider/model`. Empty
         means unknown; more than one means the name alone is ambiguous.
         """
-        overlaid = [provider for provider, name in self._overlay if name == model]
+        overlaid = self._overlaid.get(model, [])
         owner = self._built_in.owner(model)
         listed = (owner,) if owner else () if overlaid else self._built_in.sellers(model)
         return list(dict.fromkeys((*overlaid, *listed)))

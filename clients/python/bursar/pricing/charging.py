@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -82,7 +83,9 @@ def charge(
     """Price `usage`: exact, then rounded once to nanos.
 
     `service_tier` is the one the provider says it served (None: the standard one), `region` names
-    the region or residency the call was served from, where the price distinguishes any.
+    the region or residency the call was served from, where the price distinguishes any. A usage is
+    that of one request, and pays the price's fee per request once unless it counts the meter
+    "request" itself.
     """
     table = rate_table(price)
     rates = table.of(normal_tier(service_tier, price), region or "").at(usage.input_llm_tokens)
@@ -101,6 +104,9 @@ def charge(
     for name, count in usage.extra.items():
         if count:
             _charge_extra(name, count, left, rates, table, lines, unpriced)
+    fees = table.units.get(Meter.REQUEST)
+    if fees and not any(name.partition(".")[0] == Meter.REQUEST for name in usage.extra):
+        lines.append(_line(Meter.REQUEST, 1, max(fees.values())))
     for name, count in left.items():
         if not count:
             continue
@@ -135,10 +141,22 @@ def _charge_extra(
             lines.append(_line(name, part, rate))
         return
     rate = _unit_rate(name, rates, table)
-    if rate is None:
-        unpriced.append(name)
-    else:
+    if rate is not None:
         lines.append(_line(name, count, rate))
+    elif not _is_included(name, table):
+        unpriced.append(name)
+
+
+def _is_included(name: str, table: RateTable) -> bool:
+    """Whether a meter without a rate is paid with the rest, by the rules of those who count it.
+
+    Every call is a request, only some prices have a fee for it. Perplexity counts citations on all
+    its models and bills them where the list has a rate; its fee per request covers the searches.
+    """
+    base = name.partition(".")[0]
+    if base == Meter.SEARCH:
+        return Meter.REQUEST in table.units
+    return base in (Meter.REQUEST, Meter.CITATION)
 
 
 def _unit_rate(name: str, rates: dict[Meter, Decimal], table: RateTable) -> Decimal | None:
@@ -191,6 +209,7 @@ def ceiling(
     service_tier: str | None = None,
     region: str | None = None,
     text_only: bool = False,
+    extra: Mapping[str, int] | None = None,
 ) -> int:
     """The most a call can cost, in nanos of the price's currency, rounded up.
 
@@ -200,18 +219,21 @@ def ceiling(
     `service_tier` is the one the request names: None leaves it to the provider, whose account may
     be set to priority. An answer may always be served at the standard tier instead. Without a
     `region` the dearest is taken. `text_only` says that the request neither carries nor asks for
-    audio, images or video. For every usage within the bounds, `charge(...) <= ceiling(...)`.
+    audio, images or video. `extra` bounds meters that are no LLM tokens, such as {"search": 5};
+    the price's fee per request is always in. For every usage within the bounds,
+    `charge(...) <= ceiling(...)`.
 
-    Raises UnpricedError when the price has no input or output rate, ValueError on bounds that are
-    no counts.
+    Raises UnpricedError when the price has no rate for what is bounded, ValueError on bounds that
+    are no counts.
     """
-    for name, value in (
-        ("input_llm_tokens", input_llm_tokens),
-        ("output_llm_tokens", output_llm_tokens),
-        ("choices", choices),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
-            raise ValueError(f"{name} is {value!r}; expected a whole number 0..{MAX_COUNT}")
+    _check_bounds(
+        {
+            "input_llm_tokens": input_llm_tokens,
+            "output_llm_tokens": output_llm_tokens,
+            "choices": choices,
+            **(extra or {}),
+        }
+    )
     table = rate_table(price)
     input_rate, output_rate = _dearest(
         price, table, input_llm_tokens, service_tier, region, text_only
@@ -222,10 +244,19 @@ def ceiling(
     if output_rate is not None:
         produced = EXACT.multiply(output_rate, output_llm_tokens * choices)
         amount = EXACT.add(amount, produced)
-    fees = table.units.get(Meter.REQUEST)
-    if fees:
-        amount = EXACT.add(amount, max(fees.values()))
+    for name, count in {**(extra or {}), Meter.REQUEST: 1}.items():
+        variants = table.units.get(Meter(name)) if name in _METER_BY_NAME else None
+        if variants:
+            amount = EXACT.add(amount, EXACT.multiply(max(variants.values()), count))
+        elif count and not _is_included(name, table):
+            raise UnpricedError(f"model {price.model} of {price.provider} has no rate for {name}")
     return ceil_to_nanos(amount)
+
+
+def _check_bounds(bounds: Mapping[str, int]) -> None:
+    for name, value in bounds.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
+            raise ValueError(f"{name} is {value!r}; expected a whole number 0..{MAX_COUNT}")
 
 
 def _dearest(

@@ -99,6 +99,14 @@ _REGION_FACTORS: Final = {
     "regional_endpoint_uplift_multiplier": ANY_REGION,
 }
 
+# Models that search the web on every call, asked or not, and whose list price of a search is
+# therefore a fee of each request: Perplexity's Sonar family (docs.perplexity.ai, "Pricing",
+# section "Grounded LLM Pricing"), and OpenAI's search models in chat completions.
+_SEARCHES_ALWAYS: Final = re.compile(
+    r"perplexity/sonar(?:-pro|-reasoning|-reasoning-pro)?"
+    r"|(?:.*/)?gpt-[^/]*-search-(?:preview|api)(?:-\d{4}-\d{2}-\d{2})?"
+)
+
 # Fields that are no price although their names might be taken for one.
 _PRICE_LIKE: Final = re.compile(
     r"cost|pric|_uplift_|multiplier|billing|free_requests|provider_specific_entry"
@@ -283,6 +291,11 @@ class _Reading:
         if image_output and not base.get(Meter.OUTPUT):
             # A model that only makes images counts all it produces as image LLM tokens.
             self._add(Meter.OUTPUT, image_output)
+        if _SEARCHES_ALWAYS.fullmatch(self._key):
+            for meter, above, tier, variant in tuple(self._found):
+                if meter == Meter.SEARCH:
+                    rate = self._found.pop((meter, above, tier, variant))
+                    self._found[(Meter.REQUEST, above, tier, variant)] = rate
         if any(meter in (Meter.INPUT, Meter.OUTPUT) for meter, *_ in self._found):
             self.multipliers["tier/batch"] = BATCH_FACTOR
 

@@ -3,7 +3,8 @@
 A row is a JSON object with a usage and what to price it by, either `price` (an entry in the form
 of LiteLLM's map) or `model` and `provider`. Its usage is in LiteLLM's shape: `prompt_tokens`
 includes cached and cache-write LLM tokens, `prompt_details` and `completion_details` break the
-two totals down. `service_tier` is optional, and `kind` "batch" prices a batch job.
+two totals down. `service_tier` is optional, and `kind` "batch" prices a batch job. A quote by row
+is of the usage alone: fees per request are not in it.
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ def _usage_of(row: Mapping[str, Any]) -> Usage:
     read = usage_from_openai(renamed)
     if not read.is_exact:
         raise QuoteError(f"usage: {read.estimate_reason}")
-    return read
+    # A row says what LLM tokens cost. Its usage counts no requests, so it pays no fee for one.
+    return msgspec.structs.replace(read, extra={**read.extra, "request": 0})
 
 
 def _shown(value: Any) -> str:
