@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
         self._rejection: _Rejection | None = None
         self._discarding = False
         self._reading = True
-        self._close_at = 0.0
+        self._close_at: float | None = None
         self._last_bytes_at = server.now()
         self._paused_at = 0.0
         self.lost = False
@@ -126,6 +126,7 @@ class Connection(asyncio.Protocol):
     # --- the request being read -------------------------------------------------------------
 
     def _begin(self) -> None:
+        self._begun = False
         self._begun_at = 0.0
         self._head_bytes = 0
         self._in_head = True
@@ -140,6 +141,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """llhttp: a request starts."""
         self._begin()
+        self._begun = True
         self._begun_at = self._server.now()
 
     def on_url(self, url: bytes) -> None:
@@ -199,7 +201,7 @@ class Connection(asyncio.Protocol):
             keep_alive=self._keep_alive,
             http_1_0=self._http_1_0,
         )
-        self._begun_at = 0.0
+        self._begun = False
         self._body = []
         self._waiting.append(request)
         if self._active is None:
@@ -269,7 +271,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._resume_without_upgrade(data[upgrade.args[0] :])
-        if self._in_head and self._begun_at:
+        if self._in_head and self._begun:
             self._head_bytes += len(data)
             if self._head_bytes > self._limits.max_head_bytes:
                 self._rejection = None
@@ -296,7 +298,6 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """asyncio: the peer has read on."""
         self.write_paused = False
-        self._paused_at = 0.0
         waiter, self._drain_waiter = self._drain_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -399,7 +400,7 @@ class Connection(asyncio.Protocol):
 
     def _enqueue_rejection(self, rejection: _Rejection) -> None:
         self._discarding = True
-        self._begun_at = 0.0
+        self._begun = False
         self._expects_continue = False
         self._waiting.append(rejection)
         if self._active is None:
@@ -420,14 +421,14 @@ class Connection(asyncio.Protocol):
         """Enforce the time limits; `now` is the loop's time in seconds."""
         if self._transport is None or self.lost:
             return
-        if self._paused_at and now - self._paused_at > self._limits.write_stall_s:
+        if self.write_paused and now - self._paused_at > self._limits.write_stall_s:
             self._transport.abort()
-        elif self._close_at:
+        elif self._close_at is not None:
             if now > self._close_at:
                 self._transport.abort()
         elif self._active is not None:
             return
-        elif self._begun_at:
+        elif self._begun:
             stalled = now - self._last_bytes_at > self._limits.request_stall_s
             if stalled or now - self._begun_at > self._limits.request_total_s:
                 self._enqueue_rejection(
@@ -438,7 +439,7 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close unless a request is being read or answered."""
-        if self._active is None and not self._begun_at and self._transport is not None:
+        if self._active is None and not self._begun and self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:

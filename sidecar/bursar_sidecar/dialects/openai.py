@@ -70,7 +70,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Message(msgspec.Struct):
     content: str | None = None
-    audio: msgspec.UnsetType | msgspec.Raw | None = msgspec.UNSET
+    audio: Any = None
 
 
 class _Part(msgspec.Struct):
@@ -79,7 +79,7 @@ class _Part(msgspec.Struct):
 
 class _PartsMessage(msgspec.Struct):
     content: str | list[_Part] | None = None
-    audio: msgspec.UnsetType | msgspec.Raw | None = msgspec.UNSET
+    audio: Any = None
 
 
 class _Tool(msgspec.Struct):
@@ -306,7 +306,7 @@ def _messages(fields: dict[str, msgspec.Raw]) -> tuple[int, str]:
         return _parts_in_messages(fields)
     except (*_DEPENDS_ON_BODY, ValueError):
         raise DialectError("messages is not a list of messages.", "messages") from None
-    if any(message.audio not in (msgspec.UNSET, None) for message in texts):
+    if any(message.audio is not None for message in texts):
         return len(texts), "messages refer to earlier audio"
     return len(texts), ""
 
@@ -316,7 +316,7 @@ def _parts_in_messages(fields: dict[str, msgspec.Raw]) -> tuple[int, str]:
     unbounded = ""
     parts = 0
     for message in messages or ():
-        if message.audio not in (msgspec.UNSET, None):
+        if message.audio is not None:
             unbounded = "messages refer to earlier audio"
         if isinstance(message.content, list):
             parts += len(message.content)
