@@ -9,12 +9,12 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
+
 from bursar_cli.up import leftovers
 from bursar_cli.up.embedded_postgres import (
     SOCKET_PATH_LIMIT,
@@ -29,8 +29,8 @@ from bursar_cli.up.identity import (
     own_identity,
 )
 from bursar_cli.up.postgres_binaries import Binaries, BinariesError, find_binaries
+from tests.fakes.until import DEADLINE_S, until
 
-DEADLINE_S = 30.0
 IS_ROOT = os.geteuid() == 0
 
 
@@ -56,12 +56,6 @@ async def fetch(server: EmbeddedPostgres, query: str) -> list[asyncpg.Record]:
         return list(await connection.fetch(query))
     finally:
         await connection.close()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
 
 
 async def test_data_password_and_port_survive_a_stop_and_a_kill(server: EmbeddedPostgres) -> None:
@@ -99,7 +93,7 @@ async def test_a_lock_file_naming_a_living_stranger_is_no_obstacle(
 ) -> None:
     server.start()
     server.kill()
-    wait_until(lambda: not leftovers.processes(lambda line: str(server.cluster) in line))
+    until(lambda: not leftovers.processes(lambda line: str(server.cluster) in line), "its end")
     lock = server.cluster / "postmaster.pid"
     lines = lock.read_text().splitlines()
     lock.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
@@ -271,7 +265,7 @@ def test_an_ordinary_user_can_run_it_and_it_dies_with_its_program(data_dir: Path
     assert os.stat(f"/proc/{pid}").st_uid == told["uid"]
     process.send_signal(signal.SIGKILL)
     process.wait(DEADLINE_S)
-    wait_until(lambda: not leftovers.command_line(pid))
+    until(lambda: not leftovers.command_line(pid), "its end")
     again, told_again = start_program(data_dir)
     assert told_again["url"] == told["url"]
     again.communicate(timeout=DEADLINE_S)

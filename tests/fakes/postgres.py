@@ -19,6 +19,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from bursar_cli.up.embedded_postgres import EmbeddedPostgres
 
 # The server dies with the session and nothing in it is kept, so it need not survive a power loss.

@@ -5,6 +5,7 @@ import json
 from array import array
 
 import pytest
+
 from bursar_cli.simulated_provider.answers import (
     StreamPart,
     chat_body,

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+
 from bursar_cli.simulated_provider.behaviour import Behaviour
 from bursar_cli.simulated_provider.connection import (
     MAX_BODY_BYTES,

@@ -1,0 +1,187 @@
+"""`bursar up`, `bursar server` and `bursar sidecar`."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from bursar_cli.up.assembly import MAX_SIDECARS, Options
+from bursar_cli.up.data_directory import DataDirectoryError
+from bursar_cli.up.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
+from bursar_cli.up.part import PartError
+from bursar_cli.up.private_files import DirectoryInUseError
+from bursar_cli.up.supervisor import Supervisor
+
+DEFAULT_DATA_DIR = Path(".bursar")
+PASSED_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def _port(default: str) -> Any:
+    return typer.Option(
+        min=0, max=65535, help=f"Usual: {default}; 0 takes any free one.", show_default=False
+    )
+
+
+def up(
+    data_dir: Annotated[
+        Path, typer.Option(envvar="BURSAR_DATA_DIR", help="Where everything is kept.")
+    ] = DEFAULT_DATA_DIR,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="JSON with addresses and keys, written when all serves.")
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo/--no-demo", help="Make the demo organization.")
+    ] = True,
+    sidecars: Annotated[int, typer.Option(min=1, max=MAX_SIDECARS, help="How many.")] = 1,
+    database_url: Annotated[
+        str,
+        typer.Option(
+            envvar="BURSAR_DATABASE_URL",
+            help="Use this database instead of an embedded one.",
+            show_envvar=True,
+        ),
+    ] = "",
+    grpc_port: Annotated[int | None, _port("7443")] = None,
+    http_port: Annotated[int | None, _port("7080")] = None,
+    sidecar_port: Annotated[int | None, _port("7070 for the first, any for the others")] = None,
+    sidecar_admin_port: Annotated[int | None, _port("7072 for the first")] = None,
+    provider_port: Annotated[int | None, _port("7090")] = None,
+    postgres_port: Annotated[int | None, _port("any free one")] = None,
+) -> None:
+    """Run everything until Ctrl-C: Postgres, control plane, sidecars, simulated provider.
+
+    A usual port that is taken is replaced by a free one; one that was asked for is not. What dies
+    is started again on the same port with the same data.
+    """
+    options = Options(
+        data_dir=data_dir,
+        ready_file=ready_file,
+        demo=demo,
+        sidecars=sidecars,
+        database_url=database_url,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        sidecar_port=sidecar_port,
+        sidecar_admin_port=sidecar_admin_port,
+        provider_port=provider_port,
+        postgres_port=postgres_port,
+    )
+    run_up(options)
+
+
+def run_up(options: Options) -> None:
+    """Run a supervisor; a fault is told in a sentence, with exit code 1."""
+    typer.echo("starting Bursar ...")
+
+    async def run() -> None:
+        await Supervisor(options, said=typer.echo, serving=_tell).run()
+
+    try:
+        asyncio.run(run())
+    except (DataDirectoryError, DirectoryInUseError, PartError, OSError) as error:
+        typer.echo(f"bursar up: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo("stopped")
+
+
+def _tell(ready: dict[str, Any]) -> None:
+    """Where everything is, and something to paste."""
+    rows = [
+        ("control plane", f"{ready['grpc']} (gRPC), {ready['http']} (metrics, health)"),
+        ("simulated provider", f"{ready['provider']}/v1"),
+        *(
+            (f"sidecar {number}", f"{address}/v1")
+            for number, address in enumerate(ready["sidecars"], start=1)
+        ),
+        ("admin key", ready["admin_key"]),
+    ]
+    if ready["demo_key"]:
+        rows.append(("demo key", ready["demo_key"]))
+    rows.append(("data, logs, secrets", ready["data_dir"]))
+    width = max(len(name) for name, _ in rows)
+    typer.echo("Bursar is up.\n")
+    for name, text in rows:
+        typer.echo(f"  {name:<{width}}  {text}")
+    if ready["demo_key"]:
+        typer.echo(
+            "\nSpend something (the cost is in the answer's x-bursar-cost):\n\n"
+            f"  curl -i {ready['sidecar']}/v1/chat/completions \\\n"
+            f"    -H 'Authorization: Bearer {ready['demo_key']}' \\\n"
+            "    -H 'Content-Type: application/json' \\\n"
+            '    -d \'{"model": "gpt-4o-mini", "max_tokens": 100, '
+            '"messages": [{"role": "user", "content": "Hello"}]}\'\n'
+        )
+    typer.echo("Ctrl-C stops all of it.")
+    sys.stdout.flush()
+
+
+def server(
+    context: typer.Context,
+    data_dir: Annotated[
+        Path,
+        typer.Option(envvar="BURSAR_DATA_DIR", help="Where the embedded Postgres is kept."),
+    ] = DEFAULT_DATA_DIR,
+) -> None:
+    """Run the control plane; without BURSAR_DATABASE_URL on an embedded Postgres.
+
+    All other options go to the server: `bursar server -- --help` lists them.
+    """
+    program = [sys.executable, "-m", "bursar_server", *context.args]
+    if os.environ.get("BURSAR_DATABASE_URL") or _asks_for_help(context.args):
+        _become(program)
+    postgres = EmbeddedPostgres(data_dir)
+    try:
+        postgres.start()
+    except EmbeddedPostgresError as error:
+        typer.echo(f"bursar server: {error}", err=True)
+        raise typer.Exit(1) from None
+    try:
+        code = _run_beside(program, {**os.environ, "BURSAR_DATABASE_URL": postgres.url})
+    finally:
+        postgres.stop()
+    raise typer.Exit(code)
+
+
+def sidecar(context: typer.Context) -> None:
+    """Run a sidecar. All options go to it: `bursar sidecar -- --help` lists them."""
+    run_sidecar(context.args)
+
+
+def run_sidecar(arguments: list[str]) -> None:
+    """Become the sidecar's program; does not return."""
+    _become([sys.executable, "-m", "bursar_sidecar", *arguments])
+
+
+def _asks_for_help(arguments: list[str]) -> bool:
+    return bool({"--help", "-h", "--version"} & set(arguments))
+
+
+def _become(program: list[str]) -> None:
+    sys.stdout.flush()
+    os.execv(program[0], program)
+
+
+def _run_beside(program: list[str], environment: dict[str, str]) -> int:
+    """Run `program` to its end, handing on SIGINT and SIGTERM; returns its exit code."""
+    # In a session of its own, or Ctrl-C would reach it twice.
+    child = os.posix_spawn(program[0], program, environment, setsid=True)
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        os.kill(child, signal.SIGTERM)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, hand_on)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) % 256
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the `bursar` program."""
+    app.command("up")(up)
+    app.command("server", context_settings=PASSED_THROUGH)(server)
+    app.command("sidecar", context_settings=PASSED_THROUGH)(sidecar)
