@@ -5,6 +5,7 @@ import lzma
 import zlib
 from decimal import Decimal
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -208,3 +209,13 @@ def test_ranges_price_the_whole_request_and_stand_alone() -> None:
     assert rates[("cached_input", 1000)] == Decimal("0.8")
     assert ("output", 1000) not in rates
     assert price.unmodelled == ("tiered_pricing.strange_cost",)
+
+
+def test_the_docs_name_every_field_that_is_not_modelled() -> None:
+    docs = (Path(__file__).resolve().parents[2] / "docs" / "prices.md").read_text()
+    book = snapshot()
+    prices = [book.lookup(key, family_of(entry)) for key, entry in listed().items()]
+    fields = {field for price in prices if price for field in price.unmodelled}
+    assert [
+        field for field in sorted(fields) if f"{field.partition('.')[2] or field}`" not in docs
+    ] == []
