@@ -1,15 +1,17 @@
-"""`bursar up`, `bursar server` and `bursar sidecar`."""
+"""`bursar up`, `bursar server`, and how `bursar sidecar` runs one."""
 
 import asyncio
+import importlib.util
 import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from bursar_cli.exit_codes import BAD_USAGE
 from bursar_cli.up.assembly import MAX_SIDECARS, Options
 from bursar_cli.up.data_directory import DataDirectoryError
 from bursar_cli.up.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
@@ -18,7 +20,12 @@ from bursar_cli.up.private_files import DirectoryInUseError
 from bursar_cli.up.supervisor import Supervisor
 
 DEFAULT_DATA_DIR = Path(".bursar")
-PASSED_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
+# All but --data-dir is the server's own, --help included.
+PASSED_THROUGH = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
 
 
 def _port(default: str) -> Any:
@@ -129,13 +136,20 @@ def server(
 ) -> None:
     """Run the control plane; without BURSAR_DATABASE_URL on an embedded Postgres.
 
-    All other options go to the server: `bursar server -- --help` lists them.
+    All other options are the server's own.
     """
+    _check_installed("server", "asyncpg")
     program = [sys.executable, "-m", "bursar_server", *context.args]
+    if _asks_for_help(context.args):
+        typer.echo(
+            "Without BURSAR_DATABASE_URL, an embedded Postgres is run in --data-dir "
+            f"(BURSAR_DATA_DIR), {data_dir} by default.\n"
+        )
     if os.environ.get("BURSAR_DATABASE_URL") or _asks_for_help(context.args):
         _become(program)
     postgres = EmbeddedPostgres(data_dir)
     try:
+        # Before the server's own signals are handed on: a stop meanwhile ends all by itself.
         postgres.start()
     except EmbeddedPostgresError as error:
         typer.echo(f"bursar server: {error}", err=True)
@@ -147,23 +161,28 @@ def server(
     raise typer.Exit(code)
 
 
-def sidecar(context: typer.Context) -> None:
-    """Run a sidecar. All options go to it: `bursar sidecar -- --help` lists them."""
-    run_sidecar(context.args)
-
-
 def run_sidecar(arguments: list[str]) -> None:
-    """Become the sidecar's program; does not return."""
+    """Become the sidecar's program; does not return. Its options are in `arguments`."""
+    _check_installed("sidecar", "httptools")
     _become([sys.executable, "-m", "bursar_sidecar", *arguments])
+
+
+def _check_installed(extra: str, module: str) -> None:
+    """Tell what is missing before starting, with exit code 2."""
+    if importlib.util.find_spec(module) is None:
+        typer.echo(f"bursar {extra} needs more packages: pip install 'bursar[{extra}]'", err=True)
+        raise typer.Exit(BAD_USAGE)
+
+
+def _become(program: list[str]) -> NoReturn:
+    """Replace this process, so that the program gets every signal itself."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(program[0], program)
 
 
 def _asks_for_help(arguments: list[str]) -> bool:
     return bool({"--help", "-h", "--version"} & set(arguments))
-
-
-def _become(program: list[str]) -> None:
-    sys.stdout.flush()
-    os.execv(program[0], program)
 
 
 def _run_beside(program: list[str], environment: dict[str, str]) -> int:
@@ -184,4 +203,3 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the `bursar` program."""
     app.command("up")(up)
     app.command("server", context_settings=PASSED_THROUGH)(server)
-    app.command("sidecar", context_settings=PASSED_THROUGH)(sidecar)
