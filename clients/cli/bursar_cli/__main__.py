@@ -14,7 +14,13 @@ NOUNS: Final = "Nouns"
 
 # Name, module, what `bursar --help` says, and under which heading.
 COMMANDS: Final = (
-    ("server", "bursar_cli.server", "Run the control plane.", PROGRAMS),
+    (
+        "up",
+        "bursar_cli.up.command",
+        "Run everything until Ctrl-C: Postgres, control plane, sidecars, simulated provider.",
+        PROGRAMS,
+    ),
+    ("server", "bursar_cli.up.command", "Run the control plane.", PROGRAMS),
     (
         "simulate-provider",
         "bursar_cli.simulated_provider.command",

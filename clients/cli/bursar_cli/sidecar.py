@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 
 from bursar.client import new_request_id
 from bursar.v1 import money_pb2, sidecars_pb2
-from bursar_cli import output, programs, typed
+from bursar_cli import output, typed
 from bursar_cli.cells import Column, when_set
 from bursar_cli.output import Format
 from bursar_cli.verbs import Session, noun, verb
@@ -97,7 +97,23 @@ def _name(text: str) -> str:
     return typed.resource_name("sidecars", text, "NAME")
 
 
-programs.add_run(app, "run", "bursar_sidecar", "sidecar")
+@app.command(
+    "run",
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+)
+def run(context: typer.Context) -> None:
+    """Run a sidecar; `bursar sidecar run --help` tells its settings.
+
+    bursar sidecar run --config sidecar.toml
+    """
+    # Here and not above: the verbs that only ask the control plane need nothing of `bursar up`.
+    from bursar_cli.up.command import run_sidecar  # noqa: PLC0415
+
+    run_sidecar(context.args)
 
 
 @verb(app, "list")
