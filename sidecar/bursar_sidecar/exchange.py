@@ -215,6 +215,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._headers: Headers = []
         self._head_bytes = 0
         self._complete = False
+        self._keep_alive = False
         self._keep_alive_s = pool.limits.keep_alive_s
         self.expires_at = 0.0
         self.exchange: Exchange | None = None
@@ -316,6 +317,8 @@ class UpstreamConnection(asyncio.Protocol):
         """llhttp: the answer is whole."""
         if not self._interim:
             self._complete = True
+            # To be asked here: once the parser has moved on it no longer knows.
+            self._keep_alive = self._parser.should_keep_alive()
 
     def eof_received(self) -> bool:
         """asyncio: the provider sent its last byte; `connection_lost` follows."""
@@ -346,7 +349,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._complete = False
         self._head_bytes = 0
         keep = (
-            self._parser.should_keep_alive()
+            self._keep_alive
             and not self._close_delimited
             and self._transport is not None
             and self._transport.get_write_buffer_size() == 0

@@ -5,7 +5,15 @@ from collections.abc import Mapping
 import msgspec
 
 from bursar.pricing import PriceBook, snapshot
-from bursar_sidecar.desk import BudgetStanding, Call, Outcome, Receipt, Refusal, Spender
+from bursar_sidecar.desk import (
+    BudgetStanding,
+    Call,
+    Outcome,
+    Receipt,
+    Refusal,
+    Reservation,
+    Spender,
+)
 
 KEY = "bk-test"
 
@@ -65,7 +73,7 @@ class FakeDesk:
         self.open[charge_id] = call
         return FakeReservation(charge_id, call.ceiling_nanos)
 
-    def settle(self, reservation: FakeReservation, outcome: Outcome) -> Receipt:
+    def settle(self, reservation: Reservation, outcome: Outcome) -> Receipt:
         """Close a reservation; a second time is an error of the caller's."""
         call = self.open.pop(reservation.charge_id, None)
         assert call is not None, f"{reservation.charge_id} was settled twice"
