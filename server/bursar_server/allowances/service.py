@@ -212,8 +212,6 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
         opened: store.OpenedSession,
         hello: allowances_pb2.Hello,
     ) -> None:
-        for frame in await self._desk.greet(connection, session, hello.price_snapshot_version):
-            session.send(frame)
         if opened.resumed:
             now = self._clock.now()
             held = await store.session_allowances(
@@ -224,6 +222,8 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
                     allowances=[messages.allowance(*entry, now) for entry in held]
                 )
             )
+        for frame in await self._desk.greet(connection, session, hello.price_snapshot_version):
+            session.send(frame)
         if opened.state != "open":
             session.send(
                 allowances_pb2.ControlFrame(

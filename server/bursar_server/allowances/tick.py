@@ -331,10 +331,12 @@ class Tick:
         now: datetime,
     ) -> list[store.EventRow]:
         events: list[store.EventRow] = []
+        adjustments: dict[tuple[int, int, tuple[int, ...]], int] = defaultdict(int)
         for entry in postings:
             settlement = entry.settlement
             if entry.k > 0:
-                books.adjust(settlement.budget_window_ids, entry.amount_nanos)
+                call = (settlement.session_epoch, settlement.n, settlement.budget_window_ids)
+                adjustments[call] += entry.amount_nanos
                 continue
             row = sessions.get(settlement.session_epoch)
             if row is None:
@@ -346,6 +348,8 @@ class Tick:
             )
             if entry.overrun_nanos:
                 events.append(self._overrun_event(entry, books))
+        for (_, _, window_ids), difference in adjustments.items():
+            books.adjust(window_ids, difference)
         if postings:
             await posting.write(connection, postings, now)
         currencies = {p.settlement.organization_id: p.currency for p in postings}

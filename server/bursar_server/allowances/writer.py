@@ -183,11 +183,16 @@ class Writer:
         if outcome is not None:
             self._tell(batch, outcome)
             return
-        # By its content, not by the database's health: take it apart. The calls that waited in it
-        # are told to come again.
+        # By its content, not by the database's health: take it apart.
         self._changed_budgets |= batch.changed_budgets
-        for need in batch.needs:
-            messages.contended(need, self._settings.contended_retry_ms)
+        if not batch.frames:
+            # Nothing to set aside: the calls that waited are told to come again.
+            for need in batch.needs:
+                messages.contended(need, self._settings.contended_retry_ms)
+            return
+        self._waiting = batch.needs + self._waiting
+        self._urgent.set()
+        self._wake.set()
         if len(batch.frames) > 1 and await self._commit_facts(batch.frames):
             return
         for session, frame in batch.frames:
