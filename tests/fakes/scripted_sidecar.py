@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,9 +18,10 @@ class ScriptedSidecar:
     """One stream; remembers all it was told."""
 
     def __init__(self, channel: grpc.aio.Channel, secret: str) -> None:
-        self._stub = allowances_pb2_grpc.AllowanceServiceStub(channel)
+        # The stubs' types know only the form that is given an iterator of requests.
+        self._stub: Any = allowances_pb2_grpc.AllowanceServiceStub(channel)
         self._secret = secret
-        self._call: grpc.aio.StreamStreamCall | None = None
+        self._call: Any = None
         self._seq: dict[int, int] = {}
         self.frames: list[ControlFrame] = []
         self.epoch = 0
@@ -48,14 +50,12 @@ class ScriptedSidecar:
         await self.until(lambda f: f.HasField("policy") and f.session_epoch == self.epoch)
         return self
 
-    async def say(self, epoch: int | None = None, **fields: object) -> int:
+    async def say(self, epoch: int | None = None, **fields: Any) -> int:
         """Send one frame with the next number; returns the number."""
         epoch = self.epoch if epoch is None else epoch
         seq = self._seq.get(epoch, 0) + 1
         self._seq[epoch] = seq
-        await self.say_raw(
-            allowances_pb2.SidecarFrame(session_epoch=epoch, seq=seq, **fields)  # type: ignore[arg-type]
-        )
+        await self.say_raw(allowances_pb2.SidecarFrame(session_epoch=epoch, seq=seq, **fields))
         return seq
 
     async def say_raw(self, frame: allowances_pb2.SidecarFrame) -> None:
@@ -135,10 +135,10 @@ class ScriptedSidecar:
 
 
 def settlement(
-    epoch: int, n: int, windows: Iterable[int], cost: int, *, key_id: int = 0, **fields: object
+    epoch: int, n: int, windows: Iterable[int], cost: int, *, key_id: int = 0, **fields: Any
 ) -> charges_pb2.Settlement:
     """A settlement of a plain call."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "kind": charges_pb2.SETTLEMENT_KIND_FINAL,
         "provider": "openai",
         "model": "gpt-4o-mini",
@@ -156,5 +156,5 @@ def settlement(
         budget_window_ids=sorted(windows),
         cost_nanos=cost,
         key_id=key_id,
-        **values,  # type: ignore[arg-type]
+        **values,
     )

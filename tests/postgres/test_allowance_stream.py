@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import grpc
@@ -328,7 +329,7 @@ async def test_the_platform_has_a_session_of_its_own(world: World) -> None:
     ],
 )
 async def test_a_bad_frame_ends_the_stream_and_moves_nothing(
-    world: World, fields: dict[str, object], fault: str
+    world: World, fields: dict[str, Any], fault: str
 ) -> None:
     await world.budget(1_000)
     sidecar = await world.sidecar().open("boot-1")

@@ -306,7 +306,8 @@ class PolicyDesk:
         self, connection: Connection, session: LiveSession, snapshot_version: str
     ) -> list[allowances_pb2.ControlFrame]:
         book = pricing.snapshot()
-        version, prices = await overlay(connection, session.organization_id)
+        version, texts = await overlay(connection, session.organization_id)
+        prices = [pricing.price_from_json(text) for text in texts]
         if snapshot_version != book.version:
             # A build with another snapshot is told the whole of ours, and lays it over its own.
             names = {(price.provider, price.model) for price in prices}
