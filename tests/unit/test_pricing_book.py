@@ -132,6 +132,23 @@ def test_names_lead_to_prices(
     assert (price and (price.provider, price.model)) == found
 
 
+def test_a_prefix_names_the_provider_even_where_a_reseller_lists_the_whole_name() -> None:
+    book = snapshot()
+    resold = [
+        (key, price)
+        for key in listed()
+        if (price := book.lookup(key)) and price.model.count("/") == 1
+    ]
+    checked = 0
+    for _, price in resold:
+        head, _, rest = price.model.partition("/")
+        direct = book.lookup(rest, head)
+        if direct is not None and book.provider_of(price.model) != [price.provider]:
+            assert book.lookup(price.model) == direct
+            checked += 1
+    assert checked > 10
+
+
 def test_bare_names_belong_to_the_list_s_own_provider() -> None:
     book = snapshot()
     assert book.provider_of("gpt-4o") == ["openai"]
@@ -153,6 +170,9 @@ def test_overlays_win_and_change_the_version() -> None:
     assert own is not None
     assert own.is_free
     assert layered.provider_of("own-model") == ["house"]
+    # A custom price at another provider does not take a name away from its owner.
+    other = book.with_overlay([llm_token_price("house", "gpt-4o", rates={"input": 1})], "v1")
+    assert other.provider_of("gpt-4o") == ["openai"]
     assert "house/own-model" in layered.models()
     again = layered.with_overlay([llm_token_price("house", "own-model", rates={"input": 2})], "v2")
     replaced = again.lookup("house/own-model")

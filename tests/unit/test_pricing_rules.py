@@ -354,6 +354,14 @@ def test_a_component_says_which_field_is_wrong() -> None:
         Component(meter=Meter.INPUT, rate=Decimal("NaN"))
 
 
+def test_two_rates_for_the_same_thing_are_refused() -> None:
+    one = Component(meter=Meter.INPUT, rate=Decimal(1))
+    with pytest.raises(PriceError, match="two rates of input"):
+        Price(provider="a", model="m", components=(one, Component(Meter.INPUT, Decimal(2))))
+    with pytest.raises(PriceError, match="variant of input"):
+        Component(meter=Meter.INPUT, rate=Decimal(1), variant="high")
+
+
 def test_a_fee_per_request_is_paid_once_by_every_call() -> None:
     sizes = {"search_context_size_low": 0.005, "search_context_size_high": 0.012}
     entry = {**ENTRY, "litellm_provider": "perplexity", "search_context_cost_per_query": sizes}

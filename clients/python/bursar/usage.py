@@ -132,7 +132,7 @@ class _Reader:
             value = source.get(name)
             if value is None:
                 continue
-            if isinstance(value, Mapping):
+            if type(value) is dict or isinstance(value, Mapping):
                 return value
             self.faults.append(f"{name} is a {type(value).__name__}, not an object")
         return {}
@@ -158,7 +158,8 @@ class _Reader:
         return None
 
     def part(self, source: Mapping[str, Any], *names: str) -> int:
-        return self.count(source, *names) or 0
+        """Like `count`, for what is none where it is not there."""
+        return (self.count(source, *names) or 0) if source else 0
 
 
 def estimated(reason: str, *, input_llm_tokens: int = 0, output_llm_tokens: int = 0) -> Usage:

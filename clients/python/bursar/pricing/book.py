@@ -92,13 +92,11 @@ class PriceBook:
         """
         if provider is not None:
             return self._at(model, provider)
-        owners = self.provider_of(model)
-        if len(owners) == 1:
-            found = self._at(model, owners[0])
-            if found is not None:
-                return found
-        head, slash, rest = model.partition("/")
-        return self._at(rest, head) if slash and rest else None
+        sellers = self.provider_of(model)
+        if len(sellers) != 1:
+            return None
+        found = self._at(model, sellers[0])
+        return found or self._at(model.partition("/")[2], sellers[0])
 
     def _at(self, model: str, provider: str) -> Price | None:
         family = provider_family(provider)
@@ -116,15 +114,22 @@ class PriceBook:
         return None
 
     def provider_of(self, model: str) -> list[str]:
-        """Who sells a bare model name: the list's own provider of that name, if it has one.
+        """Who sells a model, by its name alone.
 
-        Overlays may add providers. Without an owner, everyone who lists `provider/model`. Empty
-        means unknown; more than one means the name alone is ambiguous.
+        The built-in list's own provider of that name, else the providers of overlays, else the
+        one that `provider/model` names, else everyone who lists `provider/<the name>`. Empty means
+        unknown; more than one means the name alone is ambiguous.
         """
-        overlaid = self._overlaid.get(model, [])
         owner = self._built_in.owner(model)
-        listed = (owner,) if owner else () if overlaid else self._built_in.sellers(model)
-        return list(dict.fromkeys((*overlaid, *listed)))
+        if owner is not None:
+            return [owner]
+        overlaid = self._overlaid.get(model)
+        if overlaid:
+            return list(overlaid)
+        head, slash, rest = model.partition("/")
+        if slash and rest and self._at(rest, head) is not None:
+            return [head]
+        return list(self._built_in.sellers(model))
 
     def models(self) -> list[str]:
         """Every model as `provider/model`, sorted."""

@@ -123,6 +123,8 @@ class Component(msgspec.Struct, frozen=True, omit_defaults=True):
             raise PriceError(f"per of {self.meter} is {self.per}; expected 1..{MAX_THRESHOLD}")
         if not 0 <= self.above <= MAX_THRESHOLD:
             raise PriceError(f"above of {self.meter} is {self.above}; expected a whole number >= 0")
+        if self.variant and self.meter in LLM_TOKEN_METERS:
+            raise PriceError(f"variant of {self.meter} is {self.variant!r}; LLM tokens have none")
 
 
 # Modes whose calls are paid by LLM tokens in both directions; a price that lacks one of the two
@@ -162,6 +164,10 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
             raise PriceError(
                 f"components has {len(self.components)} items; at most {MAX_COMPONENTS}"
             )
+        conditions = [(c.meter, c.above, c.tier, c.variant) for c in self.components]
+        if len(set(conditions)) < len(conditions):
+            twice = next(one for one in conditions if conditions.count(one) > 1)
+            raise PriceError(f"components has two rates of {twice[0]} under the same conditions")
         for name in ("max_input_llm_tokens", "max_output_llm_tokens"):
             limit = getattr(self, name)
             if limit is not None and not 0 <= limit <= MAX_THRESHOLD:
