@@ -63,7 +63,7 @@ class Spenders(Generic[Spender]):
     """What can be done with the things of one noun."""
 
     def __init__(self, noun: Noun[Spender], pool: Pool, feed: ChangeFeed) -> None:
-        self._noun = noun
+        self._noun: Noun[Spender] = noun
         self._kind = noun.kind
         self._pool = pool
         self._feed = feed
