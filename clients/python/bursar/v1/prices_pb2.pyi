@@ -6,6 +6,9 @@ What is bought and at what rate.
 A price is a list of components; a rate is exact decimal text, never a float. Layers: the
 built-in snapshot that both programs ship, then the operator's custom prices (of the platform,
 then of the organization), the later layer winning. A charge names the version it used.
+
+In an outage of the control plane none of these rpcs answers (UNAVAILABLE); sidecars go on with
+the prices they hold, and a charge stays at the price that was in force where it was admitted.
 """
 
 from bursar.v1 import charges_pb2 as _charges_pb2
