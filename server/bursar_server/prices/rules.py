@@ -1,0 +1,81 @@
+"""What makes a custom price acceptable. Pure."""
+
+import re
+from typing import Final
+
+import msgspec
+
+from bursar.pricing import Price, PriceBook
+
+# As price lists and sidecars' configurations spell providers.
+MOST_CHARACTERS_OF_A_PROVIDER: Final = 64
+_PROVIDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+# The longest name on the price map has 88.
+MOST_CHARACTERS_OF_A_MODEL: Final = 256
+
+DEFAULT_MODE: Final = "chat"
+
+# What the operator's prices are called by the charges that name them.
+_CUSTOM: Final = "custom"
+_PLATFORM: Final = "platform"
+
+
+class PriceFault(ValueError):
+    """A custom price that can't be; `field`, `value` and `expected` say why."""
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        super().__init__(f"{field}: {value!r} is not accepted, expected {expected}")
+        self.field = field
+        self.value = value
+        self.expected = expected
+
+
+def provider_name(text: str, field: str) -> str:
+    """A provider's name, if it is one. Raises PriceFault."""
+    if len(text) > MOST_CHARACTERS_OF_A_PROVIDER or not _PROVIDER.fullmatch(text):
+        raise PriceFault(field, text, 'a name such as "openai"')
+    return text
+
+
+def model_name(text: str, provider: str, field: str) -> str:
+    """A model's name as the price list has it: without its provider. Raises PriceFault."""
+    bare = text.removeprefix(f"{provider}/") if provider else text
+    if (
+        not bare
+        or len(bare) > MOST_CHARACTERS_OF_A_MODEL
+        or any(character.isspace() or not character.isprintable() for character in bare)
+    ):
+        wanted = f"1 to {MOST_CHARACTERS_OF_A_MODEL} characters without spaces"
+        raise PriceFault(field, text, f'{wanted}, such as "gpt-4o-mini"')
+    return bare
+
+
+def complete(price: Price, in_force: Price | None) -> Price:
+    """The price with what was left open: mode and limits of the one in force, else a chat model's.
+
+    Raises PriceFault if it could not price a call of its mode.
+    """
+    mode = price.mode or (in_force.mode if in_force is not None else "") or DEFAULT_MODE
+    most_input, most_output = price.max_input_llm_tokens, price.max_output_llm_tokens
+    if in_force is not None:
+        most_input = most_input or in_force.max_input_llm_tokens
+        most_output = most_output or in_force.max_output_llm_tokens
+    completed = msgspec.structs.replace(
+        price, mode=mode, max_input_llm_tokens=most_input, max_output_llm_tokens=most_output
+    )
+    if not completed.is_priced:
+        meters = sorted({component.meter.value for component in completed.components})
+        wanted = f"rates that price a {mode} call: input and output without conditions"
+        raise PriceFault("components", ", ".join(meters), f"{wanted}, 0 where it is free")
+    return completed
+
+
+def price_version(*, platform: bool, counter: int) -> str:
+    """What a charge names: "custom@17", or "platform@4" for a price of all organizations."""
+    return f"{_PLATFORM if platform else _CUSTOM}@{counter}"
+
+
+def find(book: PriceBook, text: str) -> tuple[Price | None, list[str]]:
+    """The price of "gpt-4o-mini" or "openai/gpt-4o-mini"; without one, who sells that name."""
+    price = book.lookup(text)
+    return price, ([] if price is not None else book.provider_of(text))

@@ -1,0 +1,334 @@
+"""The rpcs on prices, and the registration of the built-in ones at the server's start."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from msgspec import structs
+
+from bursar.money import EXACT, MAX_NANOS, format_nanos
+from bursar.pricing import Charge, Line, Meter, Price, PriceBook, charge, price_from_json, snapshot
+from bursar.pricing.model import LLM_TOKEN_METERS, LLM_TOKENS_PER
+from bursar.v1 import money_pb2, prices_pb2, prices_pb2_grpc
+from bursar.wire import (
+    WireError,
+    format_decimal,
+    price_from_proto,
+    price_to_proto,
+    usage_from_proto,
+)
+from bursar_server.changes import Change, ChangeFeed, ChangeKind
+from bursar_server.clock import Clock
+from bursar_server.database.pool import Connection, Pool, transaction
+from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
+from bursar_server.errors import BursarError, failed_precondition, invalid, not_found
+from bursar_server.identity.records import OrganizationRecord
+from bursar_server.identity.store import resolve_organization
+from bursar_server.names import page_size, page_token_after, place_of_page, validate_text
+from bursar_server.prices import rules, store
+from bursar_server.prices.rules import PriceFault
+from bursar_server.prices.store import PriceRecord
+from bursar_server.request_ids import content_hash, remember, remembered
+
+SNAPSHOT_SOURCE: Final = "the snapshot that ships with bursar"
+MOST_CHARACTERS_OF_A_TIER: Final = 64
+# Between the two parts of a place in a page; in no name, because names are printable.
+_BETWEEN: Final = "\n"
+
+
+async def publish_snapshot(pool: Pool) -> int:
+    """Make the built-in prices of this program the ones in force; returns how many were written.
+
+    Quick (one query) when they are already. When several versions of the program run, the one
+    that started last decides what reports show; a sidecar prices by its own.
+    """
+    book = snapshot()
+    async with transaction(pool) as connection:
+        await store.lock_publishing(connection)
+        if await store.snapshot_in_force(connection, book.version):
+            return 0
+        return await store.replace_built_in(
+            connection, book.version, SNAPSHOT_SOURCE, _all_prices(book)
+        )
+
+
+def _all_prices(book: PriceBook) -> list[Price]:
+    prices = {}
+    for name in book.models():
+        provider, _, model = name.partition("/")
+        price = book.lookup(model, provider)
+        if price is not None:
+            prices[price.provider, price.model] = price
+    return list(prices.values())
+
+
+class PriceService(prices_pb2_grpc.PriceServiceServicer):
+    """Prices in force for an organization."""
+
+    def __init__(self, pool: Pool, feed: ChangeFeed, clock: Clock) -> None:
+        self._pool = pool
+        self._feed = feed
+        self._clock = clock
+
+    async def GetPrice(
+        self, request: prices_pb2.GetPriceRequest, context: object
+    ) -> prices_pb2.Price:
+        """The price in force of one model."""
+        async with transaction(self._pool, read_only=True) as connection:
+            organization = await resolve_organization(connection, request.organization)
+            price = await _price_in_force(connection, organization, request.model)
+            history = await store.price_history(
+                connection, organization.id, price.provider, price.model
+            )
+        for record in history:
+            if record.price == price and record.expires_at is None:
+                return _message(record)
+        return price_to_proto(price)
+
+    async def ListPrices(
+        self, request: prices_pb2.ListPricesRequest, context: object
+    ) -> prices_pb2.ListPricesResponse:
+        """A page of those in force."""
+        size = page_size(request.page_size)
+        place = place_of_page(request.page_token, request)
+        provider, _, model = place.partition(_BETWEEN)
+        validate_text(request.model, "model", rules.MOST_CHARACTERS_OF_A_MODEL)
+        if request.provider:
+            _provider(request.provider, "provider")
+        async with transaction(self._pool, read_only=True) as connection:
+            organization = await resolve_organization(connection, request.organization)
+            records = await store.price_page(
+                connection,
+                organization.id,
+                after=(provider, model),
+                provider=request.provider,
+                model_pattern=_like(request.model),
+                custom_only=request.custom_only,
+                size=size + 1,
+            )
+        following = ""
+        if len(records) > size:
+            last = records[size - 1].price
+            following = page_token_after(f"{last.provider}{_BETWEEN}{last.model}", request)
+        return prices_pb2.ListPricesResponse(
+            prices=[_message(record) for record in records[:size]], next_page_token=following
+        )
+
+    async def ListPriceLists(
+        self, request: prices_pb2.ListPriceListsRequest, context: object
+    ) -> prices_pb2.ListPriceListsResponse:
+        """The layers they come from, the weakest first."""
+        async with transaction(self._pool, read_only=True) as connection:
+            organization = await resolve_organization(connection, request.organization)
+            records = await store.price_lists(connection, organization.id)
+        return prices_pb2.ListPriceListsResponse(
+            price_lists=[
+                prices_pb2.PriceList(
+                    name=f"priceLists/{record.layer}",
+                    organization=f"organizations/{record.organization_slug}",
+                    version=record.version,
+                    price_count=record.price_count,
+                    source=record.source,
+                    create_time=_stamp(record.created_at),
+                )
+                for record in records
+            ]
+        )
+
+    async def SetPrice(
+        self, request: prices_pb2.SetPriceRequest, context: object
+    ) -> prices_pb2.Price:
+        """Sets a custom price from now on; sidecars know within a second."""
+        asked = self._read(request.price)
+        content = content_hash(request)
+        async with transaction(self._pool) as connection:
+            organization = await resolve_organization(connection, request.organization)
+            memory = (organization.id, request.request_id, "SetPrice", content)
+            known = await remembered(connection, *memory)
+            if known is not None:
+                return await _known_price(connection, organization, known)
+            counter = await store.raise_overlay_version(connection, organization.id)
+            book = await _book(connection, organization)
+            try:
+                price = rules.complete(asked, book.lookup(asked.model, asked.provider))
+            except PriceFault as fault:
+                raise invalid(f"price.{fault.field}", fault.value, fault.expected) from fault
+            version = rules.price_version(
+                platform=organization.id == PLATFORM_ORGANIZATION_ID, counter=counter
+            )
+            list_id = await store.insert_list(
+                connection, organization.id, str(counter), f"set {price.provider}/{price.model}"
+            )
+            price_id = await store.set_price(
+                connection, organization.id, list_id, structs.replace(price, price_version=version)
+            )
+            await remember(connection, *memory, f"prices/{price_id}")
+            answer = await _known_price(connection, organization, f"prices/{price_id}")
+        self._feed.publish(Change(organization.id, ChangeKind.PRICES, price_id))
+        return answer
+
+    async def DeletePrice(
+        self, request: prices_pb2.DeletePriceRequest, context: object
+    ) -> prices_pb2.DeletePriceResponse:
+        """Takes a custom price back, from now on."""
+        provider = _provider(request.provider, "provider")
+        model = _model(request.model, provider, "model")
+        async with transaction(self._pool) as connection:
+            organization = await resolve_organization(connection, request.organization)
+            counter = await store.raise_overlay_version(connection, organization.id)
+            price_id = await store.end_price(connection, organization.id, provider, model)
+            if price_id is None:
+                raise not_found("custom price", f"{provider}/{model}")
+            await store.insert_list(
+                connection, organization.id, str(counter), f"delete {provider}/{model}"
+            )
+        self._feed.publish(Change(organization.id, ChangeKind.PRICES, price_id))
+        return prices_pb2.DeletePriceResponse()
+
+    async def ListPriceHistory(
+        self, request: prices_pb2.ListPriceHistoryRequest, context: object
+    ) -> prices_pb2.ListPriceHistoryResponse:
+        """Every version of one model's custom and built-in price, the newest first."""
+        provider = _provider(request.provider, "provider")
+        model = _model(request.model, provider, "model")
+        async with transaction(self._pool, read_only=True) as connection:
+            organization = await resolve_organization(connection, request.organization)
+            records = await store.price_history(connection, organization.id, provider, model)
+        if not records:
+            raise not_found("price", f"{provider}/{model}")
+        return prices_pb2.ListPriceHistoryResponse(prices=[_message(one) for one in records])
+
+    async def QuotePrice(
+        self, request: prices_pb2.QuotePriceRequest, context: object
+    ) -> prices_pb2.QuotePriceResponse:
+        """What a call would cost now."""
+        try:
+            usage = usage_from_proto(request.usage)
+        except WireError as error:
+            raise invalid(f"usage.{error.field}", error.value, error.expected) from error
+        validate_text(request.service_tier, "service_tier", MOST_CHARACTERS_OF_A_TIER)
+        async with transaction(self._pool, read_only=True) as connection:
+            organization = await resolve_organization(connection, request.organization)
+            price = await _price_in_force(connection, organization, request.model)
+        if not price.is_priced:
+            raise failed_precondition(
+                "MODEL_UNPRICED",
+                f"{price.provider}/{price.model} has no rates: it is unpriced, not free",
+                {"model": price.model, "provider": price.provider},
+            )
+        quoted = charge(price, usage, service_tier=request.service_tier or None)
+        if quoted.unpriced:
+            raise failed_precondition(
+                "METER_UNPRICED",
+                f"{price.provider}/{price.model} has no rate for {', '.join(quoted.unpriced)}",
+                {"model": price.model, "meters": ",".join(quoted.unpriced)},
+            )
+        if quoted.cost_nanos > MAX_NANOS:
+            raise invalid("usage", format_nanos(quoted.cost_nanos), "a cost that can be counted")
+        return _quote_message(price, quoted)
+
+    def _read(self, message: prices_pb2.Price) -> Price:
+        """The price a request holds, checked as far as it can be alone."""
+        provider = _provider(message.provider, "price.provider")
+        model = _model(message.model, provider, "price.model")
+        if not message.components:
+            raise invalid("price.components", "", "one rate at least; zeros where it is free")
+        for field in ("effective_time", "expire_time"):
+            stamp: Timestamp = getattr(message, field)
+            if message.HasField(field) and stamp.seconds > self._clock.now().timestamp():
+                raise invalid(f"price.{field}", stamp.seconds, "no time: it holds from now on")
+        plain = prices_pb2.Price()
+        plain.CopyFrom(message)
+        plain.provider, plain.model, plain.version = provider, model, ""
+        plain.currency = message.currency or "USD"
+        try:
+            return price_from_proto(plain)
+        except WireError as error:
+            raise invalid(f"price.{error.field}", error.value, error.expected) from error
+
+
+async def _book(connection: Connection, organization: OrganizationRecord) -> PriceBook:
+    version, prices = await store.overlay(connection, organization.id)
+    return snapshot().with_overlay([price_from_json(text) for text in prices], str(version))
+
+
+async def _price_in_force(
+    connection: Connection, organization: OrganizationRecord, name: str
+) -> Price:
+    _model(name, "", "model")
+    price, sellers = rules.find(await _book(connection, organization), name)
+    if price is not None:
+        return price
+    if sellers:
+        raise invalid("model", name, f"PROVIDER/{name} with one of {', '.join(sellers[:20])}")
+    raise not_found("price", name)
+
+
+async def _known_price(
+    connection: Connection, organization: OrganizationRecord, name: str
+) -> prices_pb2.Price:
+    record = await store.price_by_id(connection, organization.id, int(name.removeprefix("prices/")))
+    if record is None:
+        raise not_found("price", name)
+    return _message(record)
+
+
+def _message(record: PriceRecord) -> prices_pb2.Price:
+    message = price_to_proto(record.price)
+    message.effective_time.FromDatetime(record.effective_at)
+    if record.expires_at is not None:
+        message.expire_time.FromDatetime(record.expires_at)
+    return message
+
+
+def _stamp(at: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(at)
+    return stamp
+
+
+def _quote_message(price: Price, quoted: Charge) -> prices_pb2.QuotePriceResponse:
+    return prices_pb2.QuotePriceResponse(
+        cost=money_pb2.Money(nanos=quoted.cost_nanos, currency=quoted.currency),
+        exact_cost=format_decimal(quoted.cost),
+        lines=[_quote_line(line) for line in quoted.breakdown],
+        price=price_to_proto(price),
+    )
+
+
+def _quote_line(line: Line) -> prices_pb2.QuoteLine:
+    # As price lists print it: per million LLM tokens, else for one.
+    name = line.meter.partition(".")[0]
+    per = LLM_TOKENS_PER if Meter(name) in LLM_TOKEN_METERS else 1
+    return prices_pb2.QuoteLine(
+        meter=str(line.meter),
+        quantity=line.quantity,
+        rate=format_decimal(EXACT.multiply(line.rate, Decimal(per))),
+        per=per,
+        amount=format_decimal(line.amount),
+    )
+
+
+def _provider(text: str, field: str) -> str:
+    try:
+        return rules.provider_name(text, field)
+    except PriceFault as fault:
+        raise _refused(fault) from fault
+
+
+def _model(text: str, provider: str, field: str) -> str:
+    try:
+        return rules.model_name(text, provider, field)
+    except PriceFault as fault:
+        raise _refused(fault) from fault
+
+
+def _refused(fault: PriceFault) -> BursarError:
+    return invalid(fault.field, fault.value, fault.expected)
+
+
+def _like(glob: str) -> str:
+    """A glob ("gpt-4o*", "o?-mini") as a pattern of SQL's LIKE."""
+    escaped = glob.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return escaped.replace("*", "%").replace("?", "_")
