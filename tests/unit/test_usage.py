@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bursar.usage import MAX_COUNT, Usage, estimated, usage_from_openai
+from bursar.usage import (
+    MAX_COUNT,
+    Usage,
+    _full_usage,
+    _plain_usage,
+    estimated,
+    usage_from_openai,
+)
 
 
 def test_cached_and_written_llm_tokens_are_taken_out_of_the_prompt() -> None:
@@ -239,3 +246,33 @@ def test_openai_names_its_own_times_to_live() -> None:
     )
     assert (usage.input, usage.cache_write_5m, usage.cache_write_1h) == (40, 30, 30)
     assert usage.extra == {"cache_write_12h": 30}
+
+
+_PLAIN = st.fixed_dictionaries(
+    {
+        "prompt_tokens": st.integers(-1, 50),
+        "completion_tokens": st.integers(-1, 50),
+        "total_tokens": st.integers(0, 100),
+    },
+    optional={
+        "prompt_tokens_details": st.none()
+        | st.dictionaries(
+            st.sampled_from(["cached_tokens", "audio_tokens", "text_tokens", "unknown"]),
+            st.none() | st.integers(-1, 50),
+        ),
+        "completion_tokens_details": st.none()
+        | st.dictionaries(
+            st.sampled_from(["reasoning_tokens", "audio_tokens", "text_tokens"]),
+            st.none() | st.integers(0, 50),
+        ),
+    },
+)
+
+
+@given(_PLAIN, st.booleans())
+def test_the_short_way_reads_what_the_full_way_reads(obj: dict[str, Any], sum_up: bool) -> None:
+    if sum_up:
+        obj["total_tokens"] = obj["prompt_tokens"] + obj["completion_tokens"]
+    plain = _plain_usage(obj)
+    if plain is not None:
+        assert plain == _full_usage(obj, None, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -172,6 +172,60 @@ def estimated(reason: str, *, input_llm_tokens: int = 0, output_llm_tokens: int 
     )
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)] | None
+
+
+class _PlainInput(msgspec.Struct, forbid_unknown_fields=True):
+    cached_tokens: _Count = 0
+    audio_tokens: _Count = 0
+    text_tokens: _Count = 0
+    image_tokens: _Count = 0
+
+
+class _PlainOutput(msgspec.Struct, forbid_unknown_fields=True):
+    reasoning_tokens: _Count = 0
+    audio_tokens: _Count = 0
+    text_tokens: _Count = 0
+    accepted_prediction_tokens: _Count = 0
+    rejected_prediction_tokens: _Count = 0
+
+
+class _Plain(msgspec.Struct, forbid_unknown_fields=True):
+    """What nearly every answer's usage looks like: text, nothing that needs a second thought."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: _PlainInput | None = None
+    completion_tokens_details: _PlainOutput | None = None
+
+
+_NO_INPUT_DETAILS: Final = _PlainInput()
+_NO_OUTPUT_DETAILS: Final = _PlainOutput()
+
+
+def _plain_usage(obj: object) -> Usage | None:
+    """A quarter of the work of the full reading, which takes over where this returns None."""
+    try:
+        plain = msgspec.convert(obj, _Plain)
+    except msgspec.ValidationError:
+        return None
+    prompt, output = plain.prompt_tokens, plain.completion_tokens
+    given = plain.prompt_tokens_details or _NO_INPUT_DETAILS
+    produced = plain.completion_tokens_details or _NO_OUTPUT_DETAILS
+    cached, reasoning = given.cached_tokens or 0, produced.reasoning_tokens or 0
+    if (
+        given.audio_tokens
+        or given.image_tokens
+        or produced.audio_tokens
+        or not cached <= prompt <= MAX_COUNT
+        or not reasoning <= output <= MAX_COUNT
+        or plain.total_tokens != prompt + output
+    ):
+        return None
+    return Usage(input=prompt - cached, cached_input=cached, output=output, reasoning=reasoning)
+
+
 def usage_from_openai(
     obj: object, *, input_bound: int | None = None, output_bound: int | None = None
 ) -> Usage:
@@ -183,6 +237,13 @@ def usage_from_openai(
     then taken from `input_bound` / `output_bound` if given, and never silently as zero: callers
     without bounds must charge an estimated usage at the reservation. Raises nothing.
     """
+    plain = _plain_usage(obj)
+    if plain is not None:
+        return plain
+    return _full_usage(obj, input_bound, output_bound)
+
+
+def _full_usage(obj: object, input_bound: int | None, output_bound: int | None) -> Usage:
     if not isinstance(obj, Mapping):
         reason = "usage is missing" if obj is None else f"usage is a {type(obj).__name__}"
         return estimated(
