@@ -120,7 +120,6 @@ class Proxy:
         terms = agree(
             facts,
             route,
-            self._router.price(route, book),
             budgeted=self._desk.is_budgeted(spender, route.provider.name, route.model),
             currency=spender.currency,
             default_max_output=self._settings.default_max_output,

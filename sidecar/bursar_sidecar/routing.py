@@ -18,12 +18,18 @@ MAX_LISTED_MODELS: Final = 2_000
 """Models in one `/v1/models` answer; a provider of everything lists some hundreds."""
 
 
+MAX_REMEMBERED: Final = 4_096
+"""Routes kept per price book: names come from callers, who could invent them without end."""
+
+
 class Route(msgspec.Struct, frozen=True):
-    """Where a call goes."""
+    """Where a call goes, and what it is sold for there."""
 
     provider: Provider
     model: str
     """The name the provider knows."""
+    price: Price | None = None
+    """None when no list knows the model."""
 
 
 class Router:
@@ -31,10 +37,21 @@ class Router:
 
     def __init__(self, providers: Mapping[str, Provider]) -> None:
         self._providers = dict(providers)
+        self._known: dict[str, Route] = {}
+        self._known_book: PriceBook | None = None
 
     def route(self, name: str, book: PriceBook, spender: Spender) -> Route:
         """The route of `name`. Raises Refusal model_not_found or model_not_allowed."""
-        route = self._named(name) or self._bare(name, book)
+        if book is not self._known_book:
+            self._known_book = book
+            self._known = {}
+        route = self._known.get(name)
+        if route is None:
+            route = self._named(name) or self._bare(name, book)
+            price = lookup(book, route.model, route.provider)
+            route = msgspec.structs.replace(route, price=price)
+            if len(self._known) < MAX_REMEMBERED:
+                self._known[name] = route
         if not _is_allowed(spender.allowed_models, route.provider.name, route.model):
             raise Refusal(
                 "model_not_allowed",
@@ -42,10 +59,6 @@ class Router:
                 f"({', '.join(spender.allowed_models)}).",
             )
         return route
-
-    def price(self, route: Route, book: PriceBook) -> Price | None:
-        """The price of a route's model; None when no list knows it."""
-        return lookup(book, route.model, route.provider)
 
     def listed(self, book: PriceBook, spender: Spender) -> list[tuple[str, str]]:
         """(model, provider) of every concrete name this spender may call, sorted."""

@@ -5,6 +5,7 @@ money budget, because such a call could spend more than anybody decided.
 """
 
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -55,15 +56,13 @@ class Terms(msgspec.Struct, frozen=True):
 def agree(
     facts: Facts,
     route: Route,
-    price: Price | None,
     *,
     budgeted: bool,
     currency: str,
     default_max_output: int,
 ) -> Terms:
     """The terms of a call. Raises Refusal where it has no price or no bound under a budget."""
-    if price is not None and not price.is_priced:
-        price = None
+    price = route.price if route.price is not None and route.price.is_priced else None
     if budgeted and facts.unbounded_tools:
         raise Refusal(
             "unbounded_tools",
@@ -161,12 +160,17 @@ def _unpriced_terms(facts: Facts, default_max_output: int) -> Terms:
 def _hides_output(facts: Facts, route: Route, price: Price) -> bool:
     if facts.endpoint == "embeddings":
         return False
-    name = route.model.rpartition("/")[2].lower()
     return (
         facts.reasoning
-        or any(fnmatchcase(name, glob) for glob in HIDDEN_OUTPUT_MODELS)
+        or _reasons(route.model)
         or any(component.meter is Meter.REASONING for component in price.components)
     )
+
+
+@lru_cache(maxsize=1_024)  # model names repeat; matching all globs costs more than the rest here
+def _reasons(model: str) -> bool:
+    name = model.rpartition("/")[2].lower()
+    return any(fnmatchcase(name, glob) for glob in HIDDEN_OUTPUT_MODELS)
 
 
 def _unstated_tier(facts: Facts, route: Route) -> str:

@@ -104,9 +104,9 @@ def test_the_list_holds_priced_and_named_models_that_the_key_may_call() -> None:
 def test_a_price_is_found_under_the_providers_name_before_its_kind() -> None:
     routes = router(provider("local"))
     book = overlaid()
-    own = routes.price(routes.route("own-model", book, ANYONE), book)
+    own = routes.route("own-model", book, ANYONE).price
     assert own is not None
     assert own.provider == "local"
-    known = routes.price(routes.route("gpt-4o-mini", book, ANYONE), book)
+    known = routes.route("gpt-4o-mini", book, ANYONE).price
     assert known is not None
     assert known.provider == "openai"
