@@ -79,11 +79,7 @@ def test_every_suppressed_warning_explains_itself() -> None:
 
 
 def test_modules_say_what_they_are() -> None:
-    faults = [
-        name
-        for name in tree.ours(".py")
-        if ast.get_docstring(tree.syntax(name)) is None
-    ]
+    faults = [name for name in tree.ours(".py") if ast.get_docstring(tree.syntax(name)) is None]
     tree.expect_none(faults, "Every module starts with a docstring that says what it is:")
 
 
