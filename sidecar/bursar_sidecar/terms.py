@@ -62,7 +62,7 @@ def agree(
     default_max_output: int,
 ) -> Terms:
     """The terms of a call. Raises Refusal where it has no price or no bound under a budget."""
-    price = route.price if route.price is not None and route.price.is_priced else None
+    price = _usable(facts, route.price)
     if budgeted and facts.unbounded_tools:
         raise Refusal(
             "unbounded_tools",
@@ -105,6 +105,12 @@ def agree(
         hidden_output=_hides_output(facts, route, price),
         service_tier=_unstated_tier(facts, route),
     )
+
+
+def _usable(facts: Facts, price: Price | None) -> Price | None:
+    # A price of an embedding model says nothing about what a chat would produce.
+    wrong_mode = facts.endpoint == "chat" and price is not None and price.mode == "embedding"
+    return price if price is not None and price.is_priced and not wrong_mode else None
 
 
 def _output_limit(
