@@ -63,6 +63,9 @@ async def make_house(pool: Pool, slug: str = "acme", currency: str = "USD") -> H
                 "secret_prefix": "bk-1",
             },
         )
-    assert None not in ids.values()
+    team, project, user = ids["teams"], ids["projects"], ids["users"]
+    assert team is not None
+    assert project is not None
+    assert user is not None
     assert key is not None
-    return House(organization, ids["teams"], ids["projects"], ids["users"], key)
+    return House(organization, team, project, user, key)

@@ -18,6 +18,9 @@ from bursar_server.errors import BursarError, Status
 from tests.postgres.rows import NOW, FixedClock, House, make_house
 
 USD = 1_000_000_000
+DAY = budgets_pb2.TIME_UNIT_DAY
+MONTH = budgets_pb2.TIME_UNIT_MONTH
+CALENDAR = budgets_pb2.Window.Calendar
 
 
 @pytest.fixture
@@ -170,19 +173,19 @@ async def test_a_platform_budget_belongs_to_the_platform(
             "budget.window.calendar.unit",
         ),
         (
-            {"window": budgets_pb2.Window(every=budgets_pb2.Window.Every(count=0, unit=4))},
+            {"window": budgets_pb2.Window(every=budgets_pb2.Window.Every(count=0, unit=DAY))},
             "budget.window.every.count",
         ),
         (
-            {"window": budgets_pb2.Window(every=budgets_pb2.Window.Every(count=10_001, unit=4))},
+            {"window": budgets_pb2.Window(every=budgets_pb2.Window.Every(count=10_001, unit=DAY))},
             "budget.window.every.count",
         ),
         (
-            {"window": budgets_pb2.Window(time_zone="Mars/Base", calendar={"unit": 6})},
+            {"window": budgets_pb2.Window(time_zone="Mars/Base", calendar=CALENDAR(unit=MONTH))},
             "budget.window.time_zone",
         ),
         (
-            {"window": budgets_pb2.Window(calendar={"unit": 6, "anchor": 29})},
+            {"window": budgets_pb2.Window(calendar=CALENDAR(unit=MONTH, anchor=29))},
             "budget.window.calendar.anchor",
         ),
         ({"scope": ""}, "budget.scope"),

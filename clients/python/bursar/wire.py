@@ -207,7 +207,18 @@ def _component_from_proto(path: str, message: prices_pb2.PriceComponent) -> Comp
             variant=condition.variant,
         )
     except PriceError as error:
-        raise WireError(f"{path}.rate", message.rate, f"a rate that can be: {error}") from error
+        field = _COMPONENT_FIELDS.get(str(error).partition(" ")[0], "rate")
+        raise WireError(f"{path}.{field}", message.rate, f"a rate that can be: {error}") from error
+
+
+# The first word of a PriceError -> what it is on the wire.
+_COMPONENT_FIELDS: Final = {
+    "rate": "rate",
+    "per": "per",
+    "above": "condition.input_above_llm_tokens",
+    "tier": "condition.service_tier",
+    "variant": "condition.variant",
+}
 
 
 def _check_distinct(components: tuple[Component, ...]) -> None:

@@ -1,0 +1,202 @@
+"""Prices and usages travel and come back the same; nonsense is refused by field."""
+
+from decimal import Decimal
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bursar.pricing import Component, Meter, Price, snapshot
+from bursar.pricing.model import LLM_TOKEN_METERS
+from bursar.usage import MAX_COUNT, Usage
+from bursar.v1 import charges_pb2, prices_pb2
+from bursar.wire import (
+    WireError,
+    format_decimal,
+    parse_decimal,
+    price_from_proto,
+    price_to_proto,
+    usage_from_proto,
+    usage_to_proto,
+)
+
+RATES = st.decimals(0, 10**6, places=12, allow_nan=False)
+COUNTS = st.integers(0, MAX_COUNT)
+COMPONENTS = st.builds(
+    lambda meter, variant, **rest: Component(
+        meter=meter, variant="" if meter in LLM_TOKEN_METERS else variant, **rest
+    ),
+    meter=st.sampled_from(list(Meter)),
+    rate=RATES,
+    per=st.integers(1, 10**9),
+    above=st.one_of(st.just(0), st.integers(1, 10**6)),
+    tier=st.sampled_from(["", "batch", "priority"]),
+    variant=st.sampled_from(["", "high"]),
+)
+PRICES = st.builds(
+    Price,
+    provider=st.sampled_from(["openai", "azure"]),
+    model=st.text(min_size=1, max_size=20).filter(str.strip),
+    currency=st.sampled_from(["USD", "EUR", "JPY"]),
+    components=st.lists(
+        COMPONENTS, max_size=8, unique_by=lambda c: (c.meter, c.above, c.tier, c.variant)
+    ).map(tuple),
+    mode=st.sampled_from(["chat", "embedding"]),
+    max_input_llm_tokens=st.one_of(st.none(), st.integers(1, 10**7)),
+    max_output_llm_tokens=st.one_of(st.none(), st.integers(1, 10**7)),
+    multipliers=st.dictionaries(st.sampled_from(["region/eu", "tier/batch"]), RATES),
+    price_version=st.sampled_from(["", "custom@17"]),
+)
+USAGES = st.builds(
+    lambda output, reasoning, **rest: Usage(
+        output=output, reasoning=min(output, reasoning), **rest
+    ),
+    output=COUNTS,
+    reasoning=COUNTS,
+    input=COUNTS,
+    cached_input=COUNTS,
+    cache_write_5m=COUNTS,
+    cache_write_1h=COUNTS,
+    extra=st.dictionaries(st.sampled_from(["audio_input", "search.high", "page"]), COUNTS),
+)
+
+
+@settings(deadline=None)
+@given(PRICES)
+def test_a_price_comes_back_as_it_went(price: Price) -> None:
+    message = prices_pb2.Price.FromString(price_to_proto(price).SerializeToString())
+    assert price_from_proto(message) == price
+
+
+def test_every_built_in_price_comes_back_but_for_what_nobody_prices() -> None:
+    book = snapshot()
+    for name in book.models():
+        price = book.lookup(*reversed(name.split("/", 1)))
+        assert price is not None
+        message = price_to_proto(price)
+        assert price_from_proto(message) == msgspec.structs.replace(price, unmodelled=())
+
+
+@settings(deadline=None)
+@given(USAGES, st.sampled_from(["", "stream was cut"]))
+def test_a_usage_comes_back_as_it_went(usage: Usage, reason: str) -> None:
+    usage = msgspec.structs.replace(
+        usage, estimate_reason=reason, certainty="estimated" if reason else "exact"
+    )
+    message = charges_pb2.Usage.FromString(usage_to_proto(usage).SerializeToString())
+    assert usage_from_proto(message) == usage
+
+
+def test_an_estimate_without_a_reason_stays_one() -> None:
+    usage = Usage(input=1, certainty="estimated")
+    assert not usage_from_proto(usage_to_proto(usage)).is_exact
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Decimal("0.150"), "0.15"),
+        (Decimal("0"), "0"),
+        (Decimal("0.00"), "0"),
+        (Decimal("1E+3"), "1000"),
+        (Decimal("1E-9"), "0.000000001"),
+        (Decimal(100), "100"),
+    ],
+)
+def test_decimals_are_written_plainly(value: Decimal, text: str) -> None:
+    assert format_decimal(value) == text
+    assert parse_decimal("rate", text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ".", "-1", "+1", "1e3", "NaN", "Infinity", "1.2.3", "1_000", " 1", "١", "0" * 65, "1,5"],
+)
+def test_what_is_no_decimal_is_refused(text: str) -> None:
+    with pytest.raises(WireError) as refused:
+        parse_decimal("components[0].rate", text)
+    assert refused.value.field == "components[0].rate"
+    assert len(str(refused.value)) < 300
+
+
+def a_price(**changed: object) -> prices_pb2.Price:
+    fields: dict[str, object] = {
+        "provider": "openai",
+        "model": "m",
+        "currency": "USD",
+        "components": [prices_pb2.PriceComponent(meter="input", rate="1", per=1)],
+    }
+    return prices_pb2.Price(**{**fields, **changed})  # type: ignore[arg-type]  # by name, from a table
+
+
+def a_component(**changed: object) -> prices_pb2.PriceComponent:
+    fields: dict[str, object] = {"meter": "input", "rate": "1", "per": 1}
+    return prices_pb2.PriceComponent(**{**fields, **changed})  # type: ignore[arg-type]  # as above
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (a_price(provider=""), "provider"),
+        (a_price(model=""), "model"),
+        (a_price(model="m" * 257), "model"),
+        (a_price(currency="usd"), "currency"),
+        (a_price(currency=""), "currency"),
+        (a_price(mode="m" * 65), "mode"),
+        (a_price(version="v" * 129), "version"),
+        (a_price(max_input_llm_tokens=-1), "max_input_llm_tokens"),
+        (a_price(max_output_llm_tokens=10**13), "max_output_llm_tokens"),
+        (a_price(multipliers={"planet/mars": "2"}), "multipliers"),
+        (a_price(multipliers={"tier/": "2"}), "multipliers"),
+        (a_price(multipliers={"tier/batch": "half"}), "multipliers[tier/batch]"),
+        (a_price(multipliers={f"tier/{n}": "1" for n in range(65)}), "multipliers"),
+        (a_price(components=[a_component()] * 2), "components[1]"),
+        (a_price(components=[a_component(per=n + 1) for n in range(401)]), "components[1]"),
+        (a_price(components=[a_component(meter="tokens")]), "components[0].meter"),
+        (a_price(components=[a_component(rate="x")]), "components[0].rate"),
+        (a_price(components=[a_component(rate="9999999999")]), "components[0].rate"),
+        (a_price(components=[a_component(per=-1)]), "components[0].per"),
+        (
+            a_price(components=[a_component(condition={"variant": "high"})]),
+            "components[0].condition.variant",
+        ),
+        (
+            a_price(components=[a_component(condition={"region": "eu"})]),
+            "components[0].condition.region",
+        ),
+        (
+            a_price(components=[a_component(condition={"input_above_llm_tokens": 0})]),
+            "components[0].condition.input_above_llm_tokens",
+        ),
+        (
+            a_price(components=[a_component(condition={"service_tier": "t" * 65})]),
+            "components[0].condition.service_tier",
+        ),
+    ],
+)
+def test_impossible_prices_are_refused_by_field(message: prices_pb2.Price, field: str) -> None:
+    with pytest.raises(WireError) as refused:
+        price_from_proto(message)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (charges_pb2.Usage(input_llm_tokens=-1), "input_llm_tokens"),
+        (charges_pb2.Usage(cached_input_llm_tokens=MAX_COUNT + 1), "cached_input_llm_tokens"),
+        (
+            charges_pb2.Usage(output_llm_tokens=1, reasoning_llm_tokens=2),
+            "reasoning_llm_tokens",
+        ),
+        (charges_pb2.Usage(further={"m" * 65: 1}), "further"),
+        (charges_pb2.Usage(further={"page": -1}), "further[page]"),
+        (charges_pb2.Usage(further={f"m{n}": 1 for n in range(65)}), "further"),
+        (charges_pb2.Usage(estimate_reason="r" * 1025), "estimate_reason"),
+    ],
+)
+def test_impossible_usages_are_refused_by_field(message: charges_pb2.Usage, field: str) -> None:
+    with pytest.raises(WireError) as refused:
+        usage_from_proto(message)
+    assert refused.value.field == field
