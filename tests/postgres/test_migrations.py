@@ -6,13 +6,14 @@ import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
 from bursar_server.database import schema
 from bursar_server.database.migrate import is_migrated, migrate, newest_revision
 from bursar_server.database.pool import Pool, create_pool, transaction
 from bursar_server.errors import BursarError, Status
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
 # What Postgres itself says of a database: more than reflection compares (checks, order of columns).
 CATALOGUE = """

@@ -91,7 +91,7 @@ class GrpcServer:
         self.serving = False
         await self._health.enter_graceful_shutdown()
 
-    async def drain(self, grace_s: float) -> None:
+    async def drain(self, grace_s: float | None) -> None:
         """Accept nothing new, let calls end for `grace_s`, then cancel them."""
         await self.retire()
         await self._server.stop(grace_s)
