@@ -13,7 +13,7 @@ PROGRAMS: Final = "Programs"
 NOUNS: Final = "Nouns"
 
 # Name, module, what `bursar --help` says, and under which heading.
-COMMANDS: Final = (
+COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
     (
         "up",
         "bursar_cli.up.command",

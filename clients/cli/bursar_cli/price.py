@@ -9,6 +9,7 @@ import typer
 
 from bursar.client import new_request_id
 from bursar.pricing.quote import quote_rows
+from bursar.usage import MAX_COUNT
 from bursar.v1 import charges_pb2, prices_pb2
 from bursar_cli import output, typed
 from bursar_cli.cells import Column, as_text, when_set
@@ -162,8 +163,12 @@ def set_price(
     free: Annotated[bool, typer.Option("--free", help="It costs nothing.")] = False,
     currency: Annotated[str, typer.Option(help="ISO 4217 code.", show_default=False)] = "",
     mode: Annotated[str, typer.Option(help="chat, embedding ...")] = "chat",
-    max_input: Annotated[int, typer.Option(min=0, help="Context window, LLM tokens.")] = 0,
-    max_output: Annotated[int, typer.Option(min=0, help="Longest answer, LLM tokens.")] = 0,
+    max_input: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="Context window, LLM tokens.")
+    ] = 0,
+    max_output: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="Longest answer, LLM tokens.")
+    ] = 0,
 ) -> None:
     """Set your own price of a model, from now on; sidecars know within a second.
 
@@ -254,12 +259,24 @@ def quote(
         Path | None,
         typer.Option(metavar="FILE", help="JSON rows to price here, without a server; - is stdin."),
     ] = None,
-    input_count: Annotated[int, typer.Option("--input", min=0, help="LLM tokens.")] = 0,
-    cached_input: Annotated[int, typer.Option(min=0, help="Of a cache, besides --input.")] = 0,
-    cache_write: Annotated[int, typer.Option(min=0, help="Written to a 5 min cache.")] = 0,
-    cache_write_1h: Annotated[int, typer.Option(min=0, help="Written to a 1 h cache.")] = 0,
-    output_count: Annotated[int, typer.Option("--output", min=0, help="LLM tokens.")] = 0,
-    reasoning: Annotated[int, typer.Option(min=0, help="How many of the output.")] = 0,
+    input_count: Annotated[
+        int, typer.Option("--input", min=0, max=MAX_COUNT, help="LLM tokens.")
+    ] = 0,
+    cached_input: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="Of a cache, besides --input.")
+    ] = 0,
+    cache_write: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="Written to a 5 min cache.")
+    ] = 0,
+    cache_write_1h: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="Written to a 1 h cache.")
+    ] = 0,
+    output_count: Annotated[
+        int, typer.Option("--output", min=0, max=MAX_COUNT, help="LLM tokens.")
+    ] = 0,
+    reasoning: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="How many of the output.")
+    ] = 0,
     tier: Annotated[str, typer.Option(help="batch, flex, priority ...", show_default=False)] = "",
 ) -> None:
     """Say what a call would cost. Rows of a file are priced here, one JSON object a line each.

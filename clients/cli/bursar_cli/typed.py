@@ -160,15 +160,22 @@ def dimensions(values: Sequence[str] | None) -> list[str]:
 
 def past_instant(text: str, option: str, now: datetime, zone: tzinfo) -> datetime:
     """When something began or ended: 7d and 24h are so long ago, a date begins at midnight."""
-    return _instant(text, option, now, zone, direction=-1)
+    return _in_utc(text, option, _instant(text, option, now, zone, direction=-1))
 
 
 def coming_instant(text: str, option: str, now: datetime, zone: tzinfo) -> datetime:
     """When something will end: 90d is so long from now."""
-    when = _instant(text, option, now, zone, direction=1)
+    when = _in_utc(text, option, _instant(text, option, now, zone, direction=1))
     if when <= now:
         raise UsageFault(option, f"{shown(text)} is not in the future")
     return when
+
+
+def _in_utc(text: str, option: str, when: datetime) -> datetime:
+    try:
+        return when.astimezone(UTC)
+    except OverflowError:
+        raise UsageFault(option, f"{shown(text)} is out of range") from None
 
 
 def _instant(text: str, option: str, now: datetime, zone: tzinfo, direction: int) -> datetime:

@@ -22,7 +22,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from typer.core import TyperGroup
 
-from bursar.client import AddressError, BursarClient, BursarError, list_all
+from bursar.client import AddressError, AdminKeyError, BursarClient, BursarError, list_all
 from bursar.v1 import identity_pb2, money_pb2
 from bursar_cli import output, typed
 from bursar_cli.cells import Column, printable
@@ -228,8 +228,11 @@ def _run(
         function(session, **given)
     except UsageFault as fault:
         _fail(f"{path}: {fault.option}: {fault}", BAD_USAGE)
-    except AddressError as error:
+    except (AddressError, AdminKeyError) as error:
         _fail(f"{path}: {error}", BAD_USAGE)
+    except UnicodeEncodeError as error:
+        # What a shell hands over need not be text.
+        _fail(f"{path}: {error.object!r} can't be written as UTF-8", BAD_USAGE)
     except BursarError as error:
         address = session.endpoint.address if session else ""
         if error.unreachable:

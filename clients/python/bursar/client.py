@@ -102,6 +102,10 @@ class AddressError(ValueError):
     """An address of a control plane that can't be used; the message names the fault."""
 
 
+class AdminKeyError(ValueError):
+    """An admin key that can't be sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
     """What is wrong with one field of a request."""
@@ -208,7 +212,7 @@ class BursarClient:
     `address` is "host:port" or "unix:/path". Plain text is for this machine only (loopback or a
     unix socket); elsewhere TLS with the system's roots or `tls_ca` (PEM), unless `insecure` says
     that the network itself is trusted. Every call ends after `timeout_s` unless it names its own
-    `timeout`. Raises AddressError.
+    `timeout`. Raises AddressError and AdminKeyError.
     """
 
     def __init__(
@@ -221,6 +225,7 @@ class BursarClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         target, credentials = _target(address, tls_ca, insecure)
+        _check_admin_key(admin_key)
         self.address = address
         if credentials is None:
             self._channel = grpc.insecure_channel(target, options=_OPTIONS)
@@ -268,6 +273,7 @@ class AsyncBursarClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         target, credentials = _target(address, tls_ca, insecure)
+        _check_admin_key(admin_key)
         self.address = address
         # Any: the published stubs know no class of interceptors of grpc.aio.
         callers: Any = (_AsyncCaller(admin_key, timeout_s),)
@@ -440,6 +446,12 @@ def _target(
     if tls_ca is None and _is_loopback(host):
         return address, None
     return address, grpc.ssl_channel_credentials(root_certificates=tls_ca)
+
+
+def _check_admin_key(admin_key: str) -> None:
+    """Headers hold printable ASCII; gRPC would fail later, and say less."""
+    if not (admin_key.isascii() and admin_key.isprintable()):
+        raise AdminKeyError("the admin key holds characters that no key has; was it copied whole?")
 
 
 def _is_loopback(host: str) -> bool:
