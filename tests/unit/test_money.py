@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bursar.money import (
@@ -84,6 +84,7 @@ def test_amounts_are_written_exactly(nanos: int, text: str) -> None:
     assert format_nanos(nanos) == text
 
 
+@settings(deadline=None)
 @given(st.integers(-MAX_NANOS, MAX_NANOS))
 def test_what_is_written_is_read_back(nanos: int) -> None:
     assert parse_amount(format_nanos(nanos), "USD", signed=True).nanos == nanos

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bursar.usage import (
@@ -206,6 +206,7 @@ _USAGES = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(_USAGES | _JSON)
 def test_reading_never_fails_and_never_loses_a_count_silently(obj: Any) -> None:
     usage = usage_from_openai(obj)
@@ -269,6 +270,7 @@ _PLAIN = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(_PLAIN, st.booleans())
 def test_the_short_way_reads_what_the_full_way_reads(obj: dict[str, Any], sum_up: bool) -> None:
     if sum_up:
