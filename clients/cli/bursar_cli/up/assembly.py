@@ -159,7 +159,7 @@ class Assembly:
                 "BURSAR_HTTP_ADDRESS": f"{HOST}:{http}",
                 "BURSAR_ADMIN_KEY": self._secrets.admin_key,
             }
-            return Launch(_dies_with_us(self._options.programs.server), environment)
+            return Launch(dies_with_us(self._options.programs.server), environment)
 
         async def is_ready() -> bool:
             return await answers(HOST, http, "/readyz")
@@ -173,7 +173,7 @@ class Assembly:
         def launch() -> Launch:
             options = ["--host", HOST, "--port", str(port), "--require-api-key"]
             command = [*self._options.programs.provider, *options]
-            return Launch(_dies_with_us(command), _inherited())
+            return Launch(dies_with_us(command), _inherited())
 
         async def is_ready() -> bool:
             return await answers(HOST, port, "/readyz")
@@ -198,7 +198,7 @@ class Assembly:
                 "BURSAR_CONFIG": str(config),
                 PROVIDER_KEY_VARIABLE: self._secrets.provider_key,
             }
-            return Launch(_dies_with_us(self._options.programs.sidecar), environment)
+            return Launch(dies_with_us(self._options.programs.sidecar), environment)
 
         async def is_ready() -> bool:
             return await answers(HOST, admin_port, "/readyz") and await answers(
@@ -240,7 +240,7 @@ def _inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in OURS}
 
 
-def _dies_with_us(program: Sequence[str]) -> list[str]:
+def dies_with_us(program: Sequence[str]) -> list[str]:
     """The command line that runs `program` and has the kernel stop it when we are killed."""
     line = [sys.executable, "-I", "-S", str(LAUNCHER), "--parent", str(os.getpid())]
     return [*line, "--death-signal", str(int(signal.SIGTERM)), "--", *program]

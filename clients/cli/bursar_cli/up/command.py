@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from bursar_cli.exit_codes import BAD_USAGE
-from bursar_cli.up.assembly import MAX_SIDECARS, Options
+from bursar_cli.up.assembly import MAX_SIDECARS, Options, dies_with_us
 from bursar_cli.up.data_directory import DataDirectoryError
 from bursar_cli.up.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from bursar_cli.up.part import PartError
@@ -145,7 +145,7 @@ def server(
             "Without BURSAR_DATABASE_URL, an embedded Postgres is run in --data-dir "
             f"(BURSAR_DATA_DIR), {data_dir} by default.\n"
         )
-    if os.environ.get("BURSAR_DATABASE_URL") or _asks_for_help(context.args):
+    if os.environ.get("BURSAR_DATABASE_URL") or _needs_no_postgres(context.args):
         _become(program)
     postgres = EmbeddedPostgres(data_dir)
     try:
@@ -155,7 +155,9 @@ def server(
         typer.echo(f"bursar server: {error}", err=True)
         raise typer.Exit(1) from None
     try:
-        code = _run_beside(program, {**os.environ, "BURSAR_DATABASE_URL": postgres.url})
+        code = _run_beside(
+            dies_with_us(program), {**os.environ, "BURSAR_DATABASE_URL": postgres.url}
+        )
     finally:
         postgres.stop()
     raise typer.Exit(code)
@@ -182,7 +184,13 @@ def _become(program: list[str]) -> NoReturn:
 
 
 def _asks_for_help(arguments: list[str]) -> bool:
-    return bool({"--help", "-h", "--version"} & set(arguments))
+    return bool({"--help", "-h"} & set(arguments))
+
+
+def _needs_no_postgres(arguments: list[str]) -> bool:
+    """Whether the server was told of a database, or will not open one."""
+    told = any(argument.split("=")[0] == "--database-url" for argument in arguments)
+    return told or "--print-settings" in arguments or _asks_for_help(arguments)
 
 
 def _run_beside(program: list[str], environment: dict[str, str]) -> int:
