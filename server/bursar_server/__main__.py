@@ -16,7 +16,7 @@ import msgspec
 import structlog
 import uvloop
 
-from bursar_server.app import ControlPlane
+from bursar_server.app import ControlPlane, lending_settings
 from bursar_server.errors import BursarError, Status
 from bursar_server.logs import configure_logs
 from bursar_server.settings import (
@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     try:
         settings = load_settings(os.environ, options)
+        lending_settings(settings)
     except SettingsError as error:
         print(f"bursar server: {error}", file=sys.stderr)
         return BAD_USAGE
@@ -114,9 +115,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.info("starting", settings=settings.masked())
     try:
         uvloop.run(_run(settings))
-    except SettingsError as error:
-        print(f"bursar server: {error}", file=sys.stderr)
-        return BAD_USAGE
     except BursarError as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         print(f"bursar server: {error.message}{cause}", file=sys.stderr)

@@ -7,10 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import msgspec
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 
-from bursar.v1 import identity_pb2, identity_pb2_grpc, sidecars_pb2, sidecars_pb2_grpc
+from bursar.v1 import (
+    allowances_pb2,
+    budgets_pb2,
+    budgets_pb2_grpc,
+    identity_pb2,
+    identity_pb2_grpc,
+    prices_pb2,
+    prices_pb2_grpc,
+    sidecars_pb2,
+    sidecars_pb2_grpc,
+)
+from bursar_server.allowances.control import AllowanceControl
+from bursar_server.allowances.settings import LendingSettings
+from bursar_server.budgets.service import BudgetService
 from bursar_server.changes import ChangeFeed
 from bursar_server.clock import Clock, SystemClock
 from bursar_server.credentials import credential_of, new_credential
@@ -25,7 +39,8 @@ from bursar_server.identity.key_service import KeyService
 from bursar_server.identity.organization_service import OrganizationService
 from bursar_server.identity.spender_service import ProjectService, TeamService, UserService
 from bursar_server.metrics import POOL_IDLE, POOL_SIZE
-from bursar_server.settings import Settings
+from bursar_server.prices.service import PriceService, publish_snapshot
+from bursar_server.settings import Settings, SettingsError
 from bursar_server.sidecars.service import SidecarService
 
 log = structlog.get_logger(__name__)
@@ -54,6 +69,7 @@ class ControlPlane:
         self._pool: Pool | None = None
         self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
+        self._lending: AllowanceControl | None = None
 
     @property
     def grpc_address(self) -> str:
@@ -80,14 +96,17 @@ class ControlPlane:
         POOL_SIZE.set_function(pool.get_size)
         POOL_IDLE.set_function(pool.get_idle_size)
         await _warn_of_weak_durability(pool)
+        await publish_snapshot(pool)
         keys = AdminKeys(await self._admin_key_hashes(pool))
-        services = self._services(pool)
-        self._grpc = GrpcServer(_transport(settings), keys, services)
+        lending = AllowanceControl(pool, self._feed, self._clock, lending_settings(settings))
+        self._grpc = GrpcServer(_transport(settings), keys, self._services(pool, lending))
+        await lending.start()
+        self._lending = lending
         self._http = HttpServer(settings.http_address, self._checks)
         await self._grpc.start()
         await self._http.start()
 
-    def _services(self, pool: Pool) -> list[tuple[str, Register]]:
+    def _services(self, pool: Pool, lending: AllowanceControl) -> list[tuple[str, Register]]:
         """Every service with its full name."""
         feed, clock = self._feed, self._clock
         return [
@@ -119,18 +138,32 @@ class ControlPlane:
             _service(
                 sidecars_pb2.DESCRIPTOR.services_by_name["SidecarService"],
                 sidecars_pb2_grpc.add_SidecarServiceServicer_to_server,
-                SidecarService(pool, feed, self._connected_sidecars),
+                SidecarService(pool, feed, lending.connected_sidecars),
+            ),
+            _service(
+                budgets_pb2.DESCRIPTOR.services_by_name["BudgetService"],
+                budgets_pb2_grpc.add_BudgetServiceServicer_to_server,
+                BudgetService(pool, feed, clock),
+            ),
+            _service(
+                prices_pb2.DESCRIPTOR.services_by_name["PriceService"],
+                prices_pb2_grpc.add_PriceServiceServicer_to_server,
+                PriceService(pool, feed, clock),
+            ),
+            (
+                allowances_pb2.DESCRIPTOR.services_by_name["AllowanceService"].full_name,
+                lending.add_to_server,
             ),
         ]
 
-    def _connected_sidecars(self) -> set[int]:
-        return set()
-
     async def drain(self) -> None:
         """End everything in order: nothing that was accepted is lost."""
-        grace_s = self._settings.drain_ms / 1000
         if self._grpc is not None:
-            await self._grpc.drain(grace_s)
+            await self._grpc.retire()
+            closing = asyncio.create_task(self._grpc.drain(self._settings.drain_ms / 1000))
+            if self._lending is not None:
+                await self._lending.drain()
+            await closing
         if self._http is not None:
             await self._http.stop()
         if self._pool is not None:
@@ -167,6 +200,14 @@ def _service(
     descriptor: ServiceDescriptor, add: Callable[[Any, grpc.aio.Server], None], servicer: object
 ) -> tuple[str, Register]:
     return descriptor.full_name, lambda server: add(servicer, server)
+
+
+def lending_settings(settings: Settings) -> LendingSettings:
+    """The table [lending], checked. Raises SettingsError."""
+    try:
+        return msgspec.convert(settings.lending, LendingSettings, strict=True)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"lending: {error}") from error
 
 
 def _transport(settings: Settings) -> Transport:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -74,14 +75,14 @@ async def serve() -> AsyncIterator[Serve]:
             server = GrpcServer(Transport("127.0.0.1:0"), AdminKeys([key.hash]), services)
             await server.start()
             stack.push_async_callback(server.drain, None)
-            interceptors = [_Authorization(key.secret)] if admin else []
+            interceptors: list[Any] = [_Authorization(key.secret)] if admin else []
             channel = grpc.aio.insecure_channel(server.address, interceptors=interceptors)
             return await stack.enter_async_context(channel)
 
         yield start
 
 
-class _Authorization(grpc.aio.UnaryUnaryClientInterceptor):
+class _Authorization(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
     """Adds the admin key to each call."""
 
     def __init__(self, secret: str) -> None:

@@ -1,7 +1,7 @@
 """What a client sees when it is refused."""
 
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -22,8 +22,8 @@ class Refused(msgspec.Struct, frozen=True):
 
 def refusal_of(error: grpc.aio.AioRpcError) -> Refused:
     """The refusal as its details tell it; they must be there."""
-    data = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
-    assert isinstance(data, bytes)
+    metadata: dict[str, Any] = dict(cast("Any", error.trailing_metadata() or ()))
+    data: bytes = metadata["grpc-status-details-bin"]
     status = status_pb2.Status.FromString(data)
     assert status.code == error.code().value[0]
     assert status.message == error.details()

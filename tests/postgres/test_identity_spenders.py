@@ -32,9 +32,10 @@ class Client(msgspec.Struct):
 
     async def organization(self, name: str, **fields: Any) -> pb.Organization:
         wanted = pb.Organization(name=f"organizations/{name}", **fields)
-        return await self.organizations.CreateOrganization(
+        made: pb.Organization = await self.organizations.CreateOrganization(
             pb.CreateOrganizationRequest(organization=wanted)
         )
+        return made
 
     def call(self, verb: str, noun: str, **fields: Any) -> Any:
         request = getattr(pb, f"{verb}{noun}{'s' if verb == 'List' else ''}Request")
@@ -350,7 +351,8 @@ async def test_what_a_budget_or_an_entry_names_is_kept(
     await client.organization("acme")
     await client.create(noun, "search")
     kind = noun.lower()
-    id, organization_id = await pool.fetchrow(f"SELECT id, organization_id FROM {kind}s")
+    id = await pool.fetchval(f"SELECT id FROM {kind}s")
+    organization_id = await pool.fetchval(f"SELECT organization_id FROM {kind}s")
     await pool.execute(
         "INSERT INTO budgets (organization_id, slug, display_name, scope_kind, scope_id,"
         " limit_nanos, window_kind, enforcement)"
