@@ -1,6 +1,7 @@
 """What Alembic runs: the migrations, in the transaction that `database.migrate` opened."""
 
 from alembic import context
+
 from bursar_server.database import schema
 
 context.configure(
