@@ -1,0 +1,139 @@
+"""Reading the ledger: pages of entries, and the checks of a verification."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from bursar_server.database.pool import Connection
+from bursar_server.database.queries import Queries
+from bursar_server.ledger.rules import Check, EntryPlace
+
+q = Queries.load(__package__)
+verify_q = Queries.load(__package__, "verify.sql")
+
+# A verification reads the whole ledger of an organization, several times over.
+VERIFY_TIMEOUT_S: Final = 600.0
+
+
+class EntryRecord(msgspec.Struct, frozen=True):
+    """One row of the ledger. Amounts in nanos of `currency`."""
+
+    session_epoch: int
+    n: int
+    k: int
+    kind: str
+    debit_account: str
+    credit_account: str
+    amount_nanos: int
+    currency: str
+    reserved_nanos: int
+    overrun_nanos: int
+    draw_set_id: int
+    key_id: int | None
+    team_id: int | None
+    project_id: int | None
+    user_id: int | None
+    customer: str
+    app: str
+    run: str
+    tags: list[str]
+    provider: str
+    model: str
+    requested_model: str
+    price_version: str
+    input_llm_tokens: int
+    cached_input_llm_tokens: int
+    cache_write_5m_llm_tokens: int
+    cache_write_1h_llm_tokens: int
+    output_llm_tokens: int
+    reasoning_llm_tokens: int
+    further_usage: dict[str, int] | None
+    estimate_reason: str
+    provider_request_id: str
+    http_status: int
+    stream: bool
+    admitted_at: datetime
+    finished_at: datetime
+    posted_at: datetime
+
+    @property
+    def place(self) -> EntryPlace:
+        """Where it stands in the list."""
+        return EntryPlace(self.posted_at, self.session_epoch, self.n, self.k)
+
+
+class EntryFilter(msgspec.Struct, frozen=True):
+    """Which entries are wanted; None: whatever it is."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    key_id: int | None = None
+    charge: tuple[int, int] | None = None
+    """Session epoch and n."""
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """What a check found; no differences: it holds."""
+
+    check: Check
+    checked_count: int
+    differences: list[str]
+
+
+async def entry_page(
+    connection: Connection,
+    organization_id: int,
+    wanted: EntryFilter,
+    *,
+    after: EntryPlace | None,
+    size: int,
+) -> list[EntryRecord]:
+    """At most `size` entries behind `after`, the newest posted first."""
+    session_epoch, n = wanted.charge or (None, None)
+    rows = await connection.fetch(
+        q.entry_page,
+        organization_id,
+        *(after or (None, None, None, None)),
+        wanted.since,
+        wanted.until,
+        wanted.key_id,
+        session_epoch,
+        n,
+        size,
+    )
+    return msgspec.convert([dict(row) for row in rows], list[EntryRecord])
+
+
+async def key_id(connection: Connection, organization_id: int, slug: str) -> int | None:
+    """The id of a key by its name."""
+    found: int | None = await connection.fetchval(q.key_id, organization_id, slug)
+    return found
+
+
+async def spender_names(
+    connection: Connection, organization_id: int, ids: Sequence[int]
+) -> Mapping[int, str]:
+    """ "teams/search" and the like by id; the ids of one sequence never mean two things."""
+    rows = await connection.fetch(q.spender_names, organization_id, list(ids))
+    return {row["id"]: row["name"] for row in rows}
+
+
+async def budgets_of_draw_sets(
+    connection: Connection, organization_id: int, ids: Sequence[int]
+) -> Mapping[int, list[str]]:
+    """The names of the budgets in each draw set."""
+    rows = await connection.fetch(q.budgets_of_draw_sets, organization_id, list(ids))
+    return {row["id"]: row["budgets"] for row in rows}
+
+
+async def run_check(
+    connection: Connection, check: Check, organization_id: int | None, most: int
+) -> CheckResult:
+    """Run one check over an organization, or over all; tells `most` differences at most."""
+    query: str = getattr(verify_q, f"check_{check.name}")
+    row = await connection.fetchrow(query, organization_id, most, timeout=VERIFY_TIMEOUT_S)
+    if row is None:
+        raise RuntimeError(f"the check {check.name} answered nothing")
+    return CheckResult(check, row["checked_count"], list(row["differences"] or ()))
