@@ -11,9 +11,13 @@ import structlog
 
 from bursar.v1 import allowances_pb2
 from bursar_server.allowances.frames import Frame, Report
+from bursar_server.allowances.rules import Holder
 from bursar_server.identity.store import KeyRecord
 
 log = structlog.get_logger(__name__)
+
+IN_USE_MS = 1_000
+"""A pool idle for less is in use: sidecars report a pool in use every second."""
 
 ControlFrame = allowances_pb2.ControlFrame
 Scope = tuple[str, int]
@@ -107,20 +111,33 @@ class LiveSession:
         frame.applied_seq = self.applied_seq
         self.stream.send(frame)
 
-    def note(self, frame: Frame, now_ms: int) -> None:
-        """Remember what the sidecar said about its allowances."""
-        for report in frame.reports:
-            before = self.reports.get(report.window_id)
-            self.reports[report.window_id] = report
-            if before is None or report.idle_ms < 1_000:
-                self.used_at_ms[report.window_id] = now_ms
-
 
 class Hub:
     """All open streams, by sidecar and by session."""
 
     def __init__(self) -> None:
         self.sessions: dict[int, LiveSession] = {}
+        self._reporters: dict[int, dict[int, LiveSession]] = {}
+        """Who reported on a window, by window and by session."""
+
+    def note(self, session: LiveSession, frame: Frame, now_ms: int) -> None:
+        """Remember what a sidecar said about its allowances."""
+        for report in frame.reports:
+            before = session.reports.get(report.window_id)
+            session.reports[report.window_id] = report
+            self._reporters.setdefault(report.window_id, {})[session.session_epoch] = session
+            if before is None or report.idle_ms < IN_USE_MS:
+                session.used_at_ms[report.window_id] = now_ms
+
+    def forget_report(self, session: LiveSession, window_id: int) -> None:
+        """Nothing of the window is left in the session, and it has ended."""
+        session.reports.pop(window_id, None)
+        session.used_at_ms.pop(window_id, None)
+        reporters = self._reporters.get(window_id, {})
+        if reporters.get(session.session_epoch) is session:
+            del reporters[session.session_epoch]
+        if not reporters:
+            self._reporters.pop(window_id, None)
 
     def add(self, session: LiveSession) -> None:
         """Take a session in. A session that was on an older stream moves: that stream ends."""
@@ -135,6 +152,8 @@ class Hub:
         """Forget a stream; returns the epochs that are no longer live."""
         gone = []
         for epoch, session in stream.sessions.items():
+            for window_id in list(session.reports):
+                self.forget_report(session, window_id)
             if self.sessions.get(epoch) is session:
                 del self.sessions[epoch]
                 gone.append(epoch)
@@ -154,9 +173,22 @@ class Hub:
 
     def users(self, window_ids: Iterable[int], now_ms: int, active_ms: int) -> dict[int, int]:
         """How many live sessions used each window lately, at least one."""
-        counts = dict.fromkeys(window_ids, 0)
-        for session in self.sessions.values():
-            for window_id, used_at in session.used_at_ms.items():
-                if window_id in counts and now_ms - used_at <= active_ms:
-                    counts[window_id] += 1
-        return {window_id: max(1, count) for window_id, count in counts.items()}
+        return {
+            window_id: max(
+                1,
+                sum(
+                    now_ms - session.used_at_ms.get(window_id, -active_ms) < active_ms
+                    for session in self._reporters.get(window_id, {}).values()
+                ),
+            )
+            for window_id in window_ids
+        }
+
+    def holders(self, window_ids: Iterable[int]) -> list[Holder]:
+        """What connected sessions last said they have free in these windows."""
+        return [
+            Holder(epoch, window_id, report.free, report.idle_ms)
+            for window_id in window_ids
+            for epoch, session in self._reporters.get(window_id, {}).items()
+            if (report := session.reports.get(window_id)) is not None
+        ]

@@ -448,12 +448,7 @@ class Tick:
         for window in books.windows.values():
             if window.hard and window.available < 0:
                 shortage[window.id] = shortage.get(window.id, 0) - window.available
-        holders = [
-            rules.Holder(session.session_epoch, window_id, report.free, report.idle_ms)
-            for session in self._hub.sessions.values()
-            for window_id, report in session.reports.items()
-            if window_id in shortage
-        ]
+        holders = self._hub.holders(shortage)
         return decisions, rules.choose_recalls(shortage, decisions.waiting, holders)
 
     async def _save(

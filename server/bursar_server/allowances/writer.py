@@ -158,7 +158,7 @@ class Writer:
             self._wake.set()
         now_ms = self._clock.monotonic_ms()
         for session, frame in frames:
-            session.note(frame, now_ms)
+            self._hub.note(session, frame, now_ms)
             self._note_needs(session, frame, now_ms)
         changed, self._changed_budgets = self._changed_budgets, set()
         waiting, self._waiting = self._waiting, []
@@ -270,6 +270,11 @@ class Writer:
         metrics.RECALLS.inc(len(recalls))
         for session, frame in batch.frames:
             session.applied_seq = max(session.applied_seq, frame.seq)
+            for report in frame.reports:
+                end_at = outcome.windows[report.window_id].end_at
+                held = outcome.books.of(session.session_epoch, report.window_id).held
+                if end_at is not None and end_at <= now and not held:
+                    self._hub.forget_report(session, report.window_id)
         for session, message in messages.of_outcome(
             self._hub, batch, outcome, recalls, now, self._settings.contended_retry_ms
         ):
