@@ -98,7 +98,7 @@ class Exhausted(NamedTuple):
 
 
 class LineIsFullError(Exception):
-    """MAX_WAITERS calls wait already."""
+    """`max_waiters` calls wait already."""
 
 
 @dataclass(slots=True)
@@ -111,6 +111,7 @@ class Book:
 
     organization: Leg | None = None
     platform: Leg | None = None
+    max_waiters: int = MAX_WAITERS
     waiters: dict[int, Waiter] = field(default_factory=dict)
     _lines: dict[int, list[Waiter]] = field(default_factory=dict)
     _exhausted: dict[int, Exhausted] = field(default_factory=dict)
@@ -204,7 +205,7 @@ class Book:
 
     def wait(self, plan: Plan, ceiling_nanos: int, now: int, deadline: int) -> Waiter:
         """Join the line, behind all who are short of the same pools. Raises LineIsFullError."""
-        if len(self.waiters) >= MAX_WAITERS:
+        if len(self.waiters) >= self.max_waiters:
             raise LineIsFullError
         self._last_order += 1
         waiter = Waiter(self._last_order, plan, ceiling_nanos, deadline)
@@ -256,6 +257,17 @@ class Book:
         self._dirty.update(self._lines)
         self._ready.extend(waiter for waiter in self.waiters.values() if not waiter.short)
 
+    def stuck_pools(self, now: int) -> list[tuple[Leg, Pool]]:
+        """Pools with free money that lets nobody in their line start: it is better off at home,
+        where it adds up with others'. Call after `admit`."""
+        found = []
+        for leg in (self.organization, self.platform):
+            for budget_id in self._lines if leg else ():
+                pool = leg.current_pool(budget_id, now) if leg else None
+                if leg and pool is not None and pool.lent and pool.free_nanos > 0:
+                    found.append((leg, pool))
+        return found
+
     def admit_granted(self, waiter: Waiter, now: int) -> Iterator[Waiter]:
         """Reserve for one whose need was granted: that money came for it, whoever waits before."""
         if waiter.order in self.waiters:
@@ -277,10 +289,10 @@ class Book:
                 pool = leg.current_pool(budget_id, now) if leg else None
                 if pool is None:
                     short.append(budget_id)
-                elif hard:
+                elif hard and pool.lent:
                     line = self._lines.get(budget_id)
                     behind = line is not None and line[0].order < waiter.order
-                    if behind or pool.free_nanos < waiter.ceiling_nanos or not pool.lent:
+                    if behind or pool.free_nanos < waiter.ceiling_nanos:
                         short.append(budget_id)
         return frozenset(short)
 
@@ -336,7 +348,7 @@ class Book:
                     del self._exhausted[budget_id]
                     continue
                 pool = leg.current_pool(budget_id, now) if leg else None
-                fits = pool is not None and pool.lent and pool.free_nanos >= ceiling_nanos
+                fits = pool is not None and (not pool.lent or pool.free_nanos >= ceiling_nanos)
                 if ceiling_nanos >= memory.amount_nanos and not fits:
                     found.append(memory)
         return found
@@ -349,7 +361,7 @@ def _fitting(
     pools = []
     for budget_id, hard in refs:
         pool = leg.current_pool(budget_id, now)
-        if pool is None or (hard and (not pool.lent or pool.free_nanos < ceiling_nanos)):
+        if pool is None or (hard and pool.lent and pool.free_nanos < ceiling_nanos):
             return None
         pools.append(pool)
     return pools

@@ -182,8 +182,12 @@ class Journal:
 
     def session_closed(self, epoch: int) -> None:
         """The control plane closed a session. Never raises."""
-        if self._sessions.pop(epoch, None) is not None:
-            self._append_if_possible(records.SessionClosed(epoch))
+        if self._sessions.pop(epoch, None) is None:
+            return
+        for key in [key for key in self._opened if key[0] == epoch]:
+            del self._opened[key]
+        self.acknowledged(epoch, [n for each, n in self._unacknowledged if each == epoch])
+        self._append_if_possible(records.SessionClosed(epoch))
 
     def retry(self) -> None:
         """After a fault: begin a new segment with everything that is owed. Never raises."""

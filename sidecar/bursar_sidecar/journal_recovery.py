@@ -111,6 +111,9 @@ class Recovery:
     def _record(self, record: object, live: set[int]) -> None:
         match record:
             case SessionOpened(epoch, organization_id, platform):
+                # Opened after it was closed: the number of another control plane, used again.
+                self._closed.discard(epoch)
+                self._sessions.pop(epoch, None)
                 self._session(epoch, organization_id, platform)
                 live.add(epoch)
             case Opened(parts=parts):

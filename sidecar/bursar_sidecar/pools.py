@@ -216,6 +216,10 @@ class Leg:
     last_n: int = 0
     open_count: int = 0
     fenced: bool = False
+    valid_until: int = 0
+    """Until when policy and allowances hold."""
+    policy_known: bool = False
+    """Whether the session was told its own budgets."""
     pools: dict[int, Pool] = field(default_factory=dict)
     by_budget: dict[int, list[Pool]] = field(default_factory=dict)
 

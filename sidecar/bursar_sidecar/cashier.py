@@ -1,0 +1,483 @@
+"""The cashier: the desk as the data path sees it, over the book, the journal and the session.
+
+A call that fits is admitted in one step without waiting: policy, book, journal. One that does not
+waits in line, asks the control plane, and is refused only on its verdict or after its bounded wait.
+"""
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from bursar.pricing import PriceBook
+from bursar.usage import Usage
+from bursar.v1 import allowances_pb2
+from bursar_sidecar import settlements
+from bursar_sidecar.allowances import Book, LineIsFullError, Plan, Reservation, Waiter
+from bursar_sidecar.clock import NANOS_PER_MS, NANOS_PER_SECOND, Clock
+from bursar_sidecar.desk import BudgetStanding, Call, Outcome, Receipt, Refusal, Spender
+from bursar_sidecar.desk import Reservation as DeskReservation
+from bursar_sidecar.identity import MAX_KEY_LENGTH, Identity, KnownKey, hash_of
+from bursar_sidecar.journal import Journal, JournalError
+from bursar_sidecar.journal_records import Opened, OpenPart, Settled
+from bursar_sidecar.outbox import ANSWER_MARGIN_MS, Charge
+from bursar_sidecar.pools import Pool
+from bursar_sidecar.session import Session
+
+log = structlog.get_logger("bursar.cashier")
+
+# How long a call waits for the answer to "who is this key": many times a round trip.
+RESOLVE_WAIT_S: Final = 2.0
+# Keys asked about at one time. A flood of guessed keys is refused beyond it instead of queued.
+MAX_RESOLVING: Final = 1_024
+# A refusal without a better word says so much: what is in flight comes home within seconds.
+RETRY_AFTER_S: Final = 1.0
+_NO_USAGE: Final = Usage()
+
+
+class Hold:
+    """A reservation as the data path holds it."""
+
+    __slots__ = ("_reservation", "charge_id", "currency", "opened")
+
+    def __init__(self, reservation: Reservation, opened: Opened, currency: str) -> None:
+        self._reservation = reservation
+        self.charge_id = reservation.charge_id
+        self.opened = opened
+        self.currency = currency
+
+    @property
+    def ceiling_nanos(self) -> int:
+        """What is set aside."""
+        return self._reservation.ceiling_nanos
+
+    @property
+    def reservation(self) -> Reservation:
+        """The book's side of it."""
+        return self._reservation
+
+
+class _Ticket:
+    """A call that waits in line, and how it hears of its turn."""
+
+    __slots__ = ("call", "future", "hold", "standings", "waiter")
+
+    def __init__(self, call: Call, waiter: Waiter, future: "asyncio.Future[Hold]") -> None:
+        self.call = call
+        self.waiter = waiter
+        self.future = future
+        self.hold: Hold | None = None
+        self.standings: tuple[BudgetStanding, ...] = ()
+
+
+class Cashier:
+    """Implements `desk.Desk`."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        book: Book,
+        identity: Identity,
+        journal: Journal,
+        session: Session,
+        *,
+        reserve_wait_ms: int,
+    ) -> None:
+        self._clock = clock
+        self._book = book
+        self._identity = identity
+        self._journal = journal
+        self._session = session
+        self._reserve_wait_ms = reserve_wait_ms
+        self._tickets: dict[int, _Ticket] = {}
+        self._resolving: dict[bytes, asyncio.Future[None]] = {}
+        self._draining = False
+        self._idle = asyncio.Event()
+        self.overrun_count = 0
+        session.listener = self
+
+    # -- desk ----------------------------------------------------------------------------------
+
+    async def identify(self, api_key: str) -> Spender:
+        """The spender behind a key; usually answered from memory. Raises Refusal."""
+        if not 1 <= len(api_key) <= MAX_KEY_LENGTH:
+            raise Refusal("key_unknown")
+        key_hash = hash_of(api_key)
+        self._check_open()
+        known = self._identity.known(key_hash, self._clock.boot_ns())
+        if known is None:
+            known = await self._resolve(key_hash)
+        return _spender_of(known)
+
+    def is_budgeted(self, spender: Spender, provider: str, model: str) -> bool:
+        """Whether a hard money budget applies to such a call."""
+        plan = self._identity.plan(spender, provider, model, model)
+        return any(ref.hard for ref in plan.organization) or any(r.hard for r in plan.platform)
+
+    def prices(self) -> PriceBook:
+        """The current price book."""
+        return self._session.prices()
+
+    async def reserve(self, call: Call) -> DeskReservation:
+        """Set the ceiling aside in every budget that applies. Raises Refusal."""
+        self._check_open()
+        now = self._clock.boot_ns()
+        spender = call.spender
+        key_hash = self._identity.hash_of_id(spender.key_id)
+        known = self._identity.known(key_hash, now) if key_hash is not None else None
+        if known is None:
+            if key_hash is None:
+                raise Refusal("no_allowance", "The key is not known here any more; try again.")
+            known = await self._resolve(key_hash)
+            now = self._clock.boot_ns()
+        # A key that was revoked since it was identified stops here.
+        current = _spender_of(known)
+        plan = self._plan(call, current)
+        ceiling_nanos = min(call.ceiling_nanos, settlements.MAX_NANOS)
+        reservation = self._book.reserve(plan, ceiling_nanos, now)
+        if reservation is not None:
+            return self._open(call, reservation)
+        return await self._wait(call, plan, ceiling_nanos, now)
+
+    def settle(self, reservation: DeskReservation, outcome: Outcome) -> Receipt:
+        """Close a reservation, exactly once. Raises ValueError when it was closed before."""
+        if not isinstance(reservation, Hold):
+            raise TypeError(f"reservation is a {type(reservation).__name__}, none of this desk's")
+        held = reservation.reservation
+        if held.settled:
+            raise ValueError(f"reservation {held.charge_id} is settled already")
+        if outcome.cost_nanos < 0:
+            raise ValueError(f"cost_nanos is {outcome.cost_nanos}; expected 0 or more")
+        messages = settlements.settled(reservation.opened, outcome)
+        rows = [Settled(m.session_epoch, m.n, m.SerializeToString()) for m in messages]
+        self._journal.settled(rows)
+        cost_nanos = messages[0].cost_nanos
+        overrun_nanos = self._book.settle(held, cost_nanos, self._clock.boot_ns())
+        if overrun_nanos:
+            self.overrun_count += 1
+            log.warning("overrun", charge_id=held.charge_id, overrun_nanos=overrun_nanos)
+        for part, row in zip(held.parts, rows, strict=True):
+            charge = Charge(row.epoch, row.n, row.settlement, cost_nanos, part.pools)
+            self._session.charge(part.leg, charge)
+        if self._book.waiters:
+            self._session.pump()
+        self._note_idle()
+        return Receipt(
+            charge_id=held.charge_id,
+            cost_nanos=cost_nanos,
+            currency=reservation.currency,
+            budget_remaining_nanos=_remaining_nanos(held),
+        )
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def readiness(self) -> str:
+        """Why no call can be served now; "" when all is well."""
+        if self._draining:
+            return "draining"
+        return self._session.fault(self._clock.boot_ns()) or self._journal.fault
+
+    async def drain(self, calls_timeout_s: float, close_timeout_s: float) -> bool:
+        """Admit nothing more, wait for open calls, give all money back and close the sessions.
+
+        True if all of it was acknowledged; otherwise the journal holds the rest.
+        """
+        self._draining = True
+        for ticket in list(self._tickets.values()):
+            self._refuse(ticket, Refusal("overloaded", "The sidecar is shutting down."))
+        self._note_idle()
+        try:
+            async with asyncio.timeout(calls_timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("calls_left_open", count=self._journal.open_calls)
+        return await self._session.close(close_timeout_s)
+
+    def _note_idle(self) -> None:
+        if self._draining and not self._journal.open_calls:
+            self._idle.set()
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise Refusal("overloaded", "The sidecar is shutting down.")
+        fault = self._session.fault(self._clock.boot_ns())
+        if fault:
+            raise Refusal("no_allowance", _sentence(fault), retry_after_s=RETRY_AFTER_S)
+
+    # -- admission -----------------------------------------------------------------------------
+
+    def _plan(self, call: Call, spender: Spender) -> Plan:
+        plan = self._identity.plan(spender, call.provider, call.model, call.requested_model)
+        platform = self._book.platform
+        if platform is not None and plan.platform and platform.currency != spender.currency:
+            # Without an exchange rate the platform's budgets can't be counted; a hard one is not
+            # passed by on that account.
+            if any(ref.hard for ref in plan.platform):
+                raise Refusal(
+                    "no_allowance",
+                    f"A platform budget is in {platform.currency}, the organization's money in "
+                    f"{spender.currency}, and no exchange rate is known.",
+                )
+            return Plan(plan.organization)
+        return plan
+
+    def _open(self, call: Call, reservation: Reservation) -> Hold:
+        """Write the open record. Raises Refusal, and then nothing is reserved."""
+        parts = tuple(
+            OpenPart(part.leg.epoch, part.n, tuple(part.window_ids)) for part in reservation.parts
+        )
+        opened = settlements.open_record(call, parts, reservation.ceiling_nanos)
+        try:
+            self._journal.opened(opened)
+        except JournalError as error:
+            self._book.undo(reservation)
+            log.error("journal_full", fault=str(error))
+            raise Refusal(
+                "overloaded", f"journal_full: {error}", retry_after_s=RETRY_AFTER_S
+            ) from error
+        self._session.touched()
+        return Hold(reservation, opened, call.spender.currency)
+
+    async def _wait(self, call: Call, plan: Plan, ceiling_nanos: int, now: int) -> Hold:
+        self._recall_refusal(plan, ceiling_nanos, now)
+        deadline = now + self._reserve_wait_ms * NANOS_PER_MS
+        try:
+            waiter = self._book.wait(plan, ceiling_nanos, now, deadline)
+        except LineIsFullError:
+            raise Refusal(
+                "overloaded", "Too many calls are waiting for money.", retry_after_s=RETRY_AFTER_S
+            ) from None
+        ticket = _Ticket(call, waiter, asyncio.get_running_loop().create_future())
+        self._tickets[waiter.order] = ticket
+        self._session.ask(waiter)
+        try:
+            async with asyncio.timeout(self._reserve_wait_ms / 1000):
+                return await ticket.future
+        except TimeoutError:
+            if ticket.hold is not None:
+                return ticket.hold
+            raise self._too_late(ticket) from None
+        except asyncio.CancelledError:
+            if ticket.hold is not None:
+                self._release(ticket.hold)
+            raise
+        finally:
+            del self._tickets[waiter.order]
+            if waiter.order in self._book.waiters:
+                self._book.withdraw(waiter)
+                self._session.withdraw(waiter)
+                self._session.pump()
+
+    def _release(self, hold: Hold) -> None:
+        """The app left while it waited: the call was admitted and never sent."""
+        from_now = Outcome(
+            kind="released", usage=_NO_USAGE, cost_nanos=0, finished_at=self._clock.wall_ns()
+        )
+        self.settle(hold, from_now)
+
+    def _too_late(self, ticket: _Ticket) -> Refusal:
+        fault = self._session.fault(self._clock.boot_ns())
+        if fault:
+            return Refusal("no_allowance", _sentence(fault), retry_after_s=RETRY_AFTER_S)
+        standings = ticket.standings or self._standings_here(ticket.waiter)
+        if not standings and not self._session.connected:
+            return Refusal(
+                "no_allowance", _sentence(self._session.last_fault), retry_after_s=RETRY_AFTER_S
+            )
+        return Refusal("budget_reserved", retry_after_s=RETRY_AFTER_S, budgets=standings)
+
+    # -- what the session tells ----------------------------------------------------------------
+
+    def admitted(self, waiter: Waiter) -> None:
+        """A waiting call got its money."""
+        self._session.withdraw(waiter)
+        ticket = self._tickets.get(waiter.order)
+        reservation = waiter.reservation
+        assert reservation is not None  # the book sets it before it says so
+        if ticket is None or ticket.future.done():
+            self._book.undo(reservation)
+            return
+        try:
+            ticket.hold = self._open(ticket.call, reservation)
+        except Refusal as refusal:
+            ticket.future.set_exception(refusal)
+            return
+        ticket.future.set_result(ticket.hold)
+
+    def judged(self, waiter: Waiter, verdict: allowances_pb2.Verdict) -> None:
+        """The control plane answered a need otherwise than with money."""
+        ticket = self._tickets.get(waiter.order)
+        if ticket is None:
+            return
+        standings = tuple(self._standing(binding) for binding in verdict.binding)
+        retry_after_s = verdict.retry_after_ms / 1000 if verdict.retry_after_ms else None
+        now = self._clock.boot_ns()
+        if verdict.outcome == allowances_pb2.NEED_OUTCOME_EXHAUSTED:
+            refusal = Refusal("budget_exhausted", retry_after_s=retry_after_s, budgets=standings)
+            for binding in verdict.binding:
+                self._book.remember_exhausted(
+                    binding.budget_id,
+                    waiter.ceiling_nanos,
+                    now=now,
+                    for_ns=verdict.retry_after_ms * NANOS_PER_MS or NANOS_PER_SECOND,
+                    evidence=(retry_after_s, self._standing(binding)),
+                )
+            self._refuse(ticket, refusal)
+        elif verdict.outcome == allowances_pb2.NEED_OUTCOME_CONTENDED:
+            ticket.standings = standings or ticket.standings
+            if waiter.deadline - now <= 2 * ANSWER_MARGIN_MS * NANOS_PER_MS:
+                self._refuse(
+                    ticket,
+                    Refusal(
+                        "budget_reserved",
+                        retry_after_s=retry_after_s or RETRY_AFTER_S,
+                        budgets=ticket.standings,
+                    ),
+                )
+        # A stale need (a budget is gone), or a contended one with time left, is asked again by
+        # the session's next beat.
+
+    def policy_changed(self) -> None:
+        """Keys or budgets changed: wake who asked, look again at who waits."""
+        now = self._clock.boot_ns()
+        for asked in [h for h in self._resolving if self._identity.known(h, now) is not None]:
+            self._resolving.pop(asked).set_result(None)
+        for ticket in list(self._tickets.values()):
+            if ticket.future.done():
+                continue
+            try:
+                key_hash = self._identity.hash_of_id(ticket.call.spender.key_id)
+                known = self._identity.known(key_hash, now) if key_hash is not None else None
+                if known is not None:
+                    plan = self._plan(ticket.call, _spender_of(known))
+                    if plan != ticket.waiter.plan:
+                        self._book.replan(ticket.waiter, plan, now)
+            except Refusal as refusal:
+                self._refuse(ticket, refusal)
+
+    def _refuse(self, ticket: _Ticket, refusal: Refusal) -> None:
+        if not ticket.future.done():
+            ticket.future.set_exception(refusal)
+
+    # -- keys ----------------------------------------------------------------------------------
+
+    async def _resolve(self, key_hash: bytes) -> KnownKey:
+        """Ask the control plane who a key is. Raises Refusal."""
+        future = self._resolving.get(key_hash)
+        if future is None:
+            if len(self._resolving) >= MAX_RESOLVING:
+                raise Refusal(
+                    "overloaded",
+                    "Too many unknown keys are asked about.",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            future = self._resolving[key_hash] = asyncio.get_running_loop().create_future()
+            self._session.resolve(key_hash)
+        try:
+            async with asyncio.timeout(RESOLVE_WAIT_S):
+                await asyncio.shield(future)
+        except TimeoutError:
+            if self._resolving.get(key_hash) is future:
+                # Whoever waits too has waited as long or asks again.
+                del self._resolving[key_hash]
+                future.cancel()
+            raise Refusal(
+                "no_allowance",
+                "The control plane did not tell in time who the key is.",
+                retry_after_s=RETRY_AFTER_S,
+            ) from None
+        known = self._identity.known(key_hash, self._clock.boot_ns())
+        if known is None:
+            raise Refusal(
+                "no_allowance", "The key was told and forgotten.", retry_after_s=RETRY_AFTER_S
+            )
+        return known
+
+    # -- refusals ------------------------------------------------------------------------------
+
+    def _recall_refusal(self, plan: Plan, ceiling_nanos: int, now: int) -> None:
+        """Refuse at once what was refused a moment ago."""
+        found = self._book.recall_exhausted(plan, ceiling_nanos, now)
+        if found:
+            evidence = [memory.evidence for memory in found]
+            known = [e for e in evidence if isinstance(e, tuple)]
+            raise Refusal(
+                "budget_exhausted",
+                retry_after_s=max((e[0] for e in known if e[0] is not None), default=None),
+                budgets=tuple(e[1] for e in known),
+            )
+
+    def _standing(self, binding: allowances_pb2.BindingBudget) -> BudgetStanding:
+        end = ""
+        if binding.HasField("window_end_time"):
+            end = binding.window_end_time.ToJsonString()
+        return self._shown(
+            binding.budget_id,
+            limit_nanos=binding.limit_nanos,
+            settled_nanos=binding.settled_nanos,
+            reserved_nanos=binding.outstanding_nanos,
+            in_doubt_nanos=binding.in_doubt_nanos,
+            window_end=end,
+        )
+
+    def _standings_here(self, waiter: Waiter) -> tuple[BudgetStanding, ...]:
+        """The budgets a call is short of, as far as they are known without an answer."""
+        now = self._clock.boot_ns()
+        shown = []
+        for leg in (self._book.organization, self._book.platform):
+            for budget_id in sorted(waiter.short) if leg else ():
+                pool = leg.current_pool(budget_id, now) if leg else None
+                if pool is not None:
+                    shown.append(
+                        self._shown(
+                            budget_id,
+                            limit_nanos=pool.limit_nanos,
+                            settled_nanos=pool.limit_nanos - pool.remaining_nanos,
+                            reserved_nanos=pool.reserved_nanos,
+                            in_doubt_nanos=0,
+                            window_end=pool.window_end,
+                        )
+                    )
+        return tuple(shown)
+
+    def _shown(
+        self,
+        budget_id: int,
+        *,
+        limit_nanos: int,
+        settled_nanos: int,
+        reserved_nanos: int,
+        in_doubt_nanos: int,
+        window_end: str,
+    ) -> BudgetStanding:
+        policy = self._identity.budget(budget_id)
+        scope = policy.scope if policy else ""
+        organization = self._book.organization
+        return BudgetStanding(
+            name=policy.name if policy else f"budget {budget_id}",
+            scope=scope or (organization.organization if organization else ""),
+            limit_nanos=limit_nanos,
+            settled_nanos=settled_nanos,
+            reserved_nanos=reserved_nanos,
+            in_doubt_nanos=in_doubt_nanos,
+            currency=organization.currency if organization else "",
+            window_end=window_end,
+        )
+
+
+def _spender_of(known: KnownKey) -> Spender:
+    if known.spender is None:
+        raise Refusal(known.refusal)
+    return known.spender
+
+
+def _sentence(fault: str) -> str:
+    return f"{fault[:1].upper()}{fault[1:]}."
+
+
+def _remaining_nanos(reservation: Reservation) -> int | None:
+    """What is left of the tightest hard budget; of the tightest soft one if there is no other."""
+    pools: list[Pool] = [pool for part in reservation.parts for pool in part.pools]
+    tight = [pool.remaining_nanos for pool in pools if pool.lent]
+    tight = tight or [pool.remaining_nanos for pool in pools]
+    return max(0, min(tight)) if tight else None

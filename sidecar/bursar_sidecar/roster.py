@@ -1,0 +1,223 @@
+"""The sessions of this process: the current ones, earlier ones, and what each still owes.
+
+State without a network. The stream (`session.py`) tells it what was heard; what it has to say is in
+the outboxes.
+"""
+
+import structlog
+
+from bursar.v1 import allowances_pb2
+from bursar_sidecar.allowances import Book, Waiter
+from bursar_sidecar.clock import NANOS_PER_MS, Clock
+from bursar_sidecar.journal import Journal, JournalError
+from bursar_sidecar.journal_recovery import COMPLETE, TRUNCATED
+from bursar_sidecar.outbox import Applied, Charge, Outbox
+from bursar_sidecar.pools import Leg
+from bursar_sidecar.prior import Prior, priors_of
+
+log = structlog.get_logger("bursar.roster")
+
+
+class StreamRestart(Exception):
+    """The stream must begin anew, for the reason given."""
+
+
+class Roster:
+    """Which sessions there are, and whose charges go where."""
+
+    def __init__(self, clock: Clock, book: Book, journal: Journal) -> None:
+        self._clock = clock
+        self._book = book
+        self._journal = journal
+        self.valid_for_ms = 0
+        self._outboxes: dict[int, Outbox] = {}
+        self._priors: dict[int, Prior] = {}
+        self._backlog: dict[int, list[Charge]] = {}
+        self._disowned: set[int] = set()
+        self._named: set[int] = set()
+        self._fresh: set[int] = set()
+        for prior, charges in priors_of(journal, clock.wall_ns()):
+            self._priors[prior.epoch] = prior
+            self._backlog.setdefault(prior.organization_id, []).extend(charges)
+
+    # -- questions -----------------------------------------------------------------------------
+
+    def outboxes(self) -> list[Outbox]:
+        """Of the current sessions."""
+        return list(self._outboxes.values())
+
+    def outbox_of(self, leg: Leg) -> Outbox:
+        """Where charges of this session, which may be an earlier one, are sent."""
+        return self._outboxes[leg.organization_id]
+
+    def at(self, epoch: int) -> Outbox | None:
+        """The outbox of a current session."""
+        return next((box for box in self._outboxes.values() if box.leg.epoch == epoch), None)
+
+    def is_fresh(self, leg: Leg) -> bool:
+        """Whether the present stream has told the session's own budgets."""
+        return leg.epoch in self._fresh
+
+    def fault(self, now: int, stream_fault: str) -> str:
+        """Why nothing may be admitted now; "" when policy and allowances are valid."""
+        if self._book.organization is None:
+            return f"the control plane has not been reached: {stream_fault}"
+        for leg in (self._book.organization, self._book.platform):
+            if leg is None:
+                continue
+            if leg.fenced:
+                return "the session was fenced; a new one is being opened"
+            if not leg.policy_known:
+                return "the control plane has not told the budgets yet"
+            if now >= leg.valid_until:
+                return f"the control plane has been silent too long: {stream_fault}"
+        return ""
+
+    # -- charges -------------------------------------------------------------------------------
+
+    def charge(self, leg: Leg, charge: Charge) -> None:
+        """A settlement to be sent, until it is acknowledged."""
+        self._outboxes[leg.organization_id].charges.append(charge)
+        if prior := self._priors.get(charge.epoch):
+            prior.owed += 1
+
+    def acknowledge(self, applied: Applied) -> None:
+        """The control plane has committed these charges and closes."""
+        by_epoch: dict[int, list[int]] = {}
+        for charge in applied.charges:
+            by_epoch.setdefault(charge.epoch, []).append(charge.n)
+        for epoch, numbers in by_epoch.items():
+            self._journal.acknowledged(epoch, numbers)
+            if prior := self._priors.get(epoch):
+                prior.owed -= len(numbers)
+        for epoch, _last_n in applied.closes:
+            if prior := self._priors.get(epoch):
+                prior.close_applied = True
+            elif self.at(epoch) is not None:
+                self._journal.session_closed(epoch)
+        for prior in [prior for prior in self._priors.values() if prior.is_over]:
+            del self._priors[prior.epoch]
+            self._journal.session_closed(prior.epoch)
+            log.info("earlier_session_closed", session_epoch=prior.epoch)
+
+    # -- a stream's life -----------------------------------------------------------------------
+
+    def prior_sessions(self) -> list[allowances_pb2.PriorSession]:
+        """What a Hello names; remembers it."""
+        named = [p for p in self._priors.values() if p.epoch not in self._disowned]
+        self._named = {prior.epoch for prior in named}
+        return [
+            allowances_pb2.PriorSession(
+                session_epoch=prior.epoch,
+                last_n=prior.last_n,
+                journal=(
+                    allowances_pb2.JOURNAL_STATE_TRUNCATED
+                    if prior.journal == TRUNCATED
+                    else allowances_pb2.JOURNAL_STATE_COMPLETE
+                ),
+            )
+            for prior in named
+        ]
+
+    def disown(self, fault: str) -> None:
+        """The Hello was refused for what it named: earlier lives must not stop this one."""
+        if self._named:
+            self._disowned |= self._named
+            log.error(
+                "prior_sessions_refused",
+                epochs=sorted(self._named),
+                fault=fault,
+                effect="their settlements stay in the journal until the next start",
+            )
+
+    def lost(self) -> None:
+        """The stream ended."""
+        self._fresh.clear()
+
+    def welcome(self, welcome: allowances_pb2.Welcome, hello_sent_at: int) -> None:
+        """A session was opened or resumed. Raises StreamRestart."""
+        self.valid_for_ms = welcome.valid_for_ms
+        outbox = self._outboxes.get(welcome.organization_id)
+        if outbox is not None and outbox.leg.epoch == welcome.session_epoch:
+            self.acknowledge(outbox.resume(welcome.last_seq))
+        else:
+            outbox = self._open(welcome, outbox)
+        outbox.applied_at = max(outbox.applied_at, hello_sent_at)
+        for prior in self._priors.values():
+            if prior.organization_id != welcome.organization_id or prior.epoch in self._disowned:
+                continue
+            if prior.epoch not in self._named:
+                raise StreamRestart("an earlier session has to be named first")
+            outbox.closes.append((prior.epoch, prior.last_n))
+        log.info(
+            "session_welcomed",
+            session_epoch=welcome.session_epoch,
+            organization=welcome.organization,
+            resumed=welcome.resumed,
+        )
+
+    def told_policy(self, leg: Leg) -> None:
+        """The present stream has told the session's own budgets."""
+        self._fresh.add(leg.epoch)
+        leg.policy_known = True
+        self.prolong(leg)
+
+    def prolong(self, leg: Leg) -> None:
+        """The validity counts from the sending of the last applied frame.
+
+        Only a stream that told the policy prolongs it.
+        """
+        if leg.epoch in self._fresh:
+            applied_at = self._outboxes[leg.organization_id].applied_at
+            leg.valid_until = max(leg.valid_until, applied_at + self.valid_for_ms * NANOS_PER_MS)
+
+    def _open(self, welcome: allowances_pb2.Welcome, old: Outbox | None) -> Outbox:
+        """A new session of an organization; the old one's debts go with it."""
+        leg = Leg(
+            welcome.session_epoch,
+            welcome.organization_id,
+            welcome.organization,
+            welcome.currency,
+            platform=welcome.platform,
+        )
+        self._disclaim(leg.epoch)
+        try:
+            self._journal.session_opened(leg.epoch, leg.organization_id, leg.platform)
+        except JournalError as error:
+            raise StreamRestart(str(error)) from error
+        outbox = Outbox(leg)
+        waiting: list[Waiter] = []
+        if old is not None:
+            charges, waiting = old.hand_over()
+            outbox.charges.extend(charges)
+            self._priors[old.leg.epoch] = Prior(
+                old.leg.epoch,
+                leg.organization_id,
+                COMPLETE,
+                old.leg.last_n,
+                old.leg,
+                owed=sum(charge.epoch == old.leg.epoch for charge in charges),
+            )
+        backlog = self._backlog.pop(leg.organization_id, [])
+        outbox.charges.extend(c for c in backlog if c.epoch not in self._disowned)
+        if kept := [charge for charge in backlog if charge.epoch in self._disowned]:
+            self._backlog[leg.organization_id] = kept
+        self._outboxes[leg.organization_id] = outbox
+        if leg.platform:
+            self._book.platform = leg
+        else:
+            self._book.organization = leg
+        self._book.rouse()
+        for waiter in waiting:
+            outbox.ask(waiter)
+        return outbox
+
+    def _disclaim(self, epoch: int) -> None:
+        """An earlier session with the number of a new one was of another control plane, whose
+        data is gone: nobody can take its charges any more."""
+        prior = self._priors.pop(epoch, None)
+        if prior is not None:
+            log.error("foreign_session_dropped", session_epoch=epoch, settlements=prior.owed)
+            self._journal.session_closed(epoch)
+            for backlog in self._backlog.values():
+                backlog[:] = [charge for charge in backlog if charge.epoch != epoch]
