@@ -1,10 +1,9 @@
 """Budgets as they travel: what a request asks for, checked, and what an answer says."""
 
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Final
 
 import msgspec
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from bursar.money import CURRENCIES, format_nanos
 from bursar.v1 import budgets_pb2, money_pb2
@@ -25,6 +24,7 @@ from bursar_server.errors import (
     invalid,
 )
 from bursar_server.names import format_name, parse_name, validate_globs
+from bursar_server.times import timestamp
 
 # Path of an Update -> what it would change. Those that can change are not here.
 IMMUTABLE: Final = ("name", "organization", "scope", "selector", "window", "enforcement")
@@ -201,8 +201,8 @@ def budget_message(
         enforcement=budgets_pb2.ENFORCEMENT_HARD if record.hard else budgets_pb2.ENFORCEMENT_SOFT,
         disabled=record.disabled,
         version=record.version,
-        create_time=_stamp(record.created_at),
-        update_time=_stamp(record.updated_at),
+        create_time=timestamp(record.created_at),
+        update_time=timestamp(record.updated_at),
         standing=None if standing is None else _standing_message(standing, record.currency),
     )
 
@@ -213,8 +213,8 @@ def _standing_message(standing: Standing, currency: str) -> budgets_pb2.BudgetSt
 
     committed_nanos = standing.settled_nanos + standing.outstanding_nanos + standing.in_doubt_nanos
     return budgets_pb2.BudgetStanding(
-        window_start_time=_stamp(standing.start_at),
-        window_end_time=None if standing.end_at is None else _stamp(standing.end_at),
+        window_start_time=timestamp(standing.start_at),
+        window_end_time=None if standing.end_at is None else timestamp(standing.end_at),
         limit=money(standing.limit_nanos),
         settled=money(standing.settled_nanos),
         outstanding=money(standing.outstanding_nanos),
@@ -222,9 +222,3 @@ def _standing_message(standing: Standing, currency: str) -> budgets_pb2.BudgetSt
         overrun=money(standing.overrun_nanos),
         available=money(max(0, standing.limit_nanos - committed_nanos)),
     )
-
-
-def _stamp(at: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(at)
-    return stamp

@@ -1,11 +1,7 @@
 """The rpcs on the ledger: pages of entries, and its verification."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
-
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from bursar.v1 import charges_pb2, ledger_pb2, ledger_pb2_grpc, money_pb2
 from bursar_server.database.pool import Connection, Pool, transaction
@@ -15,6 +11,7 @@ from bursar_server.identity.store import resolve_organization
 from bursar_server.ledger import rules, store
 from bursar_server.ledger.store import EntryRecord
 from bursar_server.names import page_size, page_token_after, parse_name, place_of_page
+from bursar_server.times import period, timestamp
 
 # More is no use to a reader: the first ones lead to the cause.
 MOST_DIFFERENCES: Final = 100
@@ -42,7 +39,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         charge = rules.parse_charge_id(request.charge_id) if request.charge_id else None
         if request.charge_id and charge is None:
             raise invalid("charge_id", request.charge_id, 'a charge id such as "7-12"')
-        since, until = read_period(request.since_time, request.until_time, request)
+        since, until = period(request)
         async with transaction(self._pool, read_only=True) as connection:
             organization = await resolve_organization(connection, request.organization)
             key_id = None
@@ -83,27 +80,6 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         return ledger_pb2.VerifyLedgerResponse(
             checks=checks, ok=not any(check.differences for check in checks)
         )
-
-
-def read_period(
-    since: Timestamp, until: Timestamp, request: Message
-) -> tuple[datetime | None, datetime | None]:
-    """The period a request asks for, by its fields since_time and until_time; None where open.
-
-    Raises INVALID_ARGUMENT if it ends before it begins, or lies outside the calendar.
-    """
-    begin = _instant(since, "since_time") if request.HasField("since_time") else None
-    end = _instant(until, "until_time") if request.HasField("until_time") else None
-    if begin is not None and end is not None and end < begin:
-        raise invalid("until_time", end.isoformat(), f"an instant after {begin.isoformat()}")
-    return begin, end
-
-
-def _instant(stamp: Timestamp, field: str) -> datetime:
-    try:
-        return stamp.ToDatetime(tzinfo=UTC)
-    except (OverflowError, ValueError):
-        raise invalid(field, stamp.seconds, "an instant between the years 1 and 9999") from None
 
 
 def _after(request: ledger_pb2.ListEntriesRequest) -> rules.EntryPlace | None:
@@ -168,9 +144,9 @@ def _message(
         provider_request_id=record.provider_request_id,
         http_status=record.http_status,
         stream=record.stream,
-        admit_time=_stamp(record.admitted_at),
-        finish_time=_stamp(record.finished_at),
-        post_time=_stamp(record.posted_at),
+        admit_time=timestamp(record.admitted_at),
+        finish_time=timestamp(record.finished_at),
+        post_time=timestamp(record.posted_at),
         budgets=budgets.get(record.draw_set_id, []),
     )
 
@@ -186,9 +162,3 @@ def _usage(record: EntryRecord) -> charges_pb2.Usage:
         further=record.further_usage or {},
         estimate_reason=record.estimate_reason,
     )
-
-
-def _stamp(at: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(at)
-    return stamp

@@ -1,6 +1,5 @@
 """The rpcs on prices, and the registration of the built-in ones at the server's start."""
 
-from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
@@ -30,6 +29,7 @@ from bursar_server.prices import rules, store
 from bursar_server.prices.rules import PriceFault
 from bursar_server.prices.store import PriceRecord
 from bursar_server.request_ids import content_hash, remember, remembered
+from bursar_server.times import timestamp
 
 SNAPSHOT_SOURCE: Final = "the snapshot that ships with bursar"
 MOST_CHARACTERS_OF_A_TIER: Final = 64
@@ -130,7 +130,7 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
                     version=record.version,
                     price_count=record.price_count,
                     source=record.source,
-                    create_time=_stamp(record.created_at),
+                    create_time=timestamp(record.created_at),
                 )
                 for record in records
             ]
@@ -280,12 +280,6 @@ def _message(record: PriceRecord) -> prices_pb2.Price:
     if record.expires_at is not None:
         message.expire_time.FromDatetime(record.expires_at)
     return message
-
-
-def _stamp(at: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(at)
-    return stamp
 
 
 def _quote_message(price: Price, quoted: Charge) -> prices_pb2.QuotePriceResponse:
