@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -195,12 +195,13 @@ def _convert(source: str, name: str, value: object, kind: Any, *, strict: bool) 
 
 
 def _check(settings: Settings) -> None:
-    parts = urlsplit(settings.database_url)
-    if parts.scheme not in {"postgresql", "postgres"}:
-        raise SettingsError(
-            f"database_url: {mask_url(settings.database_url)[:80]!r} is not accepted, "
-            "expected postgresql://..."
-        )
+    # Nothing of a malformed URL is shown: who knows where its password stands.
+    if not settings.database_url.startswith(("postgresql://", "postgres://")):
+        raise SettingsError("database_url: the value is not accepted, expected postgresql://...")
+    try:
+        mask_url(settings.database_url)
+    except ValueError as error:
+        raise SettingsError(f"database_url: the value is no URL: {error}") from None
     key = settings.admin_key
     if key and (
         not key.startswith("ba-")
@@ -266,4 +267,5 @@ def mask_url(url: str) -> str:
         for key, value in parse_qsl(parts.query, keep_blank_values=True)
     ]
     query = urlencode(pairs, quote_via=quote, safe="/*:,")
-    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
+    # Not urlunsplit: it drops the slashes of an empty host, which libpq needs.
+    return f"{parts.scheme}://{netloc}{parts.path}{'?' if query else ''}{query}"

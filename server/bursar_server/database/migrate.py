@@ -12,11 +12,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from bursar_server.database.pool import CONNECT_TIMEOUT_S, Pool, translated
-from bursar_server.errors import failed_precondition
+from bursar_server.errors import failed_precondition, unavailable
 
 # Any number, as long as nothing else of ours locks it.
 _LOCK = 7_080_001
@@ -58,6 +59,13 @@ async def migrate(url: str) -> None:
             # Until the end of the transaction: a failure frees it too.
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             await connection.run_sync(_upgrade)
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise unavailable("the database went away", "DATABASE_UNAVAILABLE") from error
+        # Such as "permission denied for schema public": what Postgres says is for the operator.
+        raise failed_precondition(
+            "MIGRATION_FAILED", f"the migrations can't be applied: {error.orig}"
+        ) from error
     finally:
         await engine.dispose()
 
