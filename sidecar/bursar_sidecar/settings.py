@@ -166,12 +166,20 @@ def _read_toml(path: str, faults: list[str]) -> dict[str, Any]:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     # Other parts share the prefix, so that variables which name no setting of ours are theirs.
+    # Where a name means something to the control plane too, BURSAR_SIDECAR_... is ours alone.
     found = {}
     for field in msgspec.structs.fields(Settings):
-        value = environ.get(f"BURSAR_{field.name.upper()}")
-        if value is not None and value != "" and field.name != "providers":
+        name = field.name.upper()
+        value = environ.get(f"BURSAR_SIDECAR_{name}") or environ.get(f"BURSAR_{name}")
+        if value and field.name != "providers":
             found[field.name] = value
     return found
+
+
+def _variable(name: str) -> str:
+    # The control plane has an HTTP address too, and both may be told in one environment.
+    part = "SIDECAR_" if name in ("http_address", "admin_address") else ""
+    return f"BURSAR_{part}{name.upper()}"
 
 
 def _text(expected: str) -> Callable[[Any], str]:

@@ -82,9 +82,9 @@ def test_effective_settings_show_no_secret(config: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [
-        ("BURSAR_HTTP_ADDRESS", "7070", "host:port"),
-        ("BURSAR_HTTP_ADDRESS", "host:99999", "host:port"),
-        ("BURSAR_HTTP_ADDRESS", "host:-1", "host:port"),
+        ("BURSAR_SIDECAR_HTTP_ADDRESS", "7070", "host:port"),
+        ("BURSAR_SIDECAR_HTTP_ADDRESS", "host:99999", "host:port"),
+        ("BURSAR_SIDECAR_HTTP_ADDRESS", "host:-1", "host:port"),
         ("BURSAR_ADDRESS", "nowhere", "host:port"),
         ("BURSAR_SIDECAR_KEY", "bk-wrong-kind", "bs-"),
         ("BURSAR_DEFAULT_MAX_OUTPUT", "many", "a whole number"),
