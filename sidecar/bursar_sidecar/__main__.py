@@ -1,4 +1,4 @@
-"""The sidecar's program: settings, parts, signals. `bursar sidecar` or `python -m bursar_sidecar`."""
+"""The sidecar's program: settings, parts, signals. Run by `bursar sidecar`."""
 
 import argparse
 import asyncio

@@ -86,7 +86,8 @@ def dialer(settings: Settings) -> Dialer:
         else:
             channel = grpc.aio.secure_channel(settings.address, credentials, options=options)
         async with channel:
-            call = allowances_pb2_grpc.AllowanceServiceStub(channel).Session(metadata=metadata)
+            stub = allowances_pb2_grpc.AllowanceServiceStub(channel)
+            call = stub.Session(None, metadata=metadata)
             try:
                 yield _GrpcConnection(call)
             finally:

@@ -99,6 +99,8 @@ class Proxy:
                 await self._call(*endpoint, request, respond)
             elif request.path == b"/v1/models" or request.path.startswith(b"/v1/models/"):
                 await self._models(request, respond)
+            elif request.path == b"/healthz":  # says nothing of money: for whoever routes to us
+                respond.send(200, JSON_HEADERS, b"{}")
             else:
                 raise Refusal("unknown_path", f"This path is not served; served are {_SERVED}.")
         except Refusal as refusal:
