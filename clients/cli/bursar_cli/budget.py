@@ -161,7 +161,7 @@ def create_budget(
     """Make a budget. It counts from now on; sidecars know within a second.
 
     bursar budget create --scope team/search --limit 10 --window monthly
-    bursar budget create --scope org/acme --limit 500EUR --window monthly --time-zone Europe/Berlin
+    bursar budget create --scope org/acme --limit 500USD --window monthly --time-zone Europe/Berlin
     bursar budget create --scope platform --limit 1000 --window daily --provider openai --soft
     """
     scope = typed.scope_name(scope)

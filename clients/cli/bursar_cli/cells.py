@@ -64,7 +64,6 @@ class Column:
     title: str
     value: Callable[[Any], Any]
     wide: bool = False
-    style: str = ""
 
     @property
     def field(self) -> str:
@@ -108,12 +107,16 @@ def relative(then: datetime, now: datetime) -> str:
     seconds = int(distance.total_seconds())
     if seconds == 0:
         return "now"
-    text = f"{seconds // 86_400} d"
+    text = f"{_nearest(seconds, 86_400)} d"
     for below, size, unit in _STEPS:
         if seconds < below:
-            text = f"{seconds // size} {unit}"
+            text = f"{_nearest(seconds, size)} {unit}"
             break
     return f"{text} ago" if then < now else f"in {text}"
+
+
+def _nearest(seconds: int, size: int) -> int:
+    return (seconds + size // 2) // size
 
 
 def as_text(value: Any, now: datetime, places: int = 2) -> str:

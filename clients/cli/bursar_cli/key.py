@@ -11,7 +11,6 @@ from bursar.v1 import budgets_pb2, identity_pb2
 from bursar_cli import typed
 from bursar_cli.budget import TimeZoneOption, WindowOption
 from bursar_cli.cells import Column, when_set
-from bursar_cli.output import Format
 from bursar_cli.typed import UsageFault
 from bursar_cli.verbs import Session, changes, noun, verb
 
@@ -29,16 +28,16 @@ def _state(key: identity_pb2.Key) -> str:
 
 COLUMNS: Final = (
     Column("Name", lambda key: key.name),
-    Column("Display name", lambda key: key.display_name),
+    Column("Display name", lambda key: key.display_name, wide=True),
     Column("Secret", lambda key: f"{key.secret_prefix}..." if key.secret_prefix else ""),
     Column("Team", lambda key: key.team),
     Column("Project", lambda key: key.project),
     Column("User", lambda key: key.user),
     Column("Models", lambda key: list(key.allowed_models)),
-    Column("Tags", lambda key: list(key.tags)),
+    Column("Tags", lambda key: list(key.tags), wide=True),
     Column("State", _state),
     Column("Expires", lambda key: when_set(key, "expire_time")),
-    Column("Created", lambda key: when_set(key, "create_time")),
+    Column("Created", lambda key: when_set(key, "create_time"), wide=True),
     Column("Revoked", lambda key: when_set(key, "revoke_time"), wide=True),
     Column(
         "Metadata", lambda key: [f"{k}={v}" for k, v in sorted(key.metadata.items())], wide=True
@@ -246,10 +245,7 @@ def revoke_key(session: Session, name: Name) -> None:
     bursar key revoke k-3f9a1c07d2e4
     """
     asked = identity_pb2.RevokeKeyRequest(organization=session.organization, name=_name(name))
-    revoked = session.client.keys.RevokeKey(asked)
-    if session.form is Format.TABLE:
-        session.note(f"{revoked.name} is revoked.")
-    session.show(revoked, COLUMNS)
+    session.show(session.client.keys.RevokeKey(asked), COLUMNS)
 
 
 @verb(app, "delete")

@@ -17,6 +17,7 @@ import typer
 import yaml
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -113,20 +114,31 @@ def write_table(
     if not rows:
         typer.echo(empty)
         return
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    table = Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        header_style="bold",
+    )
     cells = []
-    for column in columns:
+    for place, column in enumerate(columns):
         values = [column.value(row) for row in rows]
+        # What nobody has takes no room; the first column says which row it is.
+        if place and all(_is_empty(value) for value in values):
+            continue
         right = any(is_number(value) for value in values)
+        # Names, amounts and bars are read (and copied) whole; texts may take more lines.
+        whole = right or place == 0 or any(isinstance(value, Share | Timestamp) for value in values)
         table.add_column(
-            column.title, justify="right" if right else "left", overflow="fold", style=column.style
+            column.title, justify="right" if right else "left", overflow="fold", no_wrap=whole
         )
         amounts = [value for value in values if isinstance(value, money_pb2.Money)]
         places = decimals(amounts)
         cells.append([_cell(value, now, places) for value in values])
     for line in zip(*cells, strict=True):
         table.add_row(*line)
-    console().print(table)
+    _print(table)
 
 
 def _write_facts(
@@ -139,14 +151,15 @@ def _write_facts(
         table.add_row(name.capitalize(), Text(value))
     for column in columns:
         value = column.value(message)
-        if value is None or value == "" or (not isinstance(value, bool | int) and not _full(value)):
+        if _is_empty(value):
             continue
         table.add_row(column.title, _cell(value, now, 2))
-    console().print(table)
+    _print(table)
 
 
-def _full(value: Any) -> bool:
-    return bool(value) if isinstance(value, Sequence) else True
+def _is_empty(value: Any) -> bool:
+    """Whether there is nothing to say: no text, no list, not set. Zero and "no" are something."""
+    return value is None or (isinstance(value, Sequence) and not value)
 
 
 def _cell(value: Any, now: datetime, places: int) -> Text:
@@ -154,13 +167,12 @@ def _cell(value: Any, now: datetime, places: int) -> Text:
     return Text(as_text(value, now, places), style=style)
 
 
-def console() -> Console:
-    """Standard output as it is now; wide where no terminal reads it."""
-    terminal = sys.stdout.isatty()
-    return Console(
-        file=sys.stdout,
-        width=None if terminal else PIPE_WIDTH,
-        highlight=False,
-        markup=False,
-        legacy_windows=False,
-    )
+def _print(table: Table) -> None:
+    """To a terminal as wide as it is; to a pipe without folding, colour or blanks at line ends."""
+    if sys.stdout.isatty():
+        Console(highlight=False, markup=False).print(table)
+        return
+    target = io.StringIO()
+    Console(file=target, width=PIPE_WIDTH, highlight=False, markup=False).print(table)
+    for line in target.getvalue().splitlines():
+        typer.echo(line.rstrip())

@@ -163,10 +163,10 @@ class Session:
         elif self.form is not Format.CSV:
             output.write_data({}, self.form)
 
-    @staticmethod
-    def note(text: str) -> None:
-        """Something for people beside the answer; programs read standard output alone."""
-        typer.echo(text, err=True)
+    def note(self, text: str) -> None:
+        """Something for people beside the answer, on standard error."""
+        if self.form is Format.TABLE:
+            typer.echo(text, err=True)
 
 
 def verb(
