@@ -100,7 +100,8 @@ def test_a_wrong_value_is_named_with_what_was_expected(
     variable: str, value: str, expected: str
 ) -> None:
     (fault,) = faults_of({variable: value})
-    assert fault.startswith(variable.removeprefix("BURSAR_").lower())
+    setting = variable.removeprefix("BURSAR_").replace("SIDECAR_HTTP", "HTTP").lower()
+    assert fault.startswith(setting)
     assert expected in fault
     assert (value in fault) == (variable != "BURSAR_SIDECAR_KEY")
 
