@@ -9,6 +9,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from bursar_cli.__main__ import COMMANDS, NOUNS, build_app
+from bursar_cli.up import command
 from tests.fakes.admin_server import ADMIN_KEY, AdminServer
 
 # Refused at once by every kernel: port 1 of this machine, where nobody listens.
@@ -194,6 +195,31 @@ def test_every_verb_shows_an_example() -> None:
             continue
         verbs = program.commands[name].commands
         assert verbs, f"{name} has no verbs"
-        for word, command in verbs.items():
-            example = command.help.partition("\n\n")[2]
+        for word, each in verbs.items():
+            example = each.help.partition("\n\n")[2]
             assert f"bursar {name} {word}" in example, f"{name} {word} lacks an example"
+
+
+def test_help_of_the_program_imports_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    program: Any = get_command(build_app())
+    program.main(["--help"], prog_name="bursar", standalone_mode=False)
+    assert "simulate-provider" in capsys.readouterr().out
+    assert [name for name, lazy in program.commands.items() if lazy._loaded is not None] == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "passed_on"),
+    [
+        ([], []),
+        (["--config", "sidecar.toml"], ["--config", "sidecar.toml"]),
+        (["run", "--config", "sidecar.toml"], ["--config", "sidecar.toml"]),
+        (["run", "--help"], ["--help"]),
+    ],
+)
+def test_sidecar_without_a_verb_runs_one(
+    typed: list[str], passed_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(command, "run_sidecar", ran.append)
+    assert run("sidecar", *typed).exit_code == 0
+    assert ran == [passed_on]

@@ -16,6 +16,8 @@ app = noun("spend", "Spend: sums over committed entries.")
 
 DEFAULT_ROWS: Final = 1000
 MOST_ROWS: Final = 10_000
+# A year of a large company, summed from its entries, takes a while.
+QUERY_TIMEOUT_S: Final = 120.0
 # What stands for entries that have no team, no customer ...
 NONE: Final = "-"
 
@@ -60,7 +62,8 @@ def show_spend(
             until_time=until_time,
             time_zone=time_zone,
             limit=limit,
-        )
+        ),
+        timeout=QUERY_TIMEOUT_S,
     )
     if session.form in {Format.JSON, Format.YAML}:
         output.write_data(output.as_object(answer), session.form)
