@@ -324,9 +324,10 @@ def test_sidecars(bursar: Bursar, state: AdminState) -> None:
         session_epoch=7,
         state=sidecars_pb2.SESSION_STATE_OPEN,
         allowances=[held(UNIT), held(2 * UNIT)],
+        last_seen_time=at("2001-01-01T00:00:00Z"),
     )
     table = bursar("sidecar", "list")
-    for text in ("sidecars/eu", "connected", "bursar-sidecar/0.1.0", "3.00 USD"):
+    for text in ("sidecars/eu", "connected", "bursar-sidecar/0.1.0", "2001-01-01", "3.00 USD"):
         assert text in table
     assert "budgets/b-1" in bursar("sidecar", "show", "eu")
     assert bursar("sidecar", "rotate", "eu") == "bs-rotated\n"

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Final
 
 import typer
+from google.protobuf.timestamp_pb2 import Timestamp
 from typer.core import TyperGroup
 
 from bursar.client import new_request_id
@@ -40,13 +41,26 @@ def _held(sidecar: sidecars_pb2.Sidecar) -> list[sidecars_pb2.HeldAllowance]:
 
 
 def _exposure(sidecar: sidecars_pb2.Sidecar) -> money_pb2.Money | None:
-    """All it may still spend; None if it holds nothing."""
+    """All that is lent to it; None if it holds nothing.
+
+    A call draws on several budgets at once, so this is more than its calls can cost, never less.
+    """
     held = _held(sidecar)
     if not held:
         return None
     return money_pb2.Money(
         nanos=sum(each.outstanding.nanos for each in held), currency=held[0].outstanding.currency
     )
+
+
+def _last_seen(sidecar: sidecars_pb2.Sidecar) -> Timestamp | None:
+    """When a frame of any of its sessions was last applied."""
+    stamps = [
+        each.last_seen_time
+        for each in (sidecar, *sidecar.sessions)
+        if each.HasField("last_seen_time")
+    ]
+    return max(stamps, key=Timestamp.ToNanoseconds, default=None)
 
 
 def _state(sidecar: sidecars_pb2.Sidecar) -> str:
@@ -59,7 +73,7 @@ COLUMNS: Final = (
     Column("Name", lambda sidecar: sidecar.name),
     Column("State", _state),
     Column("Version", lambda sidecar: sidecar.build),
-    Column("Last seen", lambda sidecar: when_set(sidecar, "last_seen_time")),
+    Column("Last seen", _last_seen),
     Column("Sessions", lambda sidecar: len(sidecar.sessions)),
     Column("Allowances", lambda sidecar: len(_held(sidecar))),
     Column("Exposure", _exposure),
