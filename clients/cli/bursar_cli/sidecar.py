@@ -55,11 +55,9 @@ def _exposure(sidecar: sidecars_pb2.Sidecar) -> money_pb2.Money | None:
 
 def _last_seen(sidecar: sidecars_pb2.Sidecar) -> Timestamp | None:
     """When a frame of any of its sessions was last applied."""
-    stamps = [
-        each.last_seen_time
-        for each in (sidecar, *sidecar.sessions)
-        if each.HasField("last_seen_time")
-    ]
+    stamps = [each.last_seen_time for each in sidecar.sessions if each.HasField("last_seen_time")]
+    if sidecar.HasField("last_seen_time"):
+        stamps.append(sidecar.last_seen_time)
     return max(stamps, key=Timestamp.ToNanoseconds, default=None)
 
 
