@@ -1,11 +1,12 @@
 """The rules of lending keep their promises whatever happens, in whatever order."""
 
 import pytest
-from bursar_server.allowances import rules
-from bursar_server.allowances.rules import Books, Holder, Need, NeedLine, Totals, Want
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from bursar_server.allowances import rules
+from bursar_server.allowances.rules import Books, Holder, Need, NeedLine, Totals, Want
 
 LIMIT = 1_000
 SESSIONS = (1, 2, 3)
@@ -92,9 +93,7 @@ class Lending(RuleBasedStateMachine):
     @rule(epoch=sessions)
     def close(self, epoch: int) -> None:
         self.books.close(epoch)
-        assert all(
-            t.held == 0 for (session, _), t in self.books.totals.items() if session == epoch
-        )
+        assert all(t.held == 0 for (session, _), t in self.books.totals.items() if session == epoch)
 
     @rule(epoch=sessions)
     def doubt(self, epoch: int) -> None:
