@@ -12,16 +12,23 @@ import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 
 from bursar.v1 import (
+    alerts_pb2,
+    alerts_pb2_grpc,
     allowances_pb2,
     budgets_pb2,
     budgets_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
     prices_pb2,
     prices_pb2_grpc,
+    reports_pb2,
+    reports_pb2_grpc,
     sidecars_pb2,
     sidecars_pb2_grpc,
 )
+from bursar_server.alerts.service import AlertService
 from bursar_server.allowances.control import AllowanceControl
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.budgets.service import BudgetService
@@ -38,8 +45,10 @@ from bursar_server.identity import store as identity_store
 from bursar_server.identity.key_service import KeyService
 from bursar_server.identity.organization_service import OrganizationService
 from bursar_server.identity.spender_service import ProjectService, TeamService, UserService
+from bursar_server.ledger.service import LedgerService
 from bursar_server.metrics import POOL_IDLE, POOL_SIZE
 from bursar_server.prices.service import PriceService, publish_snapshot
+from bursar_server.reports.service import ReportService
 from bursar_server.settings import Settings, SettingsError
 from bursar_server.sidecars.service import SidecarService
 
@@ -150,9 +159,31 @@ class ControlPlane:
                 prices_pb2_grpc.add_PriceServiceServicer_to_server,
                 PriceService(pool, feed, clock),
             ),
+            *self._readers(pool),
             (
                 allowances_pb2.DESCRIPTOR.services_by_name["AllowanceService"].full_name,
                 lending.add_to_server,
+            ),
+        ]
+
+    @staticmethod
+    def _readers(pool: Pool) -> list[tuple[str, Register]]:
+        """The services that only read what was committed."""
+        return [
+            _service(
+                ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"],
+                ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
+                LedgerService(pool),
+            ),
+            _service(
+                reports_pb2.DESCRIPTOR.services_by_name["ReportService"],
+                reports_pb2_grpc.add_ReportServiceServicer_to_server,
+                ReportService(pool),
+            ),
+            _service(
+                alerts_pb2.DESCRIPTOR.services_by_name["AlertService"],
+                alerts_pb2_grpc.add_AlertServiceServicer_to_server,
+                AlertService(pool),
             ),
         ]
 
