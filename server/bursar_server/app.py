@@ -160,6 +160,21 @@ class ControlPlane:
                 PriceService(pool, feed, clock),
             ),
             *self._readers(pool),
+            _service(
+                ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"],
+                ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
+                LedgerService(pool),
+            ),
+            _service(
+                reports_pb2.DESCRIPTOR.services_by_name["ReportService"],
+                reports_pb2_grpc.add_ReportServiceServicer_to_server,
+                ReportService(pool),
+            ),
+            _service(
+                alerts_pb2.DESCRIPTOR.services_by_name["AlertService"],
+                alerts_pb2_grpc.add_AlertServiceServicer_to_server,
+                AlertService(pool),
+            ),
             (
                 allowances_pb2.DESCRIPTOR.services_by_name["AllowanceService"].full_name,
                 lending.add_to_server,
