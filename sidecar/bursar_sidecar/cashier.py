@@ -5,6 +5,7 @@ waits in line, asks the control plane, and is refused only on its verdict or aft
 """
 
 import asyncio
+import contextlib
 from typing import Final
 
 import structlog
@@ -103,6 +104,8 @@ class Cashier:
         if not 1 <= len(api_key) <= MAX_KEY_LENGTH:
             raise Refusal("key_unknown")
         key_hash = hash_of(api_key)
+        if not self._session.began.is_set():
+            await self._begin()
         self._check_open()
         known = self._identity.known(key_hash, self._clock.boot_ns())
         if known is None:
@@ -197,6 +200,12 @@ class Cashier:
         if self._draining and not self._journal.open_calls:
             self._idle.set()
 
+    async def _begin(self) -> None:
+        """A call in the first moments of the process waits for the control plane's first word."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._reserve_wait_ms / 1000):
+                await self._session.began.wait()
+
     def _check_open(self) -> None:
         if self._draining:
             raise Refusal("overloaded", "The sidecar is shutting down.")
@@ -279,11 +288,13 @@ class Cashier:
         fault = self._session.fault(self._clock.boot_ns())
         if fault:
             return Refusal("no_allowance", _sentence(fault), retry_after_s=RETRY_AFTER_S)
-        standings = ticket.standings or self._standings_here(ticket.waiter)
-        if not standings and not self._session.connected:
+        if not ticket.standings and self._session.is_silent():
             return Refusal(
-                "no_allowance", _sentence(self._session.last_fault), retry_after_s=RETRY_AFTER_S
+                "no_allowance",
+                "The allowances held here are used up, and the control plane does not answer.",
+                retry_after_s=RETRY_AFTER_S,
             )
+        standings = ticket.standings or self._standings_here(ticket.waiter)
         return Refusal("budget_reserved", retry_after_s=RETRY_AFTER_S, budgets=standings)
 
     # -- what the session tells ----------------------------------------------------------------

@@ -4,11 +4,13 @@ State without a network. The stream (`session.py`) tells it what was heard; what
 the outboxes.
 """
 
+from typing import Final
+
 import structlog
 
 from bursar.v1 import allowances_pb2
 from bursar_sidecar.allowances import Book, Waiter
-from bursar_sidecar.clock import NANOS_PER_MS, Clock
+from bursar_sidecar.clock import NANOS_PER_MS, NANOS_PER_SECOND, Clock
 from bursar_sidecar.journal import Journal, JournalError
 from bursar_sidecar.journal_recovery import COMPLETE, TRUNCATED
 from bursar_sidecar.outbox import Applied, Charge, Outbox
@@ -16,6 +18,9 @@ from bursar_sidecar.pools import Leg
 from bursar_sidecar.prior import Prior, priors_of
 
 log = structlog.get_logger("bursar.roster")
+
+# A frame is applied within a tick, tens of milliseconds. What takes so much longer is an outage.
+SILENT_AFTER_NS: Final = NANOS_PER_SECOND
 
 
 class StreamRestart(Exception):
@@ -35,6 +40,7 @@ class Roster:
         self._backlog: dict[int, list[Charge]] = {}
         self._disowned: set[int] = set()
         self._named: set[int] = set()
+        self._welcomed: set[int] = set()
         self._fresh: set[int] = set()
         for prior, charges in priors_of(journal, clock.wall_ns()):
             self._priors[prior.epoch] = prior
@@ -53,6 +59,17 @@ class Roster:
     def at(self, epoch: int) -> Outbox | None:
         """The outbox of a current session."""
         return next((box for box in self._outboxes.values() if box.leg.epoch == epoch), None)
+
+    def welcomed(self) -> list[Outbox]:
+        """Of the sessions that the present stream has welcomed: who may speak on it."""
+        return [box for box in self._outboxes.values() if box.leg.epoch in self._welcomed]
+
+    def is_silent(self, now: int) -> bool:
+        """Whether the control plane owes an acknowledgement for longer than it should take."""
+        return any(
+            box.sent and now - box.sent[0].sent_at >= SILENT_AFTER_NS
+            for box in self._outboxes.values()
+        )
 
     def is_fresh(self, leg: Leg) -> bool:
         """Whether the present stream has told the session's own budgets."""
@@ -133,6 +150,7 @@ class Roster:
     def lost(self) -> None:
         """The stream ended."""
         self._fresh.clear()
+        self._welcomed.clear()
 
     def welcome(self, welcome: allowances_pb2.Welcome, hello_sent_at: int) -> None:
         """A session was opened or resumed. Raises StreamRestart."""
@@ -143,6 +161,7 @@ class Roster:
         else:
             outbox = self._open(welcome, outbox)
         outbox.applied_at = max(outbox.applied_at, hello_sent_at)
+        self._welcomed.add(welcome.session_epoch)
         for prior in self._priors.values():
             if prior.organization_id != welcome.organization_id or prior.epoch in self._disowned:
                 continue

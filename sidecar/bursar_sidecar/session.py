@@ -89,13 +89,15 @@ class Session:
         self._overlay = Overlay()
         self.listener: Listener | None = None
         self.connected = False
-        self.last_fault = "it has not been tried yet"
+        self.last_fault = "it has not answered yet"
         """Why there is no stream, for people."""
         self._wake = asyncio.Event()
         self._beat = asyncio.Event()
         self._changed = asyncio.Event()
         self._gathering = False
         self._resting = False
+        self.began = asyncio.Event()
+        """Set when this process was told its budgets for the first time."""
 
     # -- what the cashier uses -----------------------------------------------------------------
 
@@ -106,6 +108,10 @@ class Session:
     def fault(self, now: int) -> str:
         """Why nothing may be admitted now; "" when policy and allowances are valid."""
         return self._roster.fault(now, self.last_fault)
+
+    def is_silent(self) -> bool:
+        """Whether the control plane can't be expected to answer now."""
+        return not self.connected or self._roster.is_silent(self._clock.boot_ns())
 
     def ask(self, waiter: Waiter) -> None:
         """Ask for the money a waiting call is short of; at once."""
@@ -270,7 +276,7 @@ class Session:
     async def _send(self, connection: Connection) -> None:
         while True:
             now = self._clock.boot_ns()
-            for outbox in self._roster.outboxes():
+            for outbox in self._roster.welcomed():
                 if now - outbox.last_sent_at >= self._roster.valid_for_ms * NANOS_PER_MS // 3:
                     outbox.keep_alive()
                 while (frame := outbox.compose(self._book, now)) is not None:
@@ -334,6 +340,8 @@ class Session:
             identity.apply(delta, leg.organization, leg.organization_id, leg.currency, now)
         if first:
             self._roster.told_policy(leg)
+            if not self.fault(now):
+                self.began.set()
         for budget_id in delta.removed_budget_ids:
             outbox.report(pool.window_id for pool in leg.close_budget(budget_id))
             self._book.touch(budget_id)
