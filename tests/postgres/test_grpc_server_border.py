@@ -23,6 +23,9 @@ from bursar_server.grpc_server.server import (
 )
 from tests.postgres.refusals import refusal_of, refused
 
+# An authority made for these tests alone (its own key was thrown away), with a certificate of a
+# server on 127.0.0.1 and one of a client; all are valid for a hundred years.
+CERTIFICATES = Path(__file__).parents[1] / "data" / "tls"
 SERVICE = "bursar.v1.TestService"
 KEY = new_credential("ba")
 AUTHORIZED = (("authorization", f"Bearer {KEY.secret}"),)
@@ -307,6 +310,42 @@ async def test_a_unix_socket_is_served(tmp_path_factory: pytest.TempPathFactory)
         stub = health_pb2_grpc.HealthStub(channel)
         answer = await stub.Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    await server.drain(None)
+
+
+def read(name: str) -> bytes:
+    return (CERTIFICATES / name).read_bytes()
+
+
+async def health_of(address: str, credentials: grpc.ChannelCredentials) -> int:
+    async with grpc.aio.secure_channel(address, credentials) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=20)
+    return int(answer.status)
+
+
+async def test_certificates_are_presented_and_asked_for() -> None:
+    transport = Transport(
+        "127.0.0.1:0",
+        CERTIFICATES / "server.pem",
+        CERTIFICATES / "server.key.pem",
+        CERTIFICATES / "authority.pem",
+    )
+    server = GrpcServer(transport, AdminKeys([]), [])
+    await server.start()
+    known = grpc.ssl_channel_credentials(
+        read("authority.pem"), read("client.key.pem"), read("client.pem")
+    )
+    assert await health_of(server.address, known) == health_pb2.HealthCheckResponse.SERVING
+    for stranger in (
+        grpc.ssl_channel_credentials(read("authority.pem")),
+        grpc.ssl_channel_credentials(
+            read("client.pem"), read("client.key.pem"), read("client.pem")
+        ),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await health_of(server.address, stranger)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     await server.drain(None)
 
 

@@ -51,7 +51,7 @@ async def migrate(url: str) -> None:
     # The driver's own parser reads the URL, as the pool's does: sockets and all its parameters.
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=lambda: asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S),
+        async_creator=lambda: _connect(url),
         poolclass=NullPool,
     )
     try:
@@ -68,6 +68,16 @@ async def migrate(url: str) -> None:
         ) from error
     finally:
         await engine.dispose()
+
+
+async def _connect(url: str) -> "asyncpg.Connection[asyncpg.Record]":
+    try:
+        return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+    except ValueError as error:
+        # The driver's parser: a port that is no number, an sslmode that is none.
+        raise failed_precondition(
+            "DATABASE_URL_UNUSABLE", f"the database can't be reached by this URL: {error}"
+        ) from None
 
 
 def _upgrade(connection: Connection) -> None:

@@ -8,7 +8,7 @@ import asyncpg
 import asyncpg.pool
 import msgspec
 
-from bursar_server.errors import BursarError, Status, failed_precondition, unavailable
+from bursar_server.errors import BursarError, Status, unavailable
 
 # asyncpg's classes are generic in their stubs only.
 Connection: TypeAlias = (
@@ -80,10 +80,6 @@ async def translated() -> AsyncIterator[None]:
         yield
     except BursarError:
         raise
-    except asyncpg.ClientConfigurationError as error:
-        raise failed_precondition(
-            "DATABASE_URL_UNUSABLE", f"the database can't be reached: {error}"
-        ) from error
     except (
         asyncpg.SerializationError,
         asyncpg.DeadlockDetectedError,
@@ -103,6 +99,8 @@ async def translated() -> AsyncIterator[None]:
         asyncpg.QueryCanceledError,
         asyncpg.InvalidAuthorizationSpecificationError,
         asyncpg.InvalidCatalogNameError,
+        # A database that is set to accept no connections, for maintenance.
+        asyncpg.ObjectNotInPrerequisiteStateError,
         asyncpg.InterfaceError,
     ) as error:
         # InterfaceError: the pool is closing, or the connection was lost between two statements.
