@@ -18,6 +18,8 @@ MAX_LISTED_MODELS: Final = 2_000
 """Models in one `/v1/models` answer; a provider of everything lists some hundreds."""
 
 
+_SERVED_MODES: Final = frozenset({"", "chat", "completion", "responses", "embedding"})
+"""Modes of the price list that the served endpoints can call; "" is a custom price's."""
 MAX_REMEMBERED: Final = 4_096
 """Routes kept per price book: names come from callers, who could invent them without end."""
 
@@ -39,6 +41,8 @@ class Router:
         self._providers = dict(providers)
         self._known: dict[str, Route] = {}
         self._known_book: PriceBook | None = None
+        self._names: dict[str, set[str]] = {}
+        self._listed_book: PriceBook | None = None
 
     def route(self, name: str, book: PriceBook, spender: Spender) -> Route:
         """The route of `name`. Raises Refusal model_not_found or model_not_allowed."""
@@ -62,9 +66,15 @@ class Router:
 
     def listed(self, book: PriceBook, spender: Spender) -> list[tuple[str, str]]:
         """(model, provider) of every concrete name this spender may call, sorted."""
+        if book is not self._listed_book:
+            # Every price of the list has to be looked at: once per book, not once per request.
+            self._listed_book = book
+            self._names = {
+                name: _concrete_names(provider, book) for name, provider in self._providers.items()
+            }
         found: dict[str, str] = {}
         for provider in self._providers.values():
-            for model in _concrete_names(provider, book):
+            for model in self._names[provider.name]:
                 if not _is_allowed(spender.allowed_models, provider.name, model):
                     continue
                 shown = model if model not in found else f"{provider.name}/{model}"
@@ -124,6 +134,9 @@ def _concrete_names(provider: Provider, book: PriceBook) -> set[str]:
     names = {glob for glob in provider.models if not set(glob) & set("*?[")}
     for listed in book.models():
         seller, _, model = listed.partition("/")
-        if seller in (provider.name, provider.kind) and _serves(provider, model):
+        if seller not in (provider.name, provider.kind) or not _serves(provider, model):
+            continue
+        price = lookup(book, model, provider)
+        if price is not None and price.mode in _SERVED_MODES and price.is_priced:
             names.add(model)
     return names
