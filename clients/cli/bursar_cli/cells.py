@@ -58,17 +58,19 @@ class Column:
     """One fact about a message: its heading, and how to get it.
 
     `value` gives text, a number, a bool, a Money, a Timestamp, a Share, a list of texts, or None.
-    A `wide` column is left out of tables of many, for want of room.
+    A `wide` column is left out of tables of many, for want of room; `name` is what CSV calls it
+    where the heading is too short for that.
     """
 
     title: str
     value: Callable[[Any], Any]
     wide: bool = False
+    name: str = ""
 
     @property
     def field(self) -> str:
         """Its name in CSV: "Created" is "created", "In doubt" is "in_doubt"."""
-        return self.title.lower().replace(" ", "_").replace("-", "_")
+        return self.name or self.title.lower().replace(" ", "_").replace("-", "_")
 
 
 def printable(text: str) -> str:

@@ -89,10 +89,10 @@ def _columns(dimensions: Sequence[str], total_nanos: int | None) -> list[Column]
     return [
         *columns,
         Column("Calls", lambda row: row.call_count),
-        Column("Input LLM tokens", lambda row: row.input_llm_tokens),
-        Column("Cache LLM tokens", lambda row: row.cache_llm_tokens),
-        Column("Output LLM tokens", lambda row: row.output_llm_tokens),
-        Column("Estimated calls", lambda row: row.estimated_call_count),
+        Column("Input", lambda row: row.input_llm_tokens, name="input_llm_tokens"),
+        Column("Cached", lambda row: row.cache_llm_tokens, name="cache_llm_tokens"),
+        Column("Output", lambda row: row.output_llm_tokens, name="output_llm_tokens"),
+        Column("Estimated", lambda row: row.estimated_call_count, name="estimated_calls"),
     ]
 
 
