@@ -160,21 +160,6 @@ class ControlPlane:
                 PriceService(pool, feed, clock),
             ),
             *self._readers(pool),
-            _service(
-                ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"],
-                ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
-                LedgerService(pool),
-            ),
-            _service(
-                reports_pb2.DESCRIPTOR.services_by_name["ReportService"],
-                reports_pb2_grpc.add_ReportServiceServicer_to_server,
-                ReportService(pool),
-            ),
-            _service(
-                alerts_pb2.DESCRIPTOR.services_by_name["AlertService"],
-                alerts_pb2_grpc.add_AlertServiceServicer_to_server,
-                AlertService(pool),
-            ),
             (
                 allowances_pb2.DESCRIPTOR.services_by_name["AllowanceService"].full_name,
                 lending.add_to_server,
@@ -221,8 +206,11 @@ class ControlPlane:
             try:
                 migrated = await is_migrated(self._pool)
                 reachable = True
-            except BursarError:
-                log.warning("database_unreachable")
+            except BursarError as error:
+                log.warning("database_unreachable", cause=repr(error.__cause__))
+            except Exception:
+                # Whatever it is, a probe is answered: not ready.
+                log.exception("readiness_check_failed")
         return {
             "database reachable": reachable,
             "migrations applied": migrated,

@@ -26,7 +26,7 @@ from tests.postgres.refusals import refused
 PATIENCE_S = 60.0
 KEY = "ba-" + "k" * 43
 SERVICES = ["Organization", "Team", "Project", "User", "Key", "Sidecar", "Budget", "Price"]
-SERVICES += ["Allowance"]
+SERVICES += ["Allowance", "Ledger", "Report", "Alert"]
 
 
 class Running(msgspec.Struct):
