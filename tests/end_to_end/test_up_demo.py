@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_the_demo_key_works_and_works_again(tmp_path: Path, number: signal.Signa
     first = start(tmp_path / "data", tmp_path / "ready.json")
     before = ready(first, tmp_path / "ready.json")
     cost = call(before)
-    assert float(cost) > 0
+    assert Decimal(cost) > 0
     first.send_signal(number)
     first.communicate(timeout=DEADLINE_S)
     second = start(tmp_path / "data", tmp_path / "ready.json")
