@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bursar.pricing import llm_token_price, snapshot
+from bursar_sidecar import proxy
 from tests.fakes.desk import FakeDesk
 from tests.fakes.sidecar_bench import (
     CHAT,
@@ -238,3 +239,31 @@ async def test_a_providers_error_costs_nothing_and_passes_untouched(status: int)
     outcome = await bench.settled()
     assert (outcome.kind, outcome.cost_nanos) == ("provider_error", 0)
     assert outcome.http_status == status
+
+
+async def test_an_answer_too_large_to_hold_flows_through_at_its_reservation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proxy, "MAX_PLAIN_ANSWER_BYTES", 100)
+    bench = Bench()
+    bench.post(CHAT)
+    call = await bench.provider.request()
+    call.send(b"HTTP/1.1 200 OK\r\ncontent-length: 300\r\n\r\n" + b"a" * 150)
+    await bench.app.until(lambda: len(bench.app.body_so_far) == 150)
+    call.send(b"b" * 150)
+    answer = await bench.answered()
+    assert answer.body == b"a" * 150 + b"b" * 150
+    assert answer.headers["x-bursar-charge-id"] == "7-1"
+    outcome = await bench.settled()
+    assert outcome.cost_nanos == bench.desk.calls[0].ceiling_nanos
+    assert outcome.usage.estimate_reason == "an answer too large to read"
+
+
+async def test_control_characters_of_a_provider_do_not_reach_the_ledger() -> None:
+    bench = Bench()
+    bench.post(CHAT)
+    odd = chat_answer(id="c\x00", model="m\x00")
+    (await bench.provider.request()).send_json(odd)
+    await bench.answered()
+    outcome = await bench.settled()
+    assert (outcome.provider_request_id, outcome.answered_model) == ("", "")
