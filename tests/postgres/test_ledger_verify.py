@@ -1,0 +1,247 @@
+"""A verification finds nothing in a true ledger, and each single untruth in a false one."""
+
+import pytest
+
+from bursar.v1 import ledger_pb2
+from bursar_server.database.pool import Pool
+from bursar_server.errors import BursarError
+from bursar_server.ledger.rules import CHECKS
+from bursar_server.ledger.service import MOST_DIFFERENCES, LedgerService
+from bursar_server.ledger.store import verify_q
+from tests.postgres.ledger_rows import SETTLED, Ledger, add_entry, make_ledger
+from tests.postgres.rows import make_house
+
+
+@pytest.fixture
+async def ledger(pool: Pool) -> Ledger:
+    return await make_ledger(pool, await make_house(pool))
+
+
+@pytest.fixture
+def service(pool: Pool) -> LedgerService:
+    return LedgerService(pool)
+
+
+async def verify(service: LedgerService, organization: str = "") -> dict[str, list[str]]:
+    """What is wrong, by check."""
+    answer = await service.VerifyLedger(
+        ledger_pb2.VerifyLedgerRequest(organization=organization), None
+    )
+    wrong = {check.name: list(check.differences) for check in answer.checks if check.differences}
+    assert answer.ok == (not wrong)
+    return wrong
+
+
+async def falsify(pool: Pool, statement: str) -> None:
+    """Change rows as nobody should: without the guards of the database."""
+    async with pool.acquire() as connection, connection.transaction():
+        # The triggers and foreign keys of all tables are off for this transaction.
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        await connection.execute(
+            "ALTER TABLE budget_windows DROP CONSTRAINT budget_windows_ceiling_check"
+        )
+        await connection.execute("ALTER TABLE entries DROP CONSTRAINT entries_kind_check")
+        await connection.execute("ALTER TABLE entries DROP CONSTRAINT entries_amount_check")
+        done = await connection.execute(statement)
+        assert not done.endswith(" 0"), f"changes nothing: {statement}"
+
+
+def test_every_check_has_its_query() -> None:
+    assert verify_q.names == {f"check_{check.name}" for check in CHECKS}
+
+
+async def test_an_empty_ledger_is_true(service: LedgerService) -> None:
+    assert await verify(service) == {}
+
+
+async def test_a_true_ledger_is_found_true(
+    service: LedgerService, ledger: Ledger, pool: Pool
+) -> None:
+    assert await verify(service) == {}
+    assert await verify(service, "organizations/acme") == {}
+    answer = await service.VerifyLedger(ledger_pb2.VerifyLedgerRequest(), None)
+    counts = {check.name: check.checked_count for check in answer.checks}
+    assert counts == {
+        "settled_equals_entries": 4,
+        "allowances_equal_entries": 6,
+        "outstanding_equals_allowances": 4,
+        "overrun_equals_allowances": 4,
+        "within_ceiling": 3,
+        "accounts_are_named": 11,
+        "trial_balance_is_zero": 3,
+        "provisional_is_open_calls": 3,
+        "sessions_count_their_entries": 4,
+        "draw_sets_exist": 11,
+        "charges_are_whole": 7,
+    }
+    assert all(check.description.endswith(".") for check in answer.checks)
+
+
+ALLOWANCE = "UPDATE allowances SET {} WHERE session_epoch = {} AND budget_window_id = {{team}}"
+WINDOW = "UPDATE budget_windows SET {} WHERE id = {{team}}"
+ENTRY = "UPDATE entries SET {} WHERE session_epoch = {} AND n = {} AND k = {}"
+SESSION = "UPDATE sessions SET {} WHERE session_epoch = {}"
+
+
+@pytest.mark.parametrize(
+    ("statement", "checks"),
+    [
+        (WINDOW.format("settled_nanos = settled_nanos + 1"), {"settled_equals_entries"}),
+        (WINDOW.format("settled_nanos = 0"), {"settled_equals_entries"}),
+        (
+            "UPDATE budget_windows SET settled_nanos = 1 WHERE id = {soft}",
+            {"settled_equals_entries"},
+        ),
+        # A charge that got lost, and one that was posted to a window it does not draw on.
+        (
+            "DELETE FROM entries WHERE session_epoch = 9",
+            {
+                "settled_equals_entries",
+                "allowances_equal_entries",
+                "sessions_count_their_entries",
+            },
+        ),
+        (
+            "UPDATE draw_sets SET budget_window_ids = ARRAY[{key}, {soft}]",
+            {
+                "settled_equals_entries",
+                "allowances_equal_entries",
+                "overrun_equals_allowances",
+            },
+        ),
+        (
+            ALLOWANCE.format("settled_nanos = settled_nanos - 1, returned_nanos = 1", 9),
+            {"allowances_equal_entries"},
+        ),
+        (
+            "DELETE FROM allowances WHERE session_epoch = 8 AND budget_window_id = {team}",
+            {"allowances_equal_entries", "overrun_equals_allowances"},
+        ),
+        (ALLOWANCE.format("granted_nanos = 101", 9), {"outstanding_equals_allowances"}),
+        (ALLOWANCE.format("in_doubt_nanos = 19", 9), {"outstanding_equals_allowances"}),
+        (WINDOW.format("outstanding_nanos = 0"), {"outstanding_equals_allowances"}),
+        (WINDOW.format("in_doubt_nanos = 0"), {"outstanding_equals_allowances"}),
+        (
+            "UPDATE budget_windows SET outstanding_nanos = 1 WHERE id = {soft}",
+            {"outstanding_equals_allowances"},
+        ),
+        (WINDOW.format("overrun_nanos = 0"), {"overrun_equals_allowances"}),
+        (
+            "UPDATE budget_windows SET overrun_nanos = 5 WHERE id = {soft}",
+            {"overrun_equals_allowances"},
+        ),
+        (ALLOWANCE.format("granted_nanos = 210", 8), {"overrun_equals_allowances"}),
+        (WINDOW.format("ceiling_nanos = 469, limit_nanos = 469"), {"within_ceiling"}),
+        (WINDOW.format("ceiling_nanos = 999"), {"within_ceiling"}),
+        (
+            ENTRY.format("debit_account = ''", 8, 1, 0),
+            {"accounts_are_named", "trial_balance_is_zero"},
+        ),
+        (ENTRY.format("debit_account = 'spend/other'", 8, 1, 0), {"accounts_are_named"}),
+        (ENTRY.format("credit_account = 'payable/azure'", 8, 1, 0), {"accounts_are_named"}),
+        (ENTRY.format("currency = 'EUR'", 8, 1, 0), {"accounts_are_named"}),
+        (
+            ENTRY.format("credit_account = ''", 8, 1, 0),
+            {"accounts_are_named", "trial_balance_is_zero"},
+        ),
+        (
+            ENTRY.format("credit_account = 'payable/openai'", 8, 2, 0),
+            {"accounts_are_named", "provisional_is_open_calls"},
+        ),
+        (
+            ENTRY.format("kind = 'final', credit_account = 'payable/openai'", 7, 3, 1),
+            {"provisional_is_open_calls"},
+        ),
+        (SESSION.format("settled_count = 3", 8), {"sessions_count_their_entries"}),
+        (SESSION.format("highest_settled_n = 9", 8), {"sessions_count_their_entries"}),
+        (SESSION.format("last_n = 5", 7), {"sessions_count_their_entries"}),
+        (SESSION.format("last_n = NULL", 7), {"sessions_count_their_entries"}),
+        (
+            SESSION.format("state = 'closed', last_n = 1", 9),
+            {"sessions_count_their_entries"},
+        ),
+        ("DELETE FROM sessions WHERE session_epoch = 8", {"sessions_count_their_entries"}),
+        (
+            "DELETE FROM draw_sets",
+            {
+                "draw_sets_exist",
+                "settled_equals_entries",
+                "allowances_equal_entries",
+                "overrun_equals_allowances",
+            },
+        ),
+        (
+            "UPDATE draw_sets SET budget_window_ids = budget_window_ids || 999999::bigint",
+            {"draw_sets_exist"},
+        ),
+        (
+            ENTRY.format("draw_set_id = 999999", 7, 3, 2),
+            {"draw_sets_exist", "settled_equals_entries"},
+        ),
+        (ENTRY.format("k = 3", 7, 3, 2), {"charges_are_whole"}),
+        (
+            ENTRY.format("kind = 'refunded'", 8, 1, 0),
+            {"charges_are_whole"},
+        ),
+        (
+            ENTRY.format("amount_nanos = 1", 7, 2, 0),
+            {"charges_are_whole", "settled_equals_entries", "allowances_equal_entries"},
+        ),
+        (
+            ENTRY.format("amount_nanos = -30", 9, 1, 0),
+            {"charges_are_whole", "settled_equals_entries", "allowances_equal_entries"},
+        ),
+        (
+            ENTRY.format("amount_nanos = -90", 7, 3, 2),
+            {"charges_are_whole", "settled_equals_entries"},
+        ),
+    ],
+)
+async def test_an_untruth_is_found(
+    service: LedgerService, ledger: Ledger, pool: Pool, statement: str, checks: set[str]
+) -> None:
+    await falsify(
+        pool,
+        statement.format(team=ledger.team_window, key=ledger.key_window, soft=ledger.soft_window),
+    )
+    assert set(await verify(service)) == checks
+
+
+async def test_a_difference_says_where_and_how_much(
+    service: LedgerService, ledger: Ledger, pool: Pool
+) -> None:
+    await falsify(
+        pool, f"UPDATE budget_windows SET settled_nanos = 3 WHERE id = {ledger.key_window}"
+    )
+    (difference,) = (await verify(service))["settled_equals_entries"]
+    assert difference.startswith(f"acme budgets/b-key window {ledger.key_window} from 2026-03-14")
+    assert difference.endswith(f"settled 3 nanos, its entries {SETTLED} nanos")
+
+
+async def test_an_organization_is_verified_alone(
+    service: LedgerService, ledger: Ledger, pool: Pool
+) -> None:
+    await make_house(pool, "other")
+    await falsify(pool, "UPDATE budget_windows SET settled_nanos = 1")
+    assert await verify(service, "organizations/other") == {}
+    assert await verify(service, "organizations/platform") == {}
+    assert set(await verify(service)) == {"settled_equals_entries"}
+    with pytest.raises(BursarError):
+        await verify(service, "organizations/nobody")
+
+
+async def test_not_every_difference_is_told(
+    service: LedgerService, ledger: Ledger, pool: Pool
+) -> None:
+    for n in range(1, MOST_DIFFERENCES + 11):
+        await add_entry(
+            pool,
+            ledger.house,
+            session_epoch=10,
+            n=n,
+            amount_nanos=0,
+            draw_set_id=ledger.draw_set,
+            debit_account="",
+        )
+    wrong = await verify(service)
+    assert len(wrong["accounts_are_named"]) == MOST_DIFFERENCES
