@@ -166,3 +166,24 @@ async def test_a_lost_race_may_be_tried_again(pool: Pool) -> None:
 
     outcomes = await asyncio.gather(lock(1, 2), lock(2, 1))
     assert sorted(outcomes) == ["TRANSACTION_ABORTED", "committed"]
+
+
+async def test_connections_that_postgres_ended_are_unavailable_not_a_fault(
+    pool: Pool, database_url: str
+) -> None:
+    """What a restart of Postgres does to idle connections, however the driver comes to see it."""
+    other = await asyncpg.connect(database_url)
+    for _ in range(10):
+        await other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        outcomes = await asyncio.gather(
+            *(is_migrated(pool) for _ in range(4)), return_exceptions=True
+        )
+        for outcome in outcomes:
+            assert outcome is True or (
+                isinstance(outcome, BursarError) and outcome.status is Status.UNAVAILABLE
+            ), repr(outcome)
+    await other.close()
+    assert await is_migrated(pool)

@@ -102,8 +102,11 @@ async def translated() -> AsyncIterator[None]:
         # A database that is set to accept no connections, for maintenance.
         asyncpg.ObjectNotInPrerequisiteStateError,
         asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
     ) as error:
         # InterfaceError: the pool is closing, or the connection was lost between two statements.
+        # InternalClientError: Postgres said goodbye (it is being stopped) while the connection
+        # was idle, and the driver meets that in the next statement ("cannot switch to state").
         raise unavailable(
             "the database can't be reached: try again", "DATABASE_UNAVAILABLE"
         ) from error
