@@ -194,7 +194,7 @@ async def test_a_second_signal_ends_it_at_once(start: Start, database_url: str) 
         ({"BURSAR_DATABASE_URL": "{url}"}, ("--grpc-address", "0.0.0.0:0"), 2, "insecure"),
         (
             {
-                "BURSAR_DATABASE_URL": "postgresql://u@127.0.0.1:1/x",
+                "BURSAR_DATABASE_URL": "postgresql://u@/x?host=/nowhere",
                 "BURSAR_DATABASE_WAIT_MS": "300",
             },
             (),

@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 Behaviour = Callable[[Any, Context], Any]
 
 
+# Generic in its stubs only.
 class Border(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """What every rpc passes, unary or streaming."""
 

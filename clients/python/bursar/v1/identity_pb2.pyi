@@ -556,7 +556,9 @@ class DeleteOrganizationRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"organizations/acme". Refused (FAILED_PRECONDITION) while it has keys or entries."""
+    """"organizations/acme". Refused (FAILED_PRECONDITION) while anything is left in it: teams,
+    projects, users, keys, budgets, sidecars, prices, sessions, entries.
+    """
     def __init__(
         self,
         *,
@@ -740,7 +742,9 @@ class DeleteTeamRequest(_message.Message):
     organization: _builtins.str
     """"organizations/acme"."""
     name: _builtins.str
-    """"teams/search". Refused (FAILED_PRECONDITION) while keys or budgets name it, or entries do."""
+    """"teams/search". Refused (FAILED_PRECONDITION) while keys, projects or budgets name it, or
+    entries do.
+    """
     def __init__(
         self,
         *,
