@@ -77,3 +77,11 @@ def test_a_name_of_several_providers_is_ambiguous() -> None:
     price, _ = find(book, "azure/twice")
     assert price is not None
     assert price.provider == "azure"
+
+
+def test_every_built_in_price_is_found_as_sidecars_find_it() -> None:
+    book = snapshot()
+    for name in book.models():
+        provider, _, model = name.partition("/")
+        assert find(book, name)[0] == book.lookup(model, provider) is not None
+    assert find(book, "no/such") == (None, [])

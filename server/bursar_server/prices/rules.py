@@ -76,6 +76,12 @@ def price_version(*, platform: bool, counter: int) -> str:
 
 
 def find(book: PriceBook, text: str) -> tuple[Price | None, list[str]]:
-    """The price of "gpt-4o-mini" or "openai/gpt-4o-mini"; without one, who sells that name."""
-    price = book.lookup(text)
+    """The price of "gpt-4o-mini" or "openai/gpt-4o-mini"; without one, who sells that name.
+
+    With a provider it is the one that a sidecar prices by: the provider's, of the rest of the name.
+    """
+    provider, slash, model = text.partition("/")
+    price = book.lookup(model, provider) if slash and model else None
+    if price is None:
+        price = book.lookup(text)
     return price, ([] if price is not None else book.provider_of(text))
