@@ -396,7 +396,9 @@ class SetPriceRequest(_message.Message):
     """As in CreateOrganizationRequest."""
     @_builtins.property
     def price(self) -> Global___Price:
-        """`provider`, `model` and `components` are required; `version` is made by the server."""
+        """`provider`, `model` and `components` are required; `version` is made by the server. The mode
+        and the limits of LLM tokens, left empty, stay those of the price in force.
+        """
 
     def __init__(
         self,
