@@ -26,6 +26,7 @@ MOST_CONCURRENT_REQUESTS = 64
 # Headers of a probe are some hundred bytes.
 MOST_BYTES_OF_A_HEAD = 16 * 1024
 KEEP_ALIVE_S = 5
+BACKLOG = 128
 # A probe that waits longer has its answer.
 READY_TIMEOUT_S = 2.0
 # Open requests at the end are probes, which come again.
@@ -93,18 +94,23 @@ class HttpServer:
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
         self._server = _Server(config)
+        self._listener: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
         self.address = ""
-        """Where, with the real port; empty before `start`."""
+        """Where, with the real port; empty before `bind`."""
+
+    def bind(self) -> None:
+        """Take the address, and answer nothing yet. Raises FAILED_PRECONDITION if it can't be."""
+        self._listener = _listen(self._wanted)
+        host, port = self._listener.getsockname()[:2]
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def start(self) -> None:
-        """Listen. Raises FAILED_PRECONDITION if the address can't be used."""
-        listener = _listen(self._wanted)
-        host, port = listener.getsockname()[:2]
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        # The socket listens already: what connects before uvicorn accepts, waits.
-        listener.listen(128)
-        self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
+        """Serve; binds first where that was not done."""
+        if self._listener is None:
+            self.bind()
+        assert self._listener is not None
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         log.info("http_serving", address=self.address)
 
     async def stop(self) -> None:
@@ -112,6 +118,8 @@ class HttpServer:
         if self._task is not None:
             self._server.should_exit = True
             await self._task
+        elif self._listener is not None:
+            self._listener.close()
 
 
 def _listen(address: str) -> socket.socket:
@@ -122,6 +130,8 @@ def _listen(address: str) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((bare, int(port)))
+        # What connects from now on waits until it is accepted.
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise failed_precondition(

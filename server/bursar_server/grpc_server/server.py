@@ -75,11 +75,17 @@ class GrpcServer:
         self.serving = False
         """Whether calls are accepted."""
         self.address = ""
-        """Where, with the real port; empty before `start`."""
+        """Where, with the real port; empty before `bind`."""
+
+    def bind(self) -> None:
+        """Take the address, and serve nothing yet. Raises FAILED_PRECONDITION if it, or a
+        certificate, can't be used."""
+        self.address = self._listen()
 
     async def start(self) -> None:
-        """Listen. Raises FAILED_PRECONDITION if the address or a certificate can't be used."""
-        self.address = self._listen()
+        """Serve; binds first where that was not done."""
+        if not self.address:
+            self.bind()
         await self._server.start()
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
