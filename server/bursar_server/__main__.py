@@ -93,10 +93,16 @@ async def _run(settings: Settings) -> None:
     stopping.cancel()
     starting.result()
     _say("serving", grpc=plane.grpc_address, http=f"http://{plane.http_address}")
-    await stop.wait()
+    failing = asyncio.create_task(plane.failed.wait())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({failing, stopping}, return_when=asyncio.FIRST_COMPLETED)
     log.info("draining", deadline_ms=settings.drain_ms)
     await plane.drain()
     log.info("stopped")
+    if plane.failed.is_set():
+        raise BursarError(
+            Status.INTERNAL, "LENDING_FAILED", "lending can't go on; the log says why"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -79,6 +79,8 @@ class ControlPlane:
         self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
         self._lending: AllowanceControl | None = None
+        self.failed = asyncio.Event()
+        """Set when this process can't go on and must be started again."""
 
     @property
     def grpc_address(self) -> str:
@@ -107,11 +109,16 @@ class ControlPlane:
         await _warn_of_weak_durability(pool)
         await publish_snapshot(pool)
         keys = AdminKeys(await self._admin_key_hashes(pool))
-        lending = AllowanceControl(pool, self._feed, self._clock, lending_settings(settings))
+        lending = AllowanceControl(
+            pool, self._feed, self._clock, lending_settings(settings), self.failed
+        )
         self._grpc = GrpcServer(_transport(settings), keys, self._services(pool, lending))
+        self._http = HttpServer(settings.http_address, self._checks)
+        # Both addresses first: who can't have them must not take the shard from who has them.
+        self._grpc.bind()
+        self._http.bind()
         await lending.start()
         self._lending = lending
-        self._http = HttpServer(settings.http_address, self._checks)
         await self._grpc.start()
         await self._http.start()
 

@@ -35,7 +35,7 @@ class World:
         self.pool = pool
         self.feed = feed
         self.channel = channel
-        self.control: AllowanceControl | None = None
+        self.failed = asyncio.Event()
 
     async def budget(
         self, limit: int, scope: str = "organization", scope_id: int = ORGANIZATION,
@@ -93,7 +93,8 @@ async def world(pool: Pool) -> AsyncIterator[World]:
             ORGANIZATION, id, f"s-{id}", hashlib.sha256(secret.encode()).digest(),
         )  # fmt: skip
     feed = ChangeFeed()
-    control = AllowanceControl(pool, feed, SystemClock(), LendingSettings(idle_tick_ms=5))
+    failed = asyncio.Event()
+    control = AllowanceControl(pool, feed, SystemClock(), LendingSettings(idle_tick_ms=5), failed)
     server = grpc.aio.server(interceptors=[Border(AdminKeys([]))])
     control.add_to_server(server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -101,7 +102,7 @@ async def world(pool: Pool) -> AsyncIterator[World]:
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         world = World(pool, feed, channel)
-        world.control = control
+        world.failed = failed
         yield world
     await control.drain()
     await server.stop(0)
@@ -396,13 +397,11 @@ async def test_a_deposed_writer_cannot_commit(world: World) -> None:
     budget = await world.budget(1_000)
     sidecar = await world.sidecar().open("boot-1")
     await sidecar.need(1, (budget, 10))
-    assert world.control is not None
-    deposed = asyncio.Event()
-    world.control.writer.on_deposed = deposed.set
     await world.pool.execute("UPDATE shards SET owner_epoch = owner_epoch + 1")
     await sidecar.ask(2, (budget, 10))
     async with asyncio.timeout(20):
-        await deposed.wait()
+        await world.failed.wait()
+    await sidecar.ended()
     assert await world.standing(budget) == (0, 10, 0, 0)
 
 

@@ -1,6 +1,9 @@
 """Lending as one part of the program: what `app` starts, serves and drains."""
 
+import asyncio
+
 import grpc
+import structlog
 
 from bursar.v1 import allowances_pb2_grpc
 from bursar_server.allowances.hub import Hub
@@ -12,6 +15,8 @@ from bursar_server.changes import ChangeFeed
 from bursar_server.clock import Clock
 from bursar_server.database.pool import Pool
 
+log = structlog.get_logger(__name__)
+
 SHARD_ID = 0
 """Every organization lives in one shard; `organizations.shard_id` is where more would show."""
 
@@ -20,19 +25,27 @@ class AllowanceControl:
     """The writer, the policy desk and the stream service of one process."""
 
     def __init__(
-        self, pool: Pool, feed: ChangeFeed, clock: Clock, settings: LendingSettings
+        self,
+        pool: Pool,
+        feed: ChangeFeed,
+        clock: Clock,
+        settings: LendingSettings,
+        failed: asyncio.Event,
     ) -> None:
+        """`failed` is set when lending can't go on in this process: it must end and be started
+        again. Nothing is lent or posted any more, and sidecars go on with what they hold."""
         self.hub = Hub()
         self.writer = Writer(pool, self.hub, clock, settings, SHARD_ID)
         self.desk = PolicyDesk(pool, self.hub, clock, settings)
         self.desk.on_budget = self.writer.budget_changed
         self.service = AllowanceService(pool, self.hub, self.writer, self.desk, clock, settings)
         feed.listen(self.desk.note)
+        self._failed = failed
 
     async def start(self) -> None:
         """Take the shard over and begin. Raises BursarError if the database is away."""
-        await self.writer.start()
-        self.desk.start()
+        for task in (await self.writer.start(), self.desk.start()):
+            task.add_done_callback(self._ended)
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """Serve the stream."""
@@ -41,6 +54,16 @@ class AllowanceControl:
     def connected_sidecars(self) -> set[int]:
         """Ids of the sidecars with an open stream."""
         return self.hub.connected_sidecars()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if task.cancelled():
+            return
+        fault = task.exception()
+        if fault is not None:
+            log.critical("lending_failed", task=task.get_name(), exc_info=fault)
+            for stream in self.hub.streams():
+                stream.end("this control plane can't lend any more")
+            self._failed.set()
 
     async def drain(self) -> None:
         """End the streams, apply what was received, and let go."""

@@ -145,9 +145,10 @@ class PolicyDesk:
         self._task: asyncio.Task[None] | None = None
         self.on_budget: Callable[[int, int], None] = lambda organization_id, budget_id: None
 
-    def start(self) -> None:
-        """Begin."""
+    def start(self) -> "asyncio.Task[None]":
+        """Begin; the task ends only by a fault of the program."""
         self._task = asyncio.create_task(self._run(), name="policy-desk")
+        return self._task
 
     async def stop(self) -> None:
         """End; what was not told is told after a reconnect."""
@@ -311,7 +312,8 @@ class PolicyDesk:
         if snapshot_version != book.version:
             # A build with another snapshot is told the whole of ours, and lays it over its own.
             names = {(price.provider, price.model) for price in prices}
-            ours = (book.lookup(model) for model in book.models())
+            parted = (name.partition("/") for name in book.models())
+            ours = (book.lookup(model, provider) for provider, _, model in parted)
             prices = [
                 *(p for p in ours if p is not None and (p.provider, p.model) not in names),
                 *prices,

@@ -24,7 +24,6 @@ from bursar_server.allowances.hub import Hub, LiveSession
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.allowances.tick import (
     Batch,
-    Deposed,
     FrameFault,
     Outcome,
     Tick,
@@ -73,10 +72,13 @@ class Writer:
         self.turn = asyncio.Lock()
         """Held while a tick runs: who resumes a session takes it, so that no frame of the older
         stream is applied behind its back."""
-        self.on_deposed: Callable[[], None] = lambda: None
 
-    async def start(self) -> None:
-        """Take the shard over and begin. Raises BursarError if the database is away."""
+    async def start(self) -> "asyncio.Task[None]":
+        """Take the shard over and begin. Raises BursarError if the database is away.
+
+        The task ends with an error (Deposed, or a fault of the program) when nothing can be
+        written any more; the process must end then.
+        """
         async with transaction(self._pool) as connection:
             owner = f"{socket.gethostname()}/{os.getpid()}"
             self._tick.owner_epoch = await store.take_shard(connection, self._tick.shard_id, owner)
@@ -85,6 +87,7 @@ class Writer:
         self._wake.set()
         log.info("shard_taken", shard=self._tick.shard_id, owner_epoch=self._tick.owner_epoch)
         self._task = asyncio.create_task(self._run(), name="allowance-writer")
+        return self._task
 
     async def stop(self) -> None:
         """Apply what is in the inbox, then end."""
@@ -92,7 +95,8 @@ class Writer:
         self._urgent.set()
         self._wake.set()
         if self._task is not None:
-            await self._task
+            # Why it failed, if it did, was logged when it did.
+            await asyncio.wait({self._task})
 
     async def submit(self, session: LiveSession, frame: Frame) -> None:
         """Hand a frame in; waits while the inbox is full."""
@@ -115,18 +119,12 @@ class Writer:
             del self._recalled_at_ms[key]
 
     async def _run(self) -> None:
-        try:
-            while not (self._stopping and self._inbox.empty()):
-                await self._gather()
-                async with self.turn:
-                    batch = self._take()
-                    if batch.frames or batch.needs or batch.changed_budgets:
-                        await self._apply(batch)
-        except Deposed:
-            log.critical("shard_lost", shard=self._tick.shard_id)
-            for stream in self._hub.streams():
-                stream.end("another control plane took over")
-            self.on_deposed()
+        while not (self._stopping and self._inbox.empty()):
+            await self._gather()
+            async with self.turn:
+                batch = self._take()
+                if batch.frames or batch.needs or batch.changed_budgets:
+                    await self._apply(batch)
 
     async def _gather(self) -> None:
         """Wait until there is work, then a little longer for company."""
