@@ -122,6 +122,11 @@ class Roster:
     def prior_sessions(self) -> list[allowances_pb2.PriorSession]:
         """What a Hello names; remembers it."""
         named = [p for p in self._priors.values() if p.epoch not in self._disowned]
+        named += [
+            Prior(box.leg.epoch, box.leg.organization_id, COMPLETE, box.leg.last_n)
+            for box in self._outboxes.values()
+            if box.leg.fenced
+        ]
         self._named = {prior.epoch for prior in named}
         return [
             allowances_pb2.PriorSession(
@@ -146,6 +151,11 @@ class Roster:
                 fault=fault,
                 effect="their settlements stay in the journal until the next start",
             )
+
+    def fence(self) -> None:
+        """The present sessions admit nothing more; the next Hello names them as earlier ones."""
+        for outbox in self._outboxes.values():
+            outbox.leg.fenced = True
 
     def lost(self) -> None:
         """The stream ended."""

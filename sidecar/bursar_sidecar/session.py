@@ -97,7 +97,7 @@ class Session:
         self._gathering = False
         self._resting = False
         self.began = asyncio.Event()
-        """Set when this process was told its budgets for the first time."""
+        """Set once the budgets of the present sessions were told."""
 
     # -- what the cashier uses -----------------------------------------------------------------
 
@@ -317,7 +317,9 @@ class Session:
         for verdict in frame.verdicts:
             self._verdict(outbox, verdict, now)
         if frame.HasField("fence"):
-            leg.fenced = True
+            # A new life: both sessions end with the old one.
+            self._roster.fence()
+            self.began.clear()
             self._boot_id = uuid.uuid4().hex
             raise StreamRestart(f"the session was fenced: {frame.fence.reason}")
         if frame.HasField("redirect"):
