@@ -1,0 +1,41 @@
+"""A whole Bursar for a benchmark: its real processes, a key under three hard budgets."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.fakes.stack import Stack, running
+
+PLENTY = "1000000"
+"""Units of money: no benchmark comes near it."""
+
+
+def make_key(stack: Stack) -> str:
+    """The secret of a key under the organization's, its team's and its own hard budget."""
+    for budget in ("b-acme-monthly", "b-search-monthly"):
+        _cli(stack, "budget", "update", budget, "--limit", PLENTY)
+    created = _cli(
+        stack, "key", "create", "--team", "search",
+        "--max-budget", PLENTY, "--window", "1d", "-o", "json",
+    )  # fmt: skip
+    secret: str = json.loads(created)["key"]
+    return secret
+
+
+def _cli(stack: Stack, *arguments: str) -> str:
+    done = stack.cli(*arguments)
+    if done.returncode:
+        raise RuntimeError(f"bursar {' '.join(arguments)}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+@contextmanager
+def running_stack() -> Iterator[Stack]:
+    """`bursar up` in a temporary directory."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bursar-benchmark-") as directory,
+        running(Path(directory)) as stack,
+    ):
+        yield stack
