@@ -239,6 +239,28 @@ async def test_what_it_can_not_do_is_said_in_one_line(
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("taken", ["grpc", "http"])
+async def test_a_second_start_on_its_addresses_leaves_the_first_alone(
+    start: Start, database_url: str, taken: str
+) -> None:
+    first = await start(BURSAR_DATABASE_URL=database_url, BURSAR_ADMIN_KEY=KEY)
+    serving = await first.line()
+    connection = await asyncpg.connect(database_url)
+    owner = await connection.fetchrow("SELECT owner_epoch, owner FROM shards WHERE id = 0")
+    address = serving[taken].removeprefix("http://")
+    second = await start(
+        BURSAR_DATABASE_URL=database_url,
+        BURSAR_ADMIN_KEY=KEY,
+        **{f"BURSAR_{taken.upper()}_ADDRESS": address},
+    )
+    code, errors = await second.end()
+    assert code == 1
+    assert f"bursar server: can't listen on {address}" in errors
+    assert await connection.fetchrow("SELECT owner_epoch, owner FROM shards WHERE id = 0") == owner
+    await connection.close()
+    assert (await organizations(serving["grpc"], KEY)).organizations
+
+
 async def test_help_and_settings_are_printed(start: Start, database_url: str) -> None:
     helping = await start("--help")
     text = (await helping.process.communicate())[0].decode()
