@@ -333,3 +333,22 @@ def test_nothing_is_readable_by_others(start: Opener, tmp_path: Path) -> None:
     directory = tmp_path / "journal"
     assert directory.stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in directory.iterdir())
+
+
+def test_a_session_number_used_again_begins_empty(start: Opener) -> None:
+    """Another control plane, whose numbers begin again, gave a number that is owed here already."""
+    journal = start()
+    journal.session_opened(EPOCH, 20, False)
+    journal.opened(open_record(1))
+    journal.opened(open_record(2))
+    journal.settled([settled_record(1, "old")])
+    crash(journal)
+
+    journal = start()
+    journal.session_closed(EPOCH)
+    assert (journal.open_calls, journal.unacknowledged_bytes) == (0, 0)
+    journal.session_opened(EPOCH, 20, False)
+    journal.opened(open_record(1))
+    crash(journal)
+    session = only(start())
+    assert (session.unacknowledged, list(session.open), session.last_n) == ({}, [1], 1)
