@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bursar.v1 import allowances_pb2, charges_pb2
 from bursar_server.errors import invalid
-from bursar_server.ledger.posting import Kind, Settlement
+from bursar_server.ledger.entries import Kind, Settlement
 
 MOST_NANOS: Final = 10**18
 """A thousand million units of a currency: more than any budget, so a larger amount is nonsense."""

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from bursar.v1 import allowances_pb2
 from bursar_server.allowances import metrics, rules
 from bursar_server.allowances.hub import Hub, LiveSession
-from bursar_server.allowances.store import WindowRow
+from bursar_server.allowances.records import WindowRow
 from bursar_server.allowances.tick import Batch, Outcome, WaitingNeed
 
 

@@ -7,46 +7,12 @@ import asyncpg
 import msgspec
 
 from bursar_server.allowances.hub import LiveSession
+from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
 from bursar_server.allowances.rules import Books, Totals, WindowBalance
 from bursar_server.database.pool import Connection
 from bursar_server.database.queries import Queries
 
 QUERIES = Queries.load(__package__)
-
-
-class SessionRow(msgspec.Struct):
-    """A session, as the writer works on it."""
-
-    organization_id: int
-    session_epoch: int
-    state: str
-    applied_seq: int
-    settled_count: int
-    highest_settled_n: int
-    last_n: int | None
-    journal: str | None
-
-
-class WindowRow(msgspec.Struct, frozen=True):
-    """When a budget's window runs; what it holds is in WindowBalance."""
-
-    id: int
-    organization_id: int
-    budget_id: int
-    start_at: datetime
-    end_at: datetime | None
-
-
-class EventRow(msgspec.Struct, frozen=True):
-    """Something people should know."""
-
-    organization_id: int
-    kind: str
-    budget_id: int
-    budget_window_id: int
-    summary: str
-    amount_nanos: int
-    currency: str
 
 
 async def check_shard(connection: Connection, shard_id: int) -> int:

@@ -1,7 +1,7 @@
 """One tick: the frames gathered since the last one, applied in one transaction.
 
 Read, decide, write: the shard's owner epoch is checked, sessions and then budget windows are
-locked in the order of their ids, the rules decide on the locked balances, the changes are written.
+locked in the order of their ids, `step` decides on the locked balances, the changes are written.
 Nothing is told to anybody before the commit.
 """
 
@@ -14,15 +14,13 @@ import msgspec
 from bursar_server.allowances import rules, store
 from bursar_server.allowances.frames import Frame, NeedRequest
 from bursar_server.allowances.hub import Hub, LiveSession
+from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
 from bursar_server.allowances.settings import LendingSettings
+from bursar_server.allowances.step import FrameFault, Input, Slice, step
 from bursar_server.budgets.rules import window_at
 from bursar_server.budgets.store import BudgetRecord, budgets_by_ids
 from bursar_server.database.pool import Connection
-from bursar_server.ledger import posting
-
-
-class FrameFault(Exception):
-    """What was gathered can't be applied, whatever the database's health; says why."""
+from bursar_server.ledger import entries, posting
 
 
 class Deposed(Exception):
@@ -50,7 +48,7 @@ class Outcome(msgspec.Struct):
     """What a tick did, to be told after its commit."""
 
     books: rules.Books
-    windows: dict[int, store.WindowRow]
+    windows: dict[int, WindowRow]
     decisions: rules.Decisions
     stale: list[WaitingNeed]
     """Needs on budgets that are gone or disabled."""
@@ -58,7 +56,7 @@ class Outcome(msgspec.Struct):
     recalls: list[rules.Holder]
     entry_count: int
     repeat_count: int
-    events: list[store.EventRow]
+    events: list[EventRow]
 
 
 class Tick:
@@ -70,7 +68,7 @@ class Tick:
         self._hub = hub
         self._settings = settings
         self._budgets: dict[tuple[int, int], BudgetRecord] = {}
-        self._current: dict[int, store.WindowRow] = {}
+        self._current: dict[int, WindowRow] = {}
         self._draw_sets: dict[tuple[int, tuple[int, ...]], int] = {}
         self._spenders: dict[tuple[int, int], tuple[int | None, int | None, int | None]] = {}
 
@@ -95,28 +93,37 @@ class Tick:
         needs, by_need, stale = await self._needs(connection, batch, sessions, now)
         postings, repeat_count = await self._postings(connection, batch)
         books, windows = await self._books(connection, batch, sessions, needs, postings, now)
-        await self._apply_limits(connection, batch, books, windows)
-        events = await self._post(connection, postings, sessions, books, windows, now)
-        self._apply_reports(batch, books)
-        self._apply_closes(batch, sessions, books)
-        decisions = rules.Decisions()
-        recalls: list[rules.Holder] = []
-        if lending:
-            decisions, recalls = self._lend(batch, books, windows, needs, sessions, now, now_ms)
-        await self._save(connection, batch, sessions, books, windows, events, now)
+        limits = await self._limits(connection, batch, books, windows)
+        output = step(
+            Slice(sessions, windows, books),
+            Input(
+                frames=[(session.session_epoch, frame) for session, frame in batch.frames],
+                postings=postings,
+                needs=needs,
+                limits=limits,
+                users=lambda ids: self._hub.users(ids, now_ms, self._settings.active_ms),
+                holders=self._hub.holders,
+                now=now,
+                now_ms=now_ms,
+                lending=lending,
+            ),
+        )
+        if postings:
+            await posting.write(connection, postings, now)
+        await self._save(connection, batch, sessions, books, windows, output.events, now)
         return Outcome(
             books=books,
             windows=windows,
-            decisions=decisions,
+            decisions=output.decisions,
             stale=stale,
             by_need=by_need,
-            recalls=recalls,
+            recalls=output.recalls,
             entry_count=len(postings),
             repeat_count=repeat_count,
-            events=events,
+            events=output.events,
         )
 
-    async def _sessions(self, connection: Connection, batch: Batch) -> dict[int, store.SessionRow]:
+    async def _sessions(self, connection: Connection, batch: Batch) -> dict[int, SessionRow]:
         epochs = {need.session.session_epoch for need in batch.needs}
         for session, frame in batch.frames:
             epochs.add(session.session_epoch)
@@ -134,13 +141,13 @@ class Tick:
         self,
         connection: Connection,
         batch: Batch,
-        sessions: dict[int, store.SessionRow],
+        sessions: dict[int, SessionRow],
         now: datetime,
     ) -> tuple[list[rules.Need], dict[tuple[int, int], WaitingNeed], list[WaitingNeed]]:
         wanted: dict[int, set[int]] = defaultdict(set)
         for need in batch.needs:
             wanted[need.session.organization_id].update(x.budget_id for x in need.request.lines)
-        windows: dict[int, store.WindowRow] = {}
+        windows: dict[int, WindowRow] = {}
         for organization_id, budget_ids in wanted.items():
             windows |= await self._current_windows(connection, organization_id, budget_ids, now)
         needs: list[rules.Need] = []
@@ -168,11 +175,11 @@ class Tick:
 
     async def _current_windows(
         self, connection: Connection, organization_id: int, budget_ids: set[int], now: datetime
-    ) -> dict[int, store.WindowRow]:
+    ) -> dict[int, WindowRow]:
         """The window each budget is in now, begun where it was not; none for a budget that is
         gone or disabled."""
         await self._load_budgets(connection, organization_id, budget_ids)
-        found: dict[int, store.WindowRow] = {}
+        found: dict[int, WindowRow] = {}
         missing: list[BudgetRecord] = []
         for budget_id in sorted(budget_ids):
             budget = self._budgets.get((organization_id, budget_id))
@@ -217,27 +224,27 @@ class Tick:
 
     async def _postings(
         self, connection: Connection, batch: Batch
-    ) -> tuple[list[posting.Posting], int]:
+    ) -> tuple[list[entries.Posting], int]:
         """The entries to write, with accounts, currency, spender and draw set filled in."""
-        by_session: dict[int, list[posting.Settlement]] = defaultdict(list)
+        by_session: dict[int, list[entries.Settlement]] = defaultdict(list)
         speakers = {session.session_epoch: session for session, _ in batch.frames}
         for session, frame in batch.frames:
             by_session[session.session_epoch].extend(frame.settlements)
-        postings: list[posting.Posting] = []
+        postings: list[entries.Posting] = []
         repeats = 0
         for epoch, settlements in by_session.items():
             if not settlements:
                 continue
             session = speakers[epoch]
             so_far = await posting.posted_so_far(connection, session.organization_id, settlements)
-            planned = posting.plan(settlements, so_far)
+            planned = entries.plan(settlements, so_far)
             repeats += len(settlements) - sum(1 for p in planned if p.kind is p.settlement.kind)
             await self._fill_in(connection, session, planned)
             postings += planned
         return postings, repeats
 
     async def _fill_in(
-        self, connection: Connection, session: LiveSession, planned: Sequence[posting.Posting]
+        self, connection: Connection, session: LiveSession, planned: Sequence[entries.Posting]
     ) -> None:
         organization_id = session.organization_id
         keys = {p.settlement.key_id for p in planned if p.settlement.key_id}
@@ -248,7 +255,7 @@ class Tick:
                 self._spenders[organization_id, key] = spenders.get(key, (None, None, None))
         for entry in planned:
             settlement = entry.settlement
-            entry.debit_account = posting.spend(session.spender_organization)
+            entry.debit_account = entries.spend(session.spender_organization)
             entry.currency = session.currency
             if settlement.key_id:
                 entry.team_id, entry.project_id, entry.user_id = self._spenders[
@@ -265,11 +272,11 @@ class Tick:
         self,
         connection: Connection,
         batch: Batch,
-        sessions: dict[int, store.SessionRow],
+        sessions: dict[int, SessionRow],
         needs: Sequence[rules.Need],
-        postings: Sequence[posting.Posting],
+        postings: Sequence[entries.Posting],
         now: datetime,
-    ) -> tuple[rules.Books, dict[int, store.WindowRow]]:
+    ) -> tuple[rules.Books, dict[int, WindowRow]]:
         pairs: set[tuple[int, int]] = set()
         owner: dict[int, int] = {}
         for need in needs:
@@ -302,163 +309,32 @@ class Tick:
                 raise FrameFault(f"budget window {window_id} is none of the organization's")
         return books, windows
 
-    async def _apply_limits(
+    async def _limits(
         self,
         connection: Connection,
         batch: Batch,
         books: rules.Books,
-        windows: dict[int, store.WindowRow],
-    ) -> None:
+        windows: dict[int, WindowRow],
+    ) -> dict[int, tuple[int, int]]:
+        limits: dict[int, tuple[int, int]] = {}
         for organization_id, budget_id in batch.changed_budgets:
             await self._load_budgets(connection, organization_id, [budget_id])
             budget = self._budgets.get((organization_id, budget_id))
-            for window in books.windows.values():
-                if (
-                    budget is not None
-                    and window.budget_id == budget_id
-                    and window.budget_version != budget.version
-                    and windows[window.id].organization_id == organization_id
-                ):
-                    books.set_limit(window.id, budget.limit_nanos, budget.version)
-
-    async def _post(
-        self,
-        connection: Connection,
-        postings: Sequence[posting.Posting],
-        sessions: dict[int, store.SessionRow],
-        books: rules.Books,
-        windows: dict[int, store.WindowRow],
-        now: datetime,
-    ) -> list[store.EventRow]:
-        events: list[store.EventRow] = []
-        adjustments: dict[tuple[int, int, tuple[int, ...]], int] = defaultdict(int)
-        for entry in postings:
-            settlement = entry.settlement
-            if entry.k > 0:
-                call = (settlement.session_epoch, settlement.n, settlement.budget_window_ids)
-                adjustments[call] += entry.amount_nanos
-                continue
-            row = sessions.get(settlement.session_epoch)
-            if row is None:
-                raise FrameFault(f"session {settlement.session_epoch} is gone")
-            row.settled_count += 1
-            row.highest_settled_n = max(row.highest_settled_n, settlement.n)
-            entry.overrun_nanos = books.post(
-                settlement.session_epoch, settlement.budget_window_ids, entry.amount_nanos
-            )
-            if entry.overrun_nanos:
-                events.append(self._overrun_event(entry, books))
-        for (_, _, window_ids), difference in adjustments.items():
-            books.adjust(window_ids, difference)
-        if postings:
-            await posting.write(connection, postings, now)
-        currencies = {p.settlement.organization_id: p.currency for p in postings}
-        for window in books.windows.values():
-            if window.crossed:
-                organization_id = windows[window.id].organization_id
-                events.append(
-                    store.EventRow(
-                        organization_id=organization_id,
-                        kind="soft_limit_crossed",
-                        budget_id=window.budget_id,
-                        budget_window_id=window.id,
-                        summary="the spend of a soft budget crossed its limit",
-                        amount_nanos=window.settled,
-                        currency=currencies[organization_id],
-                    )
-                )
-        return events
-
-    @staticmethod
-    def _overrun_event(entry: posting.Posting, books: rules.Books) -> store.EventRow:
-        settlement = entry.settlement
-        worst = max(
-            (books.windows[w] for w in settlement.budget_window_ids if books.windows[w].hard),
-            key=lambda window: window.overrun,
-        )
-        return store.EventRow(
-            organization_id=settlement.organization_id,
-            kind="overrun",
-            budget_id=worst.budget_id,
-            budget_window_id=worst.id,
-            summary=(
-                f"charge {settlement.session_epoch}-{settlement.n} cost more than was lent for it"
-            ),
-            amount_nanos=entry.overrun_nanos,
-            currency=entry.currency,
-        )
-
-    @staticmethod
-    def _apply_reports(batch: Batch, books: rules.Books) -> None:
-        for session, frame in batch.frames:
-            for report in frame.reports:
-                if not books.windows[report.window_id].hard:
-                    continue
-                try:
-                    books.give_back(session.session_epoch, report.window_id, report.returned)
-                except rules.RuleViolation as violation:
-                    raise FrameFault(f"usage of {report.window_id}: {violation}") from violation
-
-    @staticmethod
-    def _apply_closes(
-        batch: Batch, sessions: dict[int, store.SessionRow], books: rules.Books
-    ) -> None:
-        for _, frame in batch.frames:
-            for close in frame.closes:
-                row = sessions[close.session_epoch]
-                row.last_n = max(row.last_n or 0, close.last_n)
-                if row.state == "open":
-                    row.state = "fenced"
-        for row in sessions.values():
-            if row.last_n is None or row.state == "closed" or row.settled_count < row.last_n:
-                continue
-            if row.journal == "truncated":
-                # Calls may be missing behind the torn tail: what is left is in doubt, not free.
-                books.doubt(row.session_epoch)
-            else:
-                books.close(row.session_epoch)
-                row.state = "closed"
-
-    def _lend(
-        self,
-        batch: Batch,
-        books: rules.Books,
-        windows: dict[int, store.WindowRow],
-        needs: Sequence[rules.Need],
-        sessions: dict[int, store.SessionRow],
-        now: datetime,
-        now_ms: int,
-    ) -> tuple[rules.Decisions, list[rules.Holder]]:
-        # The last report of a session on a window holds; an older one in the batch is overtaken.
-        wants: dict[tuple[int, int], rules.Want] = {}
-        for session, frame in batch.frames:
-            if sessions[session.session_epoch].state != "open":
-                continue
-            for report in frame.reports:
-                end_at = windows[report.window_id].end_at
-                if end_at is not None and end_at <= now:
-                    continue
-                key = (session.session_epoch, report.window_id)
-                # What was granted since the sidecar looked is free, too.
-                unseen = max(0, books.of(*key).granted - report.granted_seen)
-                wants[key] = rules.Want(*key, report.free + unseen, report.want)
-        users = self._hub.users(books.windows, now_ms, self._settings.active_ms)
-        decisions = rules.lend(books, needs, wants.values(), users, now_ms)
-        shortage = dict(decisions.shortage)
-        for window in books.windows.values():
-            if window.hard and window.available < 0:
-                shortage[window.id] = shortage.get(window.id, 0) - window.available
-        holders = self._hub.holders(shortage)
-        return decisions, rules.choose_recalls(shortage, decisions.waiting, holders)
+            if budget is not None:
+                for window in books.windows.values():
+                    mine = windows[window.id].organization_id == organization_id
+                    if mine and window.budget_id == budget_id:
+                        limits[window.id] = (budget.limit_nanos, budget.version)
+        return limits
 
     async def _save(
         self,
         connection: Connection,
         batch: Batch,
-        sessions: dict[int, store.SessionRow],
+        sessions: dict[int, SessionRow],
         books: rules.Books,
-        windows: dict[int, store.WindowRow],
-        events: Sequence[store.EventRow],
+        windows: dict[int, WindowRow],
+        events: Sequence[EventRow],
         now: datetime,
     ) -> None:
         await store.save_books(connection, books, windows)

@@ -22,9 +22,9 @@ from bursar_server.allowances import messages, metrics, rules, store
 from bursar_server.allowances.frames import Frame
 from bursar_server.allowances.hub import Hub, LiveSession
 from bursar_server.allowances.settings import LendingSettings
+from bursar_server.allowances.step import FrameFault
 from bursar_server.allowances.tick import (
     Batch,
-    FrameFault,
     Outcome,
     Tick,
     WaitingNeed,

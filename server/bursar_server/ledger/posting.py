@@ -1,135 +1,19 @@
-"""Posting: how a settlement becomes immutable entries, once.
+"""Posting: planned entries, written once.
 
-The settlement row is the ledger entry: debit and credit account stand on it. A settlement sent
-again changes nothing. A final that meets its own provisional takes the provisional back and posts
-what the call really cost, as two further entries (k above 0); nothing is ever changed.
+The settlement row is the ledger entry: debit and credit account stand on it. An entry that is there
+already stops the transaction: then somebody else writes this ledger.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from enum import StrEnum
 
 import msgspec
 
 from bursar_server.database.pool import Connection
 from bursar_server.database.queries import Queries
+from bursar_server.ledger.entries import PostedSoFar, Posting, Settlement
 
 QUERIES = Queries.load(__package__, "posting.sql")
-
-PROVISIONAL_ACCOUNT = "provisional"
-
-
-class Kind(StrEnum):
-    """How a reservation ended."""
-
-    FINAL = "final"
-    PROVISIONAL = "provisional"
-    RELEASED = "released"
-
-
-class Settlement(msgspec.Struct, frozen=True):
-    """A settlement as it passed the border. Amounts in nanos of the organization's currency."""
-
-    organization_id: int
-    session_epoch: int
-    n: int
-    kind: Kind
-    budget_window_ids: tuple[int, ...]
-    reserved_nanos: int
-    cost_nanos: int
-    key_id: int
-    customer: str
-    app: str
-    run: str
-    tags: tuple[str, ...]
-    provider: str
-    model: str
-    requested_model: str
-    price_version: str
-    input_llm_tokens: int
-    cached_input_llm_tokens: int
-    cache_write_5m_llm_tokens: int
-    cache_write_1h_llm_tokens: int
-    output_llm_tokens: int
-    reasoning_llm_tokens: int
-    further_usage: Mapping[str, int]
-    estimate_reason: str
-    provider_request_id: str
-    http_status: int
-    stream: bool
-    admitted_at: datetime
-    finished_at: datetime
-
-
-class PostedSoFar(msgspec.Struct, frozen=True):
-    """What the ledger holds of one (session epoch, n)."""
-
-    last_k: int
-    amount_nanos: int
-    final: bool
-
-
-class Posting(msgspec.Struct):
-    """One entry to write; what only the writer of balances knows, it fills in."""
-
-    settlement: Settlement
-    k: int
-    kind: Kind
-    amount_nanos: int
-    credit_account: str
-    debit_account: str = ""
-    currency: str = ""
-    draw_set_id: int = 0
-    team_id: int | None = None
-    project_id: int | None = None
-    user_id: int | None = None
-    overrun_nanos: int = 0
-
-
-def plan(
-    settlements: Iterable[Settlement], so_far: Mapping[tuple[int, int], PostedSoFar]
-) -> list[Posting]:
-    """What to write for `settlements`, given what is posted; repeats, also among themselves, drop.
-
-    Pure. The order of `settlements` is kept.
-    """
-    known = dict(so_far)
-    postings: list[Posting] = []
-    for settlement in settlements:
-        identity = (settlement.session_epoch, settlement.n)
-        posted = known.get(identity)
-        if posted is None:
-            amount = 0 if settlement.kind is Kind.RELEASED else settlement.cost_nanos
-            credit = (
-                PROVISIONAL_ACCOUNT
-                if settlement.kind is Kind.PROVISIONAL
-                else payable(settlement.provider)
-            )
-            postings.append(Posting(settlement, 0, settlement.kind, amount, credit))
-            known[identity] = PostedSoFar(0, amount, settlement.kind is not Kind.PROVISIONAL)
-        elif settlement.kind is Kind.FINAL and not posted.final:
-            k = posted.last_k
-            postings.append(
-                Posting(
-                    settlement, k + 1, Kind.PROVISIONAL, -posted.amount_nanos, PROVISIONAL_ACCOUNT
-                )
-            )
-            cost = settlement.cost_nanos
-            postings.append(
-                Posting(settlement, k + 2, Kind.FINAL, cost, payable(settlement.provider))
-            )
-            known[identity] = PostedSoFar(k + 2, cost, True)
-    return postings
-
-
-def spend(organization: str) -> str:
-    """The account of what an organization spent; `organization` is its slug."""
-    return f"spend/{organization}"
-
-
-def payable(provider: str) -> str:
-    """The account of what is owed to a provider."""
-    return f"payable/{provider}"
 
 
 async def posted_so_far(
