@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from tests.house import tree
 
-OURS = set(tree.PACKAGE_ROOTS) | {"tests"}
+OURS = set(tree.PACKAGE_ROOTS) | {"tests", "benchmarks"}
 # Imported name -> the distribution that brings it, where the two differ.
 DISTRIBUTIONS = {
     "google.api": "googleapis-common-protos",
