@@ -57,6 +57,7 @@ class Enrolled:
         config = home / "sidecar.toml"
         config.write_text(
             f'[providers.openai]\nkind = "openai"\nbase_url = "{stack.ready["provider"]}/v1"\n'
+            'api_key_env = "SIMULATED_KEY"\n'
         )
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("BURSAR_")},
@@ -66,6 +67,7 @@ class Enrolled:
             "BURSAR_SIDECAR_ADMIN_ADDRESS": f"127.0.0.1:{self.admin_port}",
             "BURSAR_DATA_DIR": str(home / "journal"),
             "BURSAR_CONFIG": str(config),
+            "SIMULATED_KEY": "any",
         }
 
     @contextmanager
