@@ -197,8 +197,10 @@ class Book:
             part.leg.open_count -= 1
             for pool in part.pools:
                 grown_nanos = pool.settle(reservation.ceiling_nanos, cost_nanos, now)
-                overrun_nanos = max(overrun_nanos, grown_nanos)
-                self._dirty.add(pool.budget_id)
+                if grown_nanos > overrun_nanos:
+                    overrun_nanos = grown_nanos
+                if self.waiters:
+                    self._dirty.add(pool.budget_id)
         return overrun_nanos
 
     # -- waiting -------------------------------------------------------------------------------
@@ -237,7 +239,12 @@ class Book:
             self._dirty.clear()
         ready, self._ready = self._ready, []
         for waiter in ready:
-            if waiter.order in self.waiters and not self._short_of(waiter, now):
+            if waiter.order not in self.waiters:
+                continue
+            short = self._short_of(waiter, now)
+            if short:
+                self._line_up(waiter, short)
+            else:
                 yield from self._start(waiter, now)
         while self._dirty:
             budget_id = self._dirty.pop()
@@ -357,11 +364,20 @@ class Book:
 def _fitting(
     leg: Leg, refs: tuple[BudgetRef, ...], ceiling_nanos: int, now: int
 ) -> list[Pool] | None:
-    """The current pools of these budgets if each can carry the ceiling, else None."""
+    """The current pools of these budgets if each can carry the ceiling, else None.
+
+    On the path of every call: `Leg.current_pool` and `Pool.free_nanos`, written out.
+    """
     pools = []
     for budget_id, hard in refs:
-        pool = leg.current_pool(budget_id, now)
-        if pool is None or (hard and pool.lent and pool.free_nanos < ceiling_nanos):
+        for pool in leg.by_budget.get(budget_id, ()):
+            if pool.starts_at <= now < pool.ends_at and not pool.closing:
+                break
+        else:
             return None
+        if hard and pool.lent:
+            free_nanos = pool.granted_nanos - pool.returned_nanos
+            if free_nanos - pool.settled_nanos - pool.reserved_nanos < ceiling_nanos:
+                return None
         pools.append(pool)
     return pools

@@ -119,16 +119,17 @@ class Pool:
 
     def settle(self, reserved_nanos: int, cost_nanos: int, now: int) -> int:
         """Turn a reservation into a cost. Returns by how much the pool's overrun grew."""
-        short_before = max(0, -self.free_nanos)
         self.reserved_nanos -= reserved_nanos
         self.settled_nanos += cost_nanos
-        self._roll_burn(now)
+        if now // NANOS_PER_SECOND != self._burn_second:
+            self._roll_burn(now)
         self._this_second_nanos += cost_nanos
-        if not self.lent:
+        free_nanos = self.free_nanos
+        if free_nanos >= 0 or not self.lent:
             return 0
-        grown = max(0, max(0, -self.free_nanos) - short_before)
-        self.overrun_nanos = max(self.overrun_nanos, -self.free_nanos)
-        return grown
+        self.overrun_nanos = max(self.overrun_nanos, -free_nanos)
+        short_before = max(0, reserved_nanos - cost_nanos - free_nanos)
+        return max(0, -free_nanos - short_before)
 
     def give_back(self, at_most_nanos: int | None = None) -> int:
         """Give free money up, for good, before it is told. Returns how much."""

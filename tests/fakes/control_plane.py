@@ -184,12 +184,13 @@ class FakeControlPlane:
 
     def remove_budget(self, budget_id: int) -> None:
         del self.budgets[budget_id]
-        delta = allowances_pb2.PolicyDelta(policy_version=3, removed_budget_ids=[budget_id])
-        self.say(policy=delta)
+        self.say(policy=allowances_pb2.PolicyDelta(removed_budget_ids=[budget_id]))
 
     def recall(self, budget_id: int, amount_nanos: int = 0) -> None:
-        recall = allowances_pb2.Recall(budget_window_id=budget_id * 10, amount_nanos=amount_nanos)
-        self.say(recalls=[recall])
+        window = budget_id * 10
+        self.say(
+            recalls=[allowances_pb2.Recall(budget_window_id=window, amount_nanos=amount_nanos)]
+        )
 
     def fence(self) -> None:
         session = self.live()
@@ -279,11 +280,9 @@ class FakeControlPlane:
         """Say to each session the budgets of its own scope."""
         stream = stream or self.streams[-1]
         for session in stream.sessions.values():
-            kind = (
-                allowances_pb2.SCOPE_KIND_PLATFORM
-                if session.organization_id == PLATFORM_ID
-                else allowances_pb2.SCOPE_KIND_ORGANIZATION
-            )
+            kind = allowances_pb2.SCOPE_KIND_ORGANIZATION
+            if session.organization_id == PLATFORM_ID:
+                kind = allowances_pb2.SCOPE_KIND_PLATFORM
             budgets = [b for b in self.budgets.values() if b.scope_kind == kind]
             stream.send(
                 session, policy=allowances_pb2.PolicyDelta(policy_version=1, budgets=budgets)
@@ -396,11 +395,10 @@ class FakeControlPlane:
     def _verdict(
         self, need: allowances_pb2.Need, outcome: "allowances_pb2.NeedOutcome.ValueType"
     ) -> allowances_pb2.Verdict:
+        contended = outcome == allowances_pb2.NEED_OUTCOME_CONTENDED
         verdict = allowances_pb2.Verdict(
-            need_id=need.need_id, outcome=outcome, retry_after_ms=60_000
+            need_id=need.need_id, outcome=outcome, retry_after_ms=1_500 if contended else 60_000
         )
-        if outcome == allowances_pb2.NEED_OUTCOME_CONTENDED:
-            verdict.retry_after_ms = 1_500
         if outcome == allowances_pb2.NEED_OUTCOME_GRANTED:
             return verdict
         for line in need.lines:
@@ -418,15 +416,12 @@ class FakeControlPlane:
         """How one session's allowance stands."""
         window = budget_id * 10
         policy = self.budgets.get(budget_id)
-        hard = policy is None or policy.hard
+        lent = policy is None or policy.hard
+        modes = (allowances_pb2.ALLOWANCE_MODE_OBSERVED, allowances_pb2.ALLOWANCE_MODE_LENT)
         return allowances_pb2.Allowance(
             budget_window_id=window,
             budget_id=budget_id,
-            mode=(
-                allowances_pb2.ALLOWANCE_MODE_LENT
-                if hard
-                else allowances_pb2.ALLOWANCE_MODE_OBSERVED
-            ),
+            mode=modes[lent],
             granted_nanos=session.granted.get(window, 0),
             returned_nanos=session.returned.get(window, 0),
             limit_nanos=self.limits[budget_id],

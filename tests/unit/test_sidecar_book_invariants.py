@@ -117,10 +117,15 @@ class BookMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.open)
     @rule(data=st.data(), cost=st.integers(0, 120))
     def settle(self, data: st.DataObject, cost: int) -> None:
-        reservation = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
-        self.book.settle(reservation, cost, self.now)
-        for budget_id in self.budgets(reservation.plan):
+        reservation = self.open[data.draw(st.integers(0, len(self.open) - 1))]
+        budgets = self.budgets(reservation.plan)
+        short_before = {b: max(0, -(self.free(b) or 0)) for b in budgets}
+        self.open.remove(reservation)
+        overrun = self.book.settle(reservation, cost, self.now)
+        for budget_id in budgets:
             self.accounts[budget_id].settled += cost
+        grown = [max(0, -(self.free(b) or 0)) - short_before[b] for b in budgets if b != SOFT]
+        assert overrun == max([0, *grown])
 
     @precondition(lambda self: self.open)
     @rule()
@@ -217,5 +222,5 @@ class BookMachine(RuleBasedStateMachine):
 
 
 TestBook = BookMachine.TestCase
-# Long enough that lines of several waiters form and dissolve; about four seconds.
-TestBook.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+# Long enough that lines of several waiters form and dissolve.
+TestBook.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
