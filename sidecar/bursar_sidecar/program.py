@@ -23,6 +23,7 @@ from bursar_sidecar.channel import dialer
 from bursar_sidecar.clock import SystemClock
 from bursar_sidecar.identity import Identity
 from bursar_sidecar.journal import Journal, JournalError, JournalLimits, machine_boot_id
+from bursar_sidecar.money_metrics import MoneyMetrics
 from bursar_sidecar.proxy import Proxy, build_proxy
 from bursar_sidecar.session import Session
 from bursar_sidecar.settings import Settings, SettingsError, effective, load_settings
@@ -88,6 +89,7 @@ async def _serve(settings: Settings) -> int:
         clock, book, identity, journal, session, reserve_wait_ms=settings.reserve_wait_ms
     )
     proxy = build_proxy(settings, cashier, clock, readiness=cashier.readiness)
+    MoneyMetrics(book, journal, session, cashier, clock).register(proxy.metrics.registry)
     stream = asyncio.create_task(session.run(), name="session")
     stopped = _stop_signals()
     try:
