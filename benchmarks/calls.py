@@ -32,7 +32,7 @@ def request(api_key: str, *, stream: bool) -> bytes:
     }
     if stream:
         body["stream"] = True
-    data = json.dumps(body).encode()
+    data = json.dumps(body, separators=(",", ":")).encode()  # as the official SDK writes it
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
         f"authorization: Bearer {api_key}\r\ncontent-type: application/json\r\n"

@@ -280,7 +280,10 @@ class Session:
                 if now - outbox.last_sent_at >= self._roster.valid_for_ms * NANOS_PER_MS // 3:
                     outbox.keep_alive()
                 while (frame := outbox.compose(self._book, now)) is not None:
+                    is_left = outbox.has_news  # did not fit into one frame
                     await connection.write(frame)
+                    if not is_left:
+                        break  # what came during the write gathers company: its own wake comes
             # Woken by the beat at the latest, twice a second: keep-alives need no timer.
             await self._wake.wait()
             self._wake.clear()
