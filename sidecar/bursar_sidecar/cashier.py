@@ -31,6 +31,8 @@ log = structlog.get_logger("bursar.cashier")
 RESOLVE_WAIT_S: Final = 2.0
 # Keys asked about at one time. A flood of guessed keys is refused beyond it instead of queued.
 MAX_RESOLVING: Final = 1_024
+# The bound of a Settlement and of a Need. Beyond it a budget would be left out, which none may be.
+MAX_BUDGETS_OF_A_CALL: Final = 64
 # A refusal without a better word says so much: what is in flight comes home within seconds.
 RETRY_AFTER_S: Final = 1.0
 _NO_USAGE: Final = Usage()
@@ -217,6 +219,12 @@ class Cashier:
 
     def _plan(self, call: Call, spender: Spender) -> Plan:
         plan = self._identity.plan(spender, call.provider, call.model, call.requested_model)
+        if max(len(plan.organization), len(plan.platform)) > MAX_BUDGETS_OF_A_CALL:
+            raise Refusal(
+                "no_allowance",
+                f"{len(plan.organization) + len(plan.platform)} budgets apply to this call; "
+                f"at most {MAX_BUDGETS_OF_A_CALL} can be counted.",
+            )
         platform = self._book.platform
         if platform is not None and plan.platform and platform.currency != spender.currency:
             # Without an exchange rate the platform's budgets can't be counted; a hard one is not

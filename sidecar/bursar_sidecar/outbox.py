@@ -13,6 +13,7 @@ from bursar.v1 import allowances_pb2
 from bursar_sidecar.allowances import Book, Waiter
 from bursar_sidecar.clock import NANOS_PER_MS, NANOS_PER_SECOND
 from bursar_sidecar.pools import Leg, Pool
+from bursar_sidecar.settlements import MAX_NANOS
 
 # The border's bounds on one frame.
 MAX_SETTLEMENTS: Final = 4_096
@@ -273,12 +274,12 @@ class Outbox:
                         self._report.add(pool.window_id)
                     deficit_nanos = max(0, -pool.free_nanos)
                     want_nanos = max(want_nanos, pool.want_nanos(now))
-                line.amount_nanos = waiter.ceiling_nanos + deficit_nanos
+                line.amount_nanos = min(waiter.ceiling_nanos + deficit_nanos, MAX_NANOS)
                 line.least_nanos = line.amount_nanos
                 if budget_id not in wanted:
                     # Once a frame: many calls that wait at once do not each want a stock.
                     wanted.add(budget_id)
-                    line.want_nanos = want_nanos
+                    line.want_nanos = min(want_nanos, MAX_NANOS)
 
     def _report_by_itself(self, now: int) -> None:
         """Find pools that are low, that changed since they were told, or that are over."""
@@ -321,9 +322,9 @@ class Outbox:
                 granted_seen_nanos=pool.granted_nanos,
                 returned_nanos=pool.returned_nanos,
                 reserved_nanos=pool.reserved_nanos,
-                free_nanos=pool.free_nanos,
-                want_nanos=pool.want_nanos(now),
-                burn_nanos_per_second=pool.burn_nanos(now),
+                free_nanos=max(pool.free_nanos, -MAX_NANOS),
+                want_nanos=min(pool.want_nanos(now), MAX_NANOS),
+                burn_nanos_per_second=min(pool.burn_nanos(now), MAX_NANOS),
                 largest_call_nanos=pool.largest_call_nanos(now),
                 idle_ms=(now - pool.last_used_at) // NANOS_PER_MS,
             )

@@ -402,3 +402,14 @@ async def test_while_it_shuts_down_nothing_is_admitted(
         await counter.cashier.reserve(call)
     assert caught.value.reason == "overloaded"
     assert counter.cashier.readiness() == "draining"
+
+
+async def test_more_budgets_than_can_be_counted_are_not_left_out(
+    plane: FakeControlPlane, tmp_path: Path
+) -> None:
+    for budget_id in range(2, 66):
+        plane.add_budget(budget_id, 1_000)
+    async with serving(Counter(plane.dial, tmp_path)) as counter:
+        refusal = await refusal_of(counter, 10)
+        assert refusal.reason == "no_allowance"
+        assert "65 budgets apply" in refusal.message

@@ -240,3 +240,22 @@ def test_a_session_that_ends_hands_its_debts_over(desk: Desk) -> None:
     second = desk.charge(2)
     waiter = desk.wait(100, TEAM)
     assert desk.outbox.hand_over() == ([first, second], [waiter])
+
+
+def test_absurd_amounts_never_leave_the_bounds_of_the_border(desk: Desk) -> None:
+    """A frame beyond them would end the stream, again and again, for everybody."""
+    most = 10**18
+    desk.lend(1, most)
+    reservation = desk.book.reserve(Plan((TEAM,)), most, NOW)
+    assert reservation is not None
+    (usage,) = desk.frame().usage
+    assert usage.want_nanos == most
+    desk.book.settle(reservation, most, NOW)
+    more = desk.book.reserve(Plan((TEAM,)), 0, NOW)
+    assert more is not None
+    desk.book.settle(more, most, NOW)
+    desk.wait(most, TEAM, KEY)
+    frame = desk.frame(NOW + NANOS_PER_SECOND)
+    amounts = [x for line in frame.needs[0].lines for x in (line.amount_nanos, line.want_nanos)]
+    assert amounts == [most] * 4
+    assert abs(frame.usage[0].free_nanos) <= most
