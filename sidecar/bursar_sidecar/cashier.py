@@ -287,10 +287,8 @@ class Cashier:
 
     def _release(self, hold: Hold) -> None:
         """The app left while it waited: the call was admitted and never sent."""
-        from_now = Outcome(
-            kind="released", usage=_NO_USAGE, cost_nanos=0, finished_at=self._clock.wall_ns()
-        )
-        self.settle(hold, from_now)
+        now = self._clock.wall_ns()
+        self.settle(hold, Outcome("released", _NO_USAGE, 0, finished_at=now))
 
     def _too_late(self, ticket: _Ticket) -> Refusal:
         fault = self._session.fault(self._clock.boot_ns())
@@ -416,10 +414,9 @@ class Cashier:
 
     def _recall_refusal(self, plan: Plan, ceiling_nanos: int, now: int) -> None:
         """Refuse at once what was refused a moment ago."""
-        found = self._book.recall_exhausted(plan, ceiling_nanos, now)
+        found = [m.evidence for m in self._book.recall_exhausted(plan, ceiling_nanos, now)]
         if found:
-            evidence = [memory.evidence for memory in found]
-            known = [e for e in evidence if isinstance(e, tuple)]
+            known = [evidence for evidence in found if isinstance(evidence, tuple)]
             raise Refusal(
                 "budget_exhausted",
                 retry_after_s=max((e[0] for e in known if e[0] is not None), default=None),
