@@ -181,7 +181,7 @@ async def run(repeats: int, frames: int, seconds: int) -> None:
 
 def main() -> None:
     """Run it."""
-    option = parsed(__doc__, repeats=7, frames=8, seconds=4)
+    option = parsed(__doc__, repeats=7, frames=20, seconds=4)
     title("Settling")
     uvloop.run(run(option("repeats"), option("frames"), option("seconds")))
 

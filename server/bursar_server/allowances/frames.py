@@ -6,7 +6,7 @@ credential is held here to its own sessions, to bounded numbers and to bounded s
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from itertools import pairwise
+from operator import lt
 from typing import Final
 
 import msgspec
@@ -177,7 +177,7 @@ def _settlement(
         raise invalid(f"{field}.k", message.k, "0: adjustments are numbered when posted")
     _most(f"{field}.budget_window_ids", message.budget_window_ids, MOST_WINDOWS_OF_A_CALL)
     windows = tuple(message.budget_window_ids)
-    if any(a >= b for a, b in pairwise(windows)) or any(w < 1 for w in windows):
+    if windows and (windows[0] < 1 or not all(map(lt, windows, windows[1:]))):
         raise invalid(f"{field}.budget_window_ids", list(windows), "ascending ids, each once")
     cost = _nanos(message.cost_nanos, f"{field}.cost_nanos")
     if kind is Kind.RELEASED and cost:

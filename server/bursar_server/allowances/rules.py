@@ -100,7 +100,10 @@ class Books:
 
     def of(self, session_epoch: int, window_id: int) -> Totals:
         """The session's totals in the window, empty if it was never lent anything."""
-        return self.totals.setdefault((session_epoch, window_id), Totals())
+        totals = self.totals.get((session_epoch, window_id))
+        if totals is None:
+            totals = self.totals[session_epoch, window_id] = Totals()
+        return totals
 
     def grant(self, session_epoch: int, window_id: int, amount: int) -> None:
         """Lend; raises RuleViolation if it does not fit."""
@@ -135,10 +138,19 @@ class Books:
             window.settled += amount
             window.changed = True
             if window.hard:
-                overrun_before = window.overrun
-                self._move(window, self.of(session_epoch, window_id), settled=amount)
-                overrun = max(overrun, window.overrun - overrun_before)
-                window.ratchet()
+                totals = self.of(session_epoch, window_id)
+                left = totals.granted - totals.returned - totals.settled
+                if not totals.in_doubt and 0 <= amount <= left:
+                    # Almost every call, and what the general way below comes to for it.
+                    totals.settled += amount
+                    window.outstanding -= amount
+                    totals.changed = True
+                else:
+                    overrun_before = window.overrun
+                    self._move(window, totals, settled=amount)
+                    overrun = max(overrun, window.overrun - overrun_before)
+                if window.ceiling != window.limit:
+                    window.ratchet()
             elif settled_before <= window.limit < window.settled:
                 window.crossed = True
         return overrun
