@@ -16,7 +16,8 @@ ARGUMENTS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PACKAGES := clients/python/bursar clients/cli/bursar_cli server/bursar_server sidecar/bursar_sidecar
-CODE := $(PACKAGES) tests proto
+CODE := $(PACKAGES) tests proto benchmarks
+BENCHMARKS := proxied_call admission settle_throughput price_a_call sidecar_start revocation
 COMPILE := $(BIN)/uv pip compile --quiet --no-config --system-certs --universal \
 	--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--annotation-style line --custom-compile-command "make lock"
@@ -24,7 +25,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-config --system-certs --universal 
 # buf wants a cache and a home may be missing.
 export BUF_CACHE_DIR ?= $(abspath $(VENV))/buf-cache
 
-.PHONY: help up test venv lint types imports proto proto-check proto-baseline tests format lock \
+.PHONY: help up test venv lint types imports proto proto-check proto-baseline tests bench format lock \
 	upgrade clean
 
 help: ## list what can be made
@@ -47,7 +48,7 @@ lint: $(STAMP) ## style
 	$(BIN)/ruff format --check $(CODE)
 
 types: $(STAMP) ## strict types
-	$(BIN)/mypy $(PACKAGES) tests proto/generate.py
+	$(BIN)/mypy $(PACKAGES) tests benchmarks proto/generate.py
 
 imports: $(STAMP) ## who may import whom
 	$(BIN)/lint-imports --no-cache
@@ -59,6 +60,9 @@ proto-check: $(STAMP) ## protos: lint, breaking changes, generated code up to da
 
 tests: $(STAMP) ## pytest alone
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGUMENTS)
+
+bench: $(STAMP) ## measure against baselines of the same run (docs/performance.md); 3 minutes
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 proto: $(STAMP) ## generate the Python code of the protos
 	$(BIN)/python proto/generate.py
