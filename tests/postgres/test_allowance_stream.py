@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from bursar.v1 import allowances_pb2, charges_pb2
 from bursar_server.allowances.control import AllowanceControl
@@ -437,3 +438,35 @@ async def test_many_calls_from_many_sidecars_share_one_budget_to_the_last_nano(
 
     assert sum(await asyncio.gather(*(spend(s) for s in sidecars))) == 100
     assert await world.standing(budget) == (100, 0, 0, 0)
+
+
+async def test_a_budget_made_late_counts_what_its_window_has_seen(world: World) -> None:
+    sidecar = await world.sidecar().open("boot-1")
+    now = Timestamp()
+    now.GetCurrentTime()
+    calls = [
+        settlement(sidecar.epoch, 1, [], 60, key_id=KEY_ID, admit_time=now),
+        settlement(
+            sidecar.epoch, 2, [], 7, key_id=KEY_ID, admit_time=now,
+            model="gpt-4o", requested_model="gpt-4o",
+        ),  # another model
+        settlement(sidecar.epoch, 3, [], 900, admit_time=now),  # no key, no team
+        settlement(sidecar.epoch, 4, [], 900, key_id=KEY_ID, admit_time=Timestamp(seconds=10**9)),
+    ]  # fmt: skip
+    await sidecar.applied(await sidecar.say(settlements=calls))
+    budget = await world.pool.fetchval(
+        "INSERT INTO budgets (organization_id, slug, display_name, scope_kind, scope_id, models,"
+        " limit_nanos, window_kind, window_unit, enforcement) VALUES"
+        " ($1, 'late', '', 'team', $2, '{*mini}', 100, 'calendar', 'year', 'hard') RETURNING id",
+        ORGANIZATION, TEAM_ID,
+    )  # fmt: skip
+    world.feed.publish(Change(ORGANIZATION, ChangeKind.BUDGET, budget))
+    verdict = await sidecar.need(1, (budget, 41))
+    assert verdict.outcome == allowances_pb2.NEED_OUTCOME_EXHAUSTED
+    assert verdict.binding[0].settled_nanos == 60
+    assert (await sidecar.need(2, (budget, 40))).outcome == LENT
+    line = await world.pool.fetchrow("SELECT amount_nanos, entry_count FROM opening_lines")
+    assert line is not None
+    assert tuple(line) == (60, 1)
+    with pytest.raises(asyncpg.RestrictViolationError):
+        await world.pool.execute("UPDATE opening_lines SET amount_nanos = 0")

@@ -215,7 +215,9 @@ async def test_a_difference_says_where_and_how_much(
     )
     (difference,) = (await verify(service))["settled_equals_entries"]
     assert difference.startswith(f"acme budgets/b-key window {ledger.key_window} from 2026-03-14")
-    assert difference.endswith(f"settled 3 nanos, its entries {SETTLED} nanos")
+    assert difference.endswith(
+        f"settled 3 nanos, its entries {SETTLED} nanos, its opening line 0 nanos"
+    )
 
 
 async def test_an_organization_is_verified_alone(

@@ -63,11 +63,15 @@ ORDER BY budget_id, start_at DESC;
 
 -- name: make_window
 INSERT INTO budget_windows (organization_id, budget_id, start_at, end_at, limit_nanos,
-                            budget_version, ceiling_nanos, hard, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, $5, $7, $8)
+                            budget_version, ceiling_nanos, hard, settled_nanos, created_at)
+VALUES ($1, $2, $3, $4, $5, $6, greatest($5::bigint, $8::bigint), $7, $8, $9)
 ON CONFLICT (organization_id, budget_id, split_value, start_at) DO UPDATE
 SET end_at = budget_windows.end_at
 RETURNING id, budget_id, start_at, end_at;
+
+-- name: open_with
+INSERT INTO opening_lines (organization_id, budget_window_id, amount_nanos, entry_count, created_at)
+VALUES ($1, $2, $3, $4, $5);
 
 -- name: lock_windows
 SELECT id, organization_id, budget_id, hard, limit_nanos, ceiling_nanos, settled_nanos,

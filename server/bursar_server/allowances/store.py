@@ -9,6 +9,7 @@ import msgspec
 from bursar_server.allowances.hub import LiveSession
 from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
 from bursar_server.allowances.rules import Books, Totals, WindowBalance
+from bursar_server.budgets.store import BudgetRecord
 from bursar_server.database.pool import Connection
 from bursar_server.database.queries import Queries
 
@@ -142,28 +143,33 @@ async def last_windows(
 
 async def make_window(
     connection: Connection,
-    organization_id: int,
-    budget_id: int,
+    budget: BudgetRecord,
     span: tuple[datetime, datetime | None],
-    limit_nanos: int,
-    budget_version: int,
-    hard: bool,
+    opening: tuple[int, int],
     now: datetime,
 ) -> WindowRow:
-    """Begin a window, or find it if it began already."""
+    """Begin a window, or find it if it began already.
+
+    `opening` is what it had seen before the budget was made: (nanos, entries).
+    """
+    amount_nanos, entry_count = opening
     row = await connection.fetchrow(
         QUERIES.make_window,
-        organization_id,
-        budget_id,
-        span[0],
-        span[1],
-        limit_nanos,
-        budget_version,
-        hard,
+        budget.organization_id,
+        budget.id,
+        *span,
+        budget.limit_nanos,
+        budget.version,
+        budget.hard,
+        amount_nanos,
         now,
     )
     assert row is not None  # the statement returns the row in either case
-    return WindowRow(row["id"], organization_id, budget_id, row["start_at"], row["end_at"])
+    if entry_count:
+        await connection.execute(
+            QUERIES.open_with, budget.organization_id, row["id"], amount_nanos, entry_count, now
+        )
+    return WindowRow(row["id"], budget.organization_id, budget.id, row["start_at"], row["end_at"])
 
 
 async def windows_of_budgets(

@@ -201,18 +201,34 @@ class Tick:
                         created_at=budget.created_at,
                         last_end=row.end_at if row else None,
                     )
+                    opening = (0, 0)
+                    if row is None and span.start_at < budget.created_at:
+                        opening = await self._opening(connection, budget, span.start_at)
                     row = await store.make_window(
-                        connection,
-                        organization_id,
-                        budget.id,
-                        (span.start_at, span.end_at),
-                        budget.limit_nanos,
-                        budget.version,
-                        budget.enforcement == "hard",
-                        now,
+                        connection, budget, (span.start_at, span.end_at), opening, now
                     )
                 found[budget.id] = self._current[budget.id] = row
         return found
+
+    @staticmethod
+    async def _opening(
+        connection: Connection, budget: BudgetRecord, since: datetime
+    ) -> tuple[int, int]:
+        """What the budget's first window has seen already: (nanos, entries).
+
+        Nothing for the platform: calls were not posted in its ledger before it had a budget.
+        """
+        if budget.scope_kind == "platform":
+            return 0, 0
+        amount_nanos, count = await posting.spent_before(
+            connection,
+            budget.organization_id,
+            since,
+            (budget.scope_kind, budget.scope_id),
+            budget.models,
+            budget.providers,
+        )
+        return max(0, amount_nanos), count
 
     async def _load_budgets(
         self, connection: Connection, organization_id: int, budget_ids: Iterable[int]

@@ -274,6 +274,24 @@ budget_windows = Table(
     ),
 )
 
+# What a budget's first window had seen before the budget was made: one line, written as the window
+# begins, so that its settled amount stays the sum of what is on record. Never changed: a trigger
+# refuses it.
+opening_lines = Table(
+    "opening_lines",
+    metadata,
+    _organization_id(),
+    Column("budget_window_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("amount_nanos", BigInteger, nullable=False),
+    Column("entry_count", BigInteger, nullable=False),
+    _created(),
+    ForeignKeyConstraint(
+        ["organization_id", "budget_window_id"],
+        ["budget_windows.organization_id", "budget_windows.id"],
+    ),
+    CheckConstraint("amount_nanos >= 0", name="amount"),
+)
+
 # One process life of a sidecar for one organization.
 sessions = Table(
     "sessions",

@@ -4,6 +4,7 @@ The settlement row is the ledger entry: debit and credit account stand on it. An
 already stops the transaction: then somebody else writes this ledger.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -32,6 +33,36 @@ async def posted_so_far(
         )
         for row in rows
     }
+
+
+async def spent_before(
+    connection: Connection,
+    organization_id: int,
+    since: datetime,
+    scope: tuple[str, int],
+    models: Sequence[str],
+    providers: Sequence[str],
+) -> tuple[int, int]:
+    """(nanos, entries) of a scope's calls admitted since then that a selector chooses.
+
+    `scope` is a kind and an id, `models` are globs.
+    """
+    row = await connection.fetchrow(
+        QUERIES.spent_before,
+        organization_id,
+        since,
+        *scope,
+        "|".join(glob_pattern(glob) for glob in models),
+        list(providers),
+    )
+    assert row is not None  # an aggregate always has a row
+    return int(row["amount_nanos"]), int(row["entry_count"])
+
+
+def glob_pattern(glob: str) -> str:
+    """A glob as a POSIX pattern of the whole name (PostgreSQL manual, 9.7.3)."""
+    wild = {"*": ".*", "?": "."}
+    return "^" + "".join(wild.get(c) or re.escape(c) for c in glob) + "$"
 
 
 async def write(connection: Connection, postings: Sequence[Posting], posted_at: datetime) -> None:

@@ -5,3 +5,16 @@ FROM entries
 WHERE organization_id = $1
   AND (session_epoch, n) IN (SELECT * FROM unnest($2::bigint[], $3::bigint[]))
 GROUP BY session_epoch, n;
+
+-- name: spent_before
+-- What a budget would have counted since $2, had it been there. A model is chosen under each of
+-- the names a call can have.
+SELECT coalesce(sum(amount_nanos), 0)::bigint AS amount_nanos, count(*) AS entry_count
+FROM entries
+WHERE organization_id = $1 AND admitted_at >= $2
+  AND ($3::text <> 'team' OR team_id = $4)
+  AND ($3::text <> 'project' OR project_id = $4)
+  AND ($3::text <> 'user' OR user_id = $4)
+  AND ($3::text <> 'key' OR key_id = $4)
+  AND ($5::text = '' OR model ~ $5 OR requested_model ~ $5 OR provider || '/' || model ~ $5)
+  AND (cardinality($6::text[]) = 0 OR provider = ANY($6::text[]));

@@ -16,15 +16,20 @@ drawn AS (
     GROUP BY s.organization_id, d.budget_window_id
 ),
 compared AS (
-    SELECT CASE WHEN w.settled_nanos <> coalesce(d.amount_nanos, 0) THEN
-        format('%s budgets/%s window %s from %s: settled %s nanos, its entries %s nanos',
-               o.slug, b.slug, w.id, w.start_at, w.settled_nanos, coalesce(d.amount_nanos, 0))
+    SELECT CASE
+        WHEN w.settled_nanos <> coalesce(d.amount_nanos, 0) + coalesce(l.amount_nanos, 0)
+        THEN format('%s budgets/%s window %s from %s: settled %s nanos, its entries %s nanos,'
+                    ' its opening line %s nanos',
+                    o.slug, b.slug, w.id, w.start_at, w.settled_nanos,
+                    coalesce(d.amount_nanos, 0), coalesce(l.amount_nanos, 0))
     END AS difference
     FROM budget_windows AS w
     JOIN organizations AS o ON o.id = w.organization_id
     JOIN budgets AS b ON b.organization_id = w.organization_id AND b.id = w.budget_id
     LEFT JOIN drawn AS d
       ON d.organization_id = w.organization_id AND d.budget_window_id = w.id
+    LEFT JOIN opening_lines AS l
+      ON l.organization_id = w.organization_id AND l.budget_window_id = w.id
     WHERE $1::bigint IS NULL OR w.organization_id = $1
 )
 SELECT count(*) AS checked_count,

@@ -524,7 +524,10 @@ class CreateBudgetRequest(_message.Message):
     """As in CreateOrganizationRequest."""
     @_builtins.property
     def budget(self) -> Global___Budget:
-        """What to make. It counts from its creation on."""
+        """What to make. Where its first window began before it was made (this month's budget, made on
+        the 21st), what its scope and selector had spent in that window counts, as one opening line.
+        Calls in flight while it is made, and the platform's budgets, count from then on only.
+        """
 
     def __init__(
         self,

@@ -439,4 +439,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """There is nothing before the first tables: start with an empty database instead."""
-    raise NotImplementedError("a ledger is not migrated backwards")
+    raise RuntimeError("a ledger is not migrated backwards")
