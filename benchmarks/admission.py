@@ -5,12 +5,14 @@ bytes over TCP on the loopback: the least that asking anybody else could take.
 """
 
 import asyncio
+import logging
 import socket
 import tempfile
 import threading
 import time
 from pathlib import Path
 
+import structlog
 import uvloop
 
 from benchmarks.measuring import parsed, ratios, say, spread, title
@@ -101,6 +103,7 @@ async def run(directory: Path, repeats: int, calls: int) -> None:
 def main() -> None:
     """Run it."""
     option = parsed(__doc__, repeats=9, calls=1_000)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     title("Admission")
     with tempfile.TemporaryDirectory(prefix="bursar-benchmark-") as directory:
         uvloop.run(run(Path(directory), option("repeats"), option("calls")))
