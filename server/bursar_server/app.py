@@ -159,7 +159,7 @@ class ControlPlane:
             _service(
                 budgets_pb2.DESCRIPTOR.services_by_name["BudgetService"],
                 budgets_pb2_grpc.add_BudgetServiceServicer_to_server,
-                BudgetService(pool, feed, clock),
+                BudgetService(pool, feed, clock, lending.writer.budget_applied),
             ),
             _service(
                 prices_pb2.DESCRIPTOR.services_by_name["PriceService"],

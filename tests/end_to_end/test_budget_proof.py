@@ -309,7 +309,8 @@ async def test_budgets_hold_are_used_and_are_refused_honestly(
     assert standing(admin, tight.name).settled.nanos == spent
     assert spent >= tight.limit.nanos * 99 // 100, (spent, tight.limit.nanos, tally.ended)
     verify(stack)
-    admin.budgets.UpdateBudget(lifted(wide))
+    raised = admin.budgets.UpdateBudget(lifted(wide))
+    assert raised.standing.limit == raised.limit, "the answer comes when the books have it"
 
 
 def lifted(budget: budgets_pb2.Budget) -> budgets_pb2.UpdateBudgetRequest:

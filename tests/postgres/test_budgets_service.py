@@ -23,6 +23,10 @@ MONTH = budgets_pb2.TIME_UNIT_MONTH
 CALENDAR = budgets_pb2.Window.Calendar
 
 
+async def nothing_is_lent(organization_id: int, budget_id: int) -> None:
+    """Nobody lends from the budgets of these tests: a change holds as soon as it is committed."""
+
+
 @pytest.fixture
 async def house(pool: Pool) -> House:
     return await make_house(pool)
@@ -37,7 +41,7 @@ def changes() -> list[Change]:
 def service(pool: Pool, changes: list[Change]) -> BudgetService:
     feed = ChangeFeed()
     feed.listen(changes.append)
-    return BudgetService(pool, feed, FixedClock())
+    return BudgetService(pool, feed, FixedClock(), nothing_is_lent)
 
 
 def wanted(**changed: object) -> budgets_pb2.Budget:

@@ -31,6 +31,9 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Frames waiting to be sent to one sidecar; one that does not read is cut off at it."""
     max_subscribed_keys: int = 100_000
     """Keys one session may ask for (wrong ones count): bounds the memory of a hostile sidecar."""
+    apply_wait_ms: int = 2_000
+    """How long the answer to a changed budget waits for the change to hold everywhere in the
+    books; it is durable before."""
     hello_timeout_ms: int = 10_000
     """A stream that says nothing is closed after this."""
     retry_first_ms: int = 50

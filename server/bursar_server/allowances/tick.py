@@ -5,6 +5,7 @@ locked in the order of their ids, `step` decides on the locked balances, the cha
 Nothing is told to anybody before the commit.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -42,6 +43,8 @@ class Batch(msgspec.Struct):
     needs: list[WaitingNeed]
     changed_budgets: set[tuple[int, int]]
     """(organization, budget) whose limit or life changed."""
+    applied: "list[asyncio.Future[None]]"
+    """Who waits for those changes."""
 
 
 class Outcome(msgspec.Struct):

@@ -64,6 +64,7 @@ class Writer:
         )
         self._waiting: list[WaitingNeed] = []
         self._changed_budgets: set[tuple[int, int]] = set()
+        self._applied: dict[tuple[int, int], list[asyncio.Future[None]]] = {}
         self._wake = asyncio.Event()
         self._urgent = asyncio.Event()
         self._recalled_at_ms: dict[tuple[int, int], int] = {}
@@ -110,6 +111,16 @@ class Writer:
         self._changed_budgets.add((organization_id, budget_id))
         self._urgent.set()
         self._wake.set()
+
+    async def budget_applied(self, organization_id: int, budget_id: int) -> None:
+        """Wait until a committed change of a budget holds for its windows, at most `apply_wait_ms`:
+        it is durable, so that a slow database makes it late, not lost."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._applied.setdefault((organization_id, budget_id), []).append(done)
+        self.budget_changed(organization_id, budget_id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.apply_wait_ms / 1000):
+                await done
 
     def session_gone(self, session_epochs: list[int]) -> None:
         """Their calls no longer wait here; they say so again when they come back."""
@@ -159,8 +170,9 @@ class Writer:
             self._hub.note(session, frame, now_ms)
             self._note_needs(session, frame, now_ms)
         changed, self._changed_budgets = self._changed_budgets, set()
+        applied = [done for key in changed for done in self._applied.pop(key, ())]
         waiting, self._waiting = self._waiting, []
-        return Batch(frames, waiting, changed)
+        return Batch(frames, waiting, changed, applied)
 
     def _note_needs(self, session: LiveSession, frame: Frame, now_ms: int) -> None:
         epoch = session.session_epoch
@@ -180,6 +192,9 @@ class Writer:
         outcome = await self._commit(batch, lending=True)
         if outcome is not None:
             self._tell(batch, outcome)
+            for done in batch.applied:
+                if not done.done():
+                    done.set_result(None)
             return
         # By its content, not by the database's health: take it apart.
         self._changed_budgets |= batch.changed_budgets
@@ -198,7 +213,7 @@ class Writer:
                 await self._set_aside(session, frame)
 
     async def _commit_facts(self, frames: list[tuple[LiveSession, Frame]]) -> bool:
-        batch = Batch(frames, [], set())
+        batch = Batch(frames, [], set(), [])
         outcome = await self._commit(batch, lending=False)
         if outcome is None:
             return False

@@ -1,6 +1,6 @@
 """The rpcs on budgets: each translates, runs one transaction, and answers."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from bursar.v1 import budgets_pb2, budgets_pb2_grpc
@@ -41,10 +41,19 @@ ADMIN: Final = "admin"
 class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
     """Budgets of an organization."""
 
-    def __init__(self, pool: Pool, feed: ChangeFeed, clock: Clock) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        feed: ChangeFeed,
+        clock: Clock,
+        applied: Callable[[int, int], Awaitable[None]],
+    ) -> None:
+        """`applied` waits until a committed change of (organization, budget) holds for its
+        windows, or a bounded time: they belong to whoever lends from them."""
         self._pool = pool
         self._feed = feed
         self._clock = clock
+        self._applied = applied
 
     async def GetBudget(
         self, request: budgets_pb2.GetBudgetRequest, context: object
@@ -176,10 +185,13 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
                 disabled=disabled,
                 actor=ADMIN,
             )
-            changed = await store.budgets_by_ids(connection, organization.id, [record.id])
-            answer = (await self._messages(connection, organization, changed))[0]
         self._feed.publish(Change(organization.id, ChangeKind.BUDGET, record.id))
-        return answer
+        await self._applied(organization.id, record.id)
+        async with transaction(self._pool, read_only=True) as connection:
+            changed = await store.budgets_by_ids(connection, organization.id, [record.id])
+            if not changed:
+                raise not_found("budget", asked.name)  # deleted since
+            return (await self._messages(connection, organization, changed))[0]
 
     async def DeleteBudget(
         self, request: budgets_pb2.DeleteBudgetRequest, context: object

@@ -29,8 +29,8 @@ class EntryPlace(NamedTuple):
 CHECKS: Final = (
     Check(
         "settled_equals_entries",
-        "What a budget window says is settled is the sum of the entries whose draw set holds it, and"
-        " of its opening line.",
+        "What a budget window says is settled is the sum of the entries whose draw set holds it,"
+        " and of its opening line.",
     ),
     Check(
         "allowances_equal_entries",
