@@ -25,6 +25,10 @@ from dataclasses import dataclass, field
 LOW_WATER_PERCENT = 40
 """Free money under this share of what a session wants is filled up: it hides the round trip
 (about a tick) behind the rest, and keeps frames rare."""
+MOST_BALANCE = 2**62
+"""What a balance counts up to, in nanos: more than four times the highest limit, and half of what
+the store can hold. Entries post in full beyond it; but a few absurd ones (a broken sidecar's) must
+not make a window too large to store, for then nobody's charges could be posted to it any more."""
 
 
 class RuleViolation(Exception):
@@ -135,19 +139,20 @@ class Books:
         for window_id in window_ids:
             window = self.windows[window_id]
             settled_before = window.settled
-            window.settled += amount
+            counted = min(amount, MOST_BALANCE - settled_before)
+            window.settled += counted
             window.changed = True
             if window.hard:
                 totals = self.of(session_epoch, window_id)
                 left = totals.granted - totals.returned - totals.settled
-                if not totals.in_doubt and 0 <= amount <= left:
+                if not totals.in_doubt and 0 <= counted <= left:
                     # Almost every call, and what the general way below comes to for it.
-                    totals.settled += amount
-                    window.outstanding -= amount
+                    totals.settled += counted
+                    window.outstanding -= counted
                     totals.changed = True
                 else:
                     overrun_before = window.overrun
-                    self._move(window, totals, settled=amount)
+                    self._move(window, totals, settled=counted)
                     overrun = max(overrun, window.overrun - overrun_before)
                 if window.ceiling != window.limit:
                     window.ratchet()
@@ -159,9 +164,10 @@ class Books:
         """Post a later difference of a fact: it moves what is settled, not what was lent."""
         for window_id in window_ids:
             window = self.windows[window_id]
-            window.settled += amount
-            if window.hard and amount > 0:
-                window.overrun += amount
+            counted = min(amount, MOST_BALANCE - window.settled)
+            window.settled += counted
+            if window.hard and counted > 0:
+                window.overrun += counted
             window.ratchet()
             window.changed = True
 

@@ -11,7 +11,7 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     off a partitioned sidecar sooner, longer lets it go on through a longer outage."""
     need_tick_ms: int = 5
     """How long a transaction waits for company when a call waits for it."""
-    idle_tick_ms: int = 50
+    idle_tick_ms: int = 100
     """How long settlements wait for company when no call waits: fewer, larger transactions."""
     recall_again_ms: int = 50
     """How soon idle money is asked for again while a call still waits for it."""

@@ -94,7 +94,7 @@ class Tick:
         for organization_id, budget_id in batch.changed_budgets:
             self._budgets.pop((organization_id, budget_id), None)
         needs, by_need, stale = await self._needs(connection, batch, sessions, now)
-        postings, repeat_count = await self._postings(connection, batch)
+        postings, repeat_count = await self._postings(connection, batch, sessions)
         books, windows = await self._books(connection, batch, sessions, needs, postings, now)
         limits = await self._limits(connection, batch, books, windows)
         output = step(
@@ -242,7 +242,7 @@ class Tick:
                 self._budgets[organization_id, record.id] = record
 
     async def _postings(
-        self, connection: Connection, batch: Batch
+        self, connection: Connection, batch: Batch, sessions: dict[int, SessionRow]
     ) -> tuple[list[entries.Posting], int]:
         """The entries to write, with accounts, currency, spender and draw set filled in."""
         by_session: dict[int, list[entries.Settlement]] = defaultdict(list)
@@ -255,7 +255,13 @@ class Tick:
             if not settlements:
                 continue
             session = speakers[epoch]
-            so_far = await posting.posted_so_far(connection, session.organization_id, settlements)
+            # Above the highest number that a locked session ever posted, nothing is posted.
+            asked = [
+                s
+                for s in settlements
+                if (row := sessions.get(s.session_epoch)) is None or s.n <= row.highest_settled_n
+            ]
+            so_far = await posting.posted_so_far(connection, session.organization_id, asked)
             planned = entries.plan(settlements, so_far)
             repeats += len(settlements) - sum(1 for p in planned if p.kind is p.settlement.kind)
             await self._fill_in(connection, session, planned)

@@ -21,6 +21,8 @@ async def posted_so_far(
     connection: Connection, organization_id: int, settlements: Sequence[Settlement]
 ) -> dict[tuple[int, int], PostedSoFar]:
     """What the ledger holds of these settlements' identities."""
+    if not settlements:
+        return {}
     rows = await connection.fetch(
         QUERIES.entries_so_far,
         organization_id,

@@ -14,6 +14,8 @@ _PROVIDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 MOST_CHARACTERS_OF_A_MODEL: Final = 256
 
 DEFAULT_MODE: Final = "chat"
+# What can be called so far; a mistyped one would be a price that no call ever finds.
+MODES: Final = frozenset({DEFAULT_MODE, "completion", "embedding", "responses"})
 
 # What the operator's prices are called by the charges that name them.
 _CUSTOM: Final = "custom"
@@ -53,8 +55,10 @@ def model_name(text: str, provider: str, field: str) -> str:
 def complete(price: Price, in_force: Price | None) -> Price:
     """The price with what was left open: mode and limits of the one in force, else a chat model's.
 
-    Raises PriceFault if it could not price a call of its mode.
+    Raises PriceFault if there is no such mode, or if it could not price a call of it.
     """
+    if price.mode and price.mode not in MODES and (in_force is None or price.mode != in_force.mode):
+        raise PriceFault("mode", price.mode, f"one of {', '.join(sorted(MODES))}")
     mode = price.mode or (in_force.mode if in_force is not None else "") or DEFAULT_MODE
     most_input, most_output = price.max_input_llm_tokens, price.max_output_llm_tokens
     if in_force is not None:

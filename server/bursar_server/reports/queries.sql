@@ -23,7 +23,7 @@ WITH selected AS (
       AND $4::text IS NOT NULL
 )
 SELECT {names}
-       coalesce(sum(amount_nanos), 0)::bigint AS cost_nanos,
+       least(coalesce(sum(amount_nanos), 0), 9223372036854775807)::bigint AS cost_nanos,
        count(*) FILTER (WHERE is_call) AS call_count,
        coalesce(sum(input_llm_tokens) FILTER (WHERE is_told), 0)::bigint AS input_llm_tokens,
        coalesce(sum(cache_llm_tokens) FILTER (WHERE is_told), 0)::bigint AS cache_llm_tokens,

@@ -73,6 +73,8 @@ class SidecarService(SidecarServiceServicer):
             owner = await resolve_organization(
                 connection, wanted.organization, "sidecar.organization"
             )
+            if owner.id == PLATFORM_ORGANIZATION_ID:
+                raise platform_refuses("every sidecar holds its budgets, and it has none itself")
             memory = (owner.id, request.request_id, "CreateSidecar", content)
             if await remembered(connection, *memory) is not None:
                 sidecar = await _sidecar(connection, owner.id, slug)
