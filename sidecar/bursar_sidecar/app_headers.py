@@ -27,6 +27,17 @@ def key_of(request: Request) -> str:
     return found.decode("latin-1")
 
 
+def check_encoding(request: Request) -> None:
+    """A compressed body can't be read, and its provider might read another request than we do."""
+    encoding = request.header(b"content-encoding").strip().lower()
+    if encoding not in (b"", b"identity"):
+        shown = encoding[:40].decode("latin-1")
+        raise Refusal(
+            "body_encoded",
+            f"content-encoding is {shown!r}; expected a body as it is, without compression.",
+        )
+
+
 def labels_of(request: Request, facts: Facts, spender: Spender) -> tuple[tuple[str, ...], str, str]:
     """(tags, customer, run) of a call: the key's own, the headers' and the body's together."""
     tags = (*spender.tags, *facts.tags)

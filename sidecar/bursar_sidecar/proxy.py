@@ -11,7 +11,13 @@ from typing import Final
 import msgspec
 import structlog
 
-from bursar_sidecar.app_headers import cost_headers, key_of, labels_of, user_agent_of
+from bursar_sidecar.app_headers import (
+    check_encoding,
+    cost_headers,
+    key_of,
+    labels_of,
+    user_agent_of,
+)
 from bursar_sidecar.attempt import Attempt
 from bursar_sidecar.desk import Call, Clock, Desk, Refusal
 from bursar_sidecar.dialects import openai
@@ -115,6 +121,7 @@ class Proxy:
         """The life of a call."""
         started = self._clock.monotonic()
         spender = await self._desk.identify(key_of(request))
+        check_encoding(request)
         facts = openai.read(endpoint, request.body)
         tags, customer, run = labels_of(request, facts, spender)
         book = self._desk.prices()
