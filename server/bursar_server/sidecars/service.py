@@ -11,9 +11,11 @@ from bursar.v1.sidecars_pb2_grpc import SidecarServiceServicer
 from bursar_server.changes import Change, ChangeFeed, ChangeKind
 from bursar_server.credentials import new_credential
 from bursar_server.database.pool import Connection, Pool, transaction
+from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.errors import already_exists, not_found
 from bursar_server.grpc_server.context import Context
 from bursar_server.identity.messages import timestamp
+from bursar_server.identity.rules import platform_refuses
 from bursar_server.identity.store import resolve_organization
 from bursar_server.names import (
     format_name,
