@@ -49,6 +49,8 @@ def find_endpoint(
             raise UsageFault("--tls-ca", f"{tls_ca}: {error.strerror}") from None
         if len(certificate) > MAX_CERTIFICATE_BYTES:
             raise UsageFault("--tls-ca", f"{tls_ca}: more than {MAX_CERTIFICATE_BYTES} bytes")
+        if b"-----BEGIN CERTIFICATE-----" not in certificate:
+            raise UsageFault("--tls-ca", f"{tls_ca}: no certificate in it; expected a PEM file")
     address = address or environ.get("BURSAR_ADDRESS", "")
     admin_key = admin_key or environ.get("BURSAR_ADMIN_KEY", "")
     if not (address and admin_key):
