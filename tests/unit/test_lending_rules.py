@@ -175,6 +175,22 @@ def test_a_large_need_is_not_overtaken() -> None:
     assert rules.lend(books, decisions.waiting, [], {}, now_ms=1).granted == [large, small]
 
 
+@pytest.mark.parametrize("hard", [True, False])
+def test_absurd_charges_leave_room_for_the_charges_of_others(hard: bool) -> None:
+    books = books_of(LIMIT, hard=hard)
+    for _ in range(12):
+        books.post(1, [10], 10**18)
+    books.post(2, [10], 5)
+    books.adjust([10], 10**18)
+    window = books.windows[10]
+    assert window.settled == rules.MOST_BALANCE
+    assert window.overrun == (rules.MOST_BALANCE if hard else 0)
+    assert books.of(1, 10).settled <= rules.MOST_BALANCE
+    assert rules.lend(books, [need(2, (10, 1))], [], {}, now_ms=0).granted == (
+        [] if hard else [need(2, (10, 1))]
+    )
+
+
 def test_a_soft_window_refuses_nothing_and_says_once_that_it_was_crossed() -> None:
     books = books_of(100, hard=False)
     assert rules.lend(books, [need(1, (10, 10**9))], [], {}, now_ms=0).granted

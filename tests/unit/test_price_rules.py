@@ -45,6 +45,16 @@ def test_a_price_must_price_a_call_of_its_mode() -> None:
     assert complete(chat(input="0", output="0"), None).is_free
 
 
+def test_a_mode_that_nobody_can_call_is_refused() -> None:
+    mistyped = llm_token_price("openai", "m", rates={"input": "1"}, mode="embeding")
+    with pytest.raises(PriceFault) as refused:
+        complete(mistyped, None)
+    assert refused.value.field == "mode"
+    # What is listed so already may be priced anew.
+    listed = llm_token_price("openai", "m", rates={"input": "1"}, mode="rerank")
+    assert complete(listed, listed) == listed
+
+
 @pytest.mark.parametrize("text", ["", "open ai", "a/b", "-x", "ä", "x" * 65])
 def test_providers_are_names(text: str) -> None:
     with pytest.raises(PriceFault):
