@@ -33,6 +33,9 @@ FORGET_BURN_AFTER_SECONDS: Final = 62
 # home only after this grace, so that a corrected end costs no grant.
 ENDED_GRACE_NS: Final = 2 * NANOS_PER_SECOND
 NEVER: Final = 1 << 62
+# Pools of windows that are over are kept so many, the latest: a window that was given up some
+# seconds too early may be lent from again, and its totals must go on, not begin anew.
+MAX_PAST_POOLS: Final = 1_000
 
 
 @dataclass(slots=True)
@@ -94,7 +97,8 @@ class Pool:
         ever admitted into a window that does not hold it; a later word can only tighten both.
         """
         starts_at = received_at + starts_in_ms * NANOS_PER_MS if starts_in_ms > 0 else 0
-        ends_at = NEVER if ends_in_ms == 0 else sent_at + ends_in_ms * NANOS_PER_MS
+        # 0 means never, so that a window which is over is said to end in 1 ms.
+        ends_at = NEVER if ends_in_ms == 0 else sent_at + (ends_in_ms - 1) * NANOS_PER_MS
         if not self._placed:
             self.starts_at, self.ends_at = starts_at, ends_at
         else:
@@ -223,6 +227,7 @@ class Leg:
     """Whether the session was told its own budgets."""
     pools: dict[int, Pool] = field(default_factory=dict)
     by_budget: dict[int, list[Pool]] = field(default_factory=dict)
+    _past: dict[int, Pool] = field(default_factory=dict)
 
     def current_pool(self, budget_id: int, now: int) -> Pool | None:
         """The pool of the window that a call admitted now belongs to, if it is known."""
@@ -235,7 +240,9 @@ class Leg:
         """Merge what the control plane says. Old and repeated words change nothing."""
         pool = self.pools.get(word.window_id)
         if pool is None:
-            pool = Pool(word.window_id, word.budget_id, word.lent, last_used_at=received_at)
+            pool = self._past.pop(word.window_id, None)
+            if pool is None:
+                pool = Pool(word.window_id, word.budget_id, word.lent, last_used_at=received_at)
             self.pools[word.window_id] = pool
             self.by_budget.setdefault(word.budget_id, []).append(pool)
         pool.lent = word.lent
@@ -253,8 +260,10 @@ class Leg:
         return pool
 
     def forget(self, window_id: int) -> None:
-        """Drop a pool that is over and empty."""
-        pool = self.pools.pop(window_id)
+        """Set a pool aside that is over and empty; its totals go on if it is lent from again."""
+        pool = self._past[window_id] = self.pools.pop(window_id)
+        if len(self._past) > MAX_PAST_POOLS:
+            del self._past[next(iter(self._past))]
         remaining = [other for other in self.by_budget[pool.budget_id] if other is not pool]
         if remaining:
             self.by_budget[pool.budget_id] = remaining

@@ -145,9 +145,10 @@ class Session:
             asyncio.get_running_loop().call_later(GATHER_S, self._gathered)
 
     def pump(self) -> None:
-        """Let all start whose turn has come."""
-        if self.listener is not None:
-            for waiter in self._book.admit(self._clock.boot_ns()):
+        """Let all start whose turn has come, while policy and allowances hold."""
+        now = self._clock.boot_ns()
+        if self.listener is not None and not self.fault(now):
+            for waiter in self._book.admit(now):
                 self.listener.admitted(waiter)
 
     def _gathered(self) -> None:
@@ -370,6 +371,8 @@ class Session:
         if waiter is None or listener is None:
             return
         if verdict.outcome == allowances_pb2.NEED_OUTCOME_GRANTED:
+            if self.fault(now):
+                return  # the money stays in the pool; the line is looked at when all is well
             for started in self._book.admit_granted(waiter, now):
                 listener.admitted(started)
         else:

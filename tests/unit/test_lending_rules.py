@@ -244,6 +244,12 @@ def test_a_session_is_not_asked_for_what_only_its_own_call_waits_for() -> None:
     assert rules.choose_recalls({10: 5}, waiting, [Holder(1, 10, 3, 0)]) == []
 
 
+def test_where_nobody_waits_who_has_nothing_is_not_asked_for_ever() -> None:
+    # Simulation, seed 37: a sidecar that shut down was asked again with each of its answers.
+    holders = [Holder(1, 10, 0, 0), Holder(2, 10, 3, 0)]
+    assert rules.choose_recalls({10: 5}, [], holders) == [holders[1]]
+
+
 def test_a_window_with_one_user_may_be_lent_whole_and_with_many_in_parts() -> None:
     alone, shared = books_of(LIMIT), books_of(LIMIT)
     rules.lend(alone, [], [Want(1, 10, 0, LIMIT)], {10: 1}, now_ms=0)

@@ -206,7 +206,7 @@ def test_a_pool_at_rest_is_not_told_again(desk: Desk) -> None:
 def test_an_ended_window_gives_its_rest_back_and_is_forgotten_once_that_is_known(
     desk: Desk,
 ) -> None:
-    desk.lend(1, 300, ends_in_ms=1_000)
+    desk.lend(1, 300, ends_in_ms=1_001)
     reservation = desk.book.reserve(Plan((TEAM,)), 100, NOW)
     assert reservation is not None
     desk.frame()

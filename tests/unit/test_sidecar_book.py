@@ -222,15 +222,37 @@ def test_a_call_belongs_to_the_window_it_is_admitted_in() -> None:
 def test_a_window_is_never_used_where_it_might_not_be() -> None:
     book = new_book()
     assert book.organization is not None
-    word = AllowanceWord(10, 1, True, 100, starts_in_ms=500, ends_in_ms=1_000)
+    word = AllowanceWord(10, 1, True, 100, starts_in_ms=500, ends_in_ms=1_001)
     pool = book.hear(book.organization, word, sent_at=NOW, received_at=NOW + SECOND // 4)
     assert (pool.starts_at, pool.ends_at) == (NOW + 3 * SECOND // 4, NOW + SECOND)
     # A fresher word about the same moments can only be better.
-    word = AllowanceWord(10, 1, True, 100, starts_in_ms=0, ends_in_ms=600)
+    word = AllowanceWord(10, 1, True, 100, starts_in_ms=0, ends_in_ms=601)
     book.hear(book.organization, word, sent_at=NOW + SECOND // 2, received_at=NOW + SECOND // 2)
     assert (pool.starts_at, pool.ends_at) == (0, NOW + 11 * SECOND // 10)
     assert not pool.is_over(NOW + SECOND)
     assert pool.is_over(pool.ends_at + ENDED_GRACE_NS)
+
+
+def test_a_word_after_the_end_of_a_window_does_not_prolong_it() -> None:
+    book = new_book()
+    lend(book, 1, 100, ends_in_ms=1_000)
+    later = NOW + 2 * SECOND
+    lend(book, 1, 100, ends_in_ms=1, now=later)
+    assert book.reserve(Plan((TEAM,)), 10, later) is None
+
+
+def test_the_totals_of_a_window_go_on_when_it_is_lent_from_again() -> None:
+    # Simulation, seed 41: a window was given up a little too early, and lent from once more.
+    book = new_book()
+    lend(book, 1, 100, ends_in_ms=1_000)
+    assert book.organization is not None
+    reservation = book.reserve(Plan((TEAM,)), 30, NOW)
+    assert reservation is not None
+    book.settle(reservation, 30, NOW)
+    book.organization.pools[10].give_back()
+    book.organization.forget(10)
+    lend(book, 1, 110, ends_in_ms=60_000, now=NOW + SECOND)
+    assert free_nanos(book, 10) == 10
 
 
 def test_a_lifetime_window_never_ends() -> None:

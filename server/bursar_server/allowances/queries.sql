@@ -45,11 +45,11 @@ FOR UPDATE;
 UPDATE sessions AS s
 SET state = c.state, applied_seq = greatest(s.applied_seq, c.applied_seq),
     settled_count = c.settled_count, highest_settled_n = c.highest_settled_n,
-    last_n = c.last_n, last_seen_at = $8
+    last_n = c.last_n, journal = c.journal, last_seen_at = $9
 FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
-            $7::bigint[])
+            $7::bigint[], $8::text[])
      AS c (organization_id, session_epoch, state, applied_seq, settled_count, highest_settled_n,
-           last_n)
+           last_n, journal)
 WHERE s.organization_id = c.organization_id AND s.session_epoch = c.session_epoch;
 
 -- name: windows_held_by

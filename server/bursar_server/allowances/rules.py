@@ -363,7 +363,9 @@ def choose_recalls(
 
     What a session said is old by a frame or two, so when it does not cover the lack, all others
     that hold something are asked too. A session is not asked for a window its own call waits on
-    alone: its book uses its own free money first.
+    alone: its book uses its own free money first. Where nobody waits (a limit was cut, or overrun)
+    only those that said they have something are asked: a session that has nothing would be asked,
+    and would answer, for ever.
     """
     waiters: dict[int, set[int]] = {}
     for need in waiting:
@@ -374,6 +376,8 @@ def choose_recalls(
     for holder in sorted(holders, key=lambda h: (-h.idle_ms, -h.free, h.session_epoch)):
         lack = shortage.get(holder.window_id)
         if lack is None or waiters.get(holder.window_id) == {holder.session_epoch}:
+            continue
+        if holder.window_id not in waiters and holder.free <= 0:
             continue
         if covered.get(holder.window_id, 0) < max(lack, 1):
             chosen.append(holder)

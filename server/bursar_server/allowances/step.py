@@ -144,21 +144,19 @@ def _close(state: Slice, frames: Iterable[tuple[int, Frame]]) -> None:
     for _, frame in frames:
         for close in frame.closes:
             row = state.sessions[close.session_epoch]
-            if close.last_n < row.highest_settled_n:
-                raise FrameFault(
-                    f"session {close.session_epoch} says it had {close.last_n} reservations, "
-                    f"and {row.highest_settled_n} is settled"
-                )
-            row.last_n = max(row.last_n or 0, close.last_n)
+            if close.last_n < row.highest_settled_n and row.state != "closed":
+                # More is settled than the journal knows of: its end is missing, whatever it says.
+                row.journal = "truncated"
+            row.last_n = max(row.last_n or 0, close.last_n, row.highest_settled_n)
             if row.state == "open":
                 row.state = "fenced"
     for row in state.sessions.values():
-        if row.last_n is None or row.state == "closed" or row.settled_count < row.last_n:
+        if row.last_n is None or row.state == "closed":
             continue
         if row.journal == "truncated":
             # Calls may be missing behind the torn tail: what is left is in doubt, not free.
             state.books.doubt(row.session_epoch)
-        else:
+        elif row.settled_count >= row.last_n:
             state.books.close(row.session_epoch)
             row.state = "closed"
 

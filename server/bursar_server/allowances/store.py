@@ -45,6 +45,7 @@ async def save_sessions(
         [s.settled_count for s in sessions],
         [s.highest_settled_n for s in sessions],
         [s.last_n for s in sessions],
+        [s.journal for s in sessions],
         seen_at,
     )
 

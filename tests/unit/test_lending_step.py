@@ -1,0 +1,48 @@
+"""One step of lending, where sessions end."""
+
+from datetime import UTC, datetime
+
+from bursar_server.allowances import rules
+from bursar_server.allowances.frames import Close, Frame
+from bursar_server.allowances.records import SessionRow
+from bursar_server.allowances.step import Input, Slice, step
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def closed_by(row: SessionRow, last_n: int) -> rules.WindowBalance:
+    """The window after a frame of session 8 said that session 7 had so many reservations."""
+    window = rules.WindowBalance(
+        id=10, budget_id=1, hard=True, limit=100, ceiling=100, settled=15, outstanding=65
+    )
+    totals = rules.Totals(granted=80, settled=15)
+    books = rules.Books({10: window}, {(7, 10): totals})
+    frame = Frame(8, 1, (), (), frozenset(), (), (), 0, (Close(7, last_n),), b"")
+    given = Input([(8, frame)], [], [], {}, lambda _: {}, lambda _: [], NOW, 0, lending=False)
+    step(Slice({7: row}, {}, books), given)
+    return window
+
+
+def test_a_session_whose_numbers_are_all_settled_is_closed_and_freed() -> None:
+    row = SessionRow(1, 7, "fenced", 4, 1, 1, None, "complete")
+    window = closed_by(row, 1)
+    assert (row.state, window.outstanding, window.in_doubt) == ("closed", 0, 0)
+
+
+def test_a_session_with_numbers_missing_stays_open() -> None:
+    row = SessionRow(1, 7, "fenced", 4, 1, 1, None, "complete")
+    window = closed_by(row, 2)
+    assert (row.state, window.outstanding, window.in_doubt) == ("fenced", 65, 0)
+
+
+def test_a_cut_journal_that_knows_less_than_is_settled_leaves_the_rest_in_doubt() -> None:
+    # Simulation, seed 77: the frame was set aside for it, with all the charges in it.
+    row = SessionRow(1, 7, "fenced", 4, 1, 1, None, "truncated")
+    window = closed_by(row, 0)
+    assert (row.state, window.outstanding, window.in_doubt) == ("fenced", 0, 65)
+
+
+def test_a_journal_is_not_believed_complete_when_it_knows_less_than_is_settled() -> None:
+    row = SessionRow(1, 7, "fenced", 4, 1, 1, None, "complete")
+    window = closed_by(row, 0)
+    assert (row.journal, window.in_doubt) == ("truncated", 65)
