@@ -334,7 +334,7 @@ def test_the_platform_has_no_sidecars(stack: Stack) -> None:
         ("key create --expires 2020-01-01", 2, "not in the future"),
         ("spend show --by nope", 2, "not one of"),
         ("team list --org nope", 1, "no organization"),
-        ("team list --address 127.0.0.1:1", 3, "cannot be reached"),
+        ("team list --address unix:/nowhere/bursar.sock", 3, "cannot be reached"),
     ],
 )
 def test_a_bad_command_says_what_is_wrong(
