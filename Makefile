@@ -12,6 +12,8 @@ WORKERS ?= 2
 PYTEST_ARGUMENTS ?=
 # Given to `bursar up`, e.g. make up ARGUMENTS="--sidecars 3"
 ARGUMENTS ?=
+# What `make model` searches: small, large, mutants; all but large if empty.
+BOUNDS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
@@ -63,6 +65,9 @@ tests: $(STAMP) ## pytest alone
 
 bench: $(STAMP) ## measure against baselines of the same run (docs/performance.md); 3 minutes
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+model: $(STAMP) ## search the formal model, BOUNDS="small", "large" or "mutants"
+	$(BIN)/python -m tests.simulation.formal $(BOUNDS)
 
 proto: $(STAMP) ## generate the Python code of the protos
 	$(BIN)/python proto/generate.py
