@@ -470,3 +470,24 @@ async def test_a_budget_made_late_counts_what_its_window_has_seen(world: World) 
     assert tuple(line) == (60, 1)
     with pytest.raises(asyncpg.RestrictViolationError):
         await world.pool.execute("UPDATE opening_lines SET amount_nanos = 0")
+
+
+async def test_one_session_cannot_take_the_room_of_all_that_wait(world: World) -> None:
+    budget = await world.budget(10)
+    greedy = await world.sidecar().open("boot-1")
+    other = await world.sidecar(OTHER_SECRET).open("boot-2")
+    await greedy.need(1, (budget, 10))
+    line = allowances_pb2.NeedLine(budget_id=budget, amount_nanos=1, least_nanos=1)
+    most = LendingSettings().max_waiting_needs_of_session
+    needs = [
+        allowances_pb2.Need(need_id=n, lines=[line], wait_ms=60_000) for n in range(2, most + 4)
+    ]
+    for part in range(0, len(needs), 1_000):
+        await greedy.say(needs=needs[part : part + 1_000])
+    await greedy.verdict(most + 3)
+    told = [v for frame in greedy.frames for v in frame.verdicts if v.need_id > 1]
+    assert [v.need_id for v in told] == [most + 2, most + 3]
+    assert {v.outcome for v in told} == {allowances_pb2.NEED_OUTCOME_CONTENDED}
+    await other.ask(1, (budget, 1), wait_ms=60_000)
+    await world.set_limit(budget, 10 + most + 1)
+    assert (await other.verdict(1)).outcome == LENT

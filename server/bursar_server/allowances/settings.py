@@ -23,6 +23,9 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The longest a need may ask to wait, whatever it says."""
     max_waiting_needs: int = 10_000
     """Waiting calls over all sessions; further needs are answered `contended` at once."""
+    max_waiting_needs_of_session: int = 2_048
+    """Waiting calls of one session, twice what a sidecar lets wait: one that asks for more must not
+    take the room of the others."""
     max_inbox_frames: int = 4_096
     """Frames received and not yet applied; readers wait at it, which is back-pressure on TCP."""
     max_tick_frames: int = 512

@@ -183,8 +183,12 @@ class Writer:
                 if need.session.session_epoch != epoch
                 or need.request.need_id not in frame.withdrawn
             ]
-        for request in frame.needs:
-            room = len(self._waiting) < self._settings.max_waiting_needs
+        own = sum(need.session.session_epoch == epoch for need in self._waiting)
+        for own_count, request in enumerate(frame.needs, own):
+            room = (
+                len(self._waiting) < self._settings.max_waiting_needs
+                and own_count < self._settings.max_waiting_needs_of_session
+            )
             wait_ms = min(request.wait_ms, self._settings.max_wait_ms) if room else 0
             self._waiting.append(WaitingNeed(session, request, now_ms + wait_ms))
 

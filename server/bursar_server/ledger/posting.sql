@@ -9,7 +9,9 @@ GROUP BY session_epoch, n;
 -- name: spent_before
 -- What a budget would have counted since $2, had it been there. A model is chosen under each of
 -- the names a call can have.
-SELECT coalesce(sum(amount_nanos), 0)::bigint AS amount_nanos, count(*) AS entry_count
+-- Beyond what a balance counts up to, more changes nothing.
+SELECT least(coalesce(sum(amount_nanos), 0), 2::numeric ^ 62)::bigint AS amount_nanos,
+       count(*) AS entry_count
 FROM entries
 WHERE organization_id = $1 AND admitted_at >= $2
   AND ($3::text <> 'team' OR team_id = $4)
