@@ -88,7 +88,7 @@ class Attempt:
         """The provider answered with an error: costs nothing."""
         return self._settle("provider_error", _NO_USAGE, 0, self._price_version(self.terms.price))
 
-    def charge_reserved(self, reason: str, kind: OutcomeKind = "aborted") -> Receipt:
+    def charge_reserved(self, reason: str, kind: OutcomeKind = "unknown") -> Receipt:
         """What was used is not known: all that was reserved, an estimate that refunds nothing."""
         usage = estimated(
             reason,

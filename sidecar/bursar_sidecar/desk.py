@@ -14,7 +14,7 @@ import msgspec
 from bursar.pricing import PriceBook
 from bursar.usage import Usage
 
-OutcomeKind = Literal["final", "provider_error", "released", "aborted"]
+OutcomeKind = Literal["final", "provider_error", "released", "aborted", "unknown"]
 
 
 class Clock(Protocol):
@@ -104,7 +104,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
     kind: "final" the provider answered, usage counted or estimated; "provider_error" the provider
     refused or failed, costs nothing; "released" provably never sent; "aborted" cut before its end
-    (by the app, the provider or us), charged for what was produced as far as is known.
+    (by the app, the provider or us), charged for what was produced as far as is known; "unknown"
+    sent, and nothing says what became of it: all that was reserved, provisionally, until evidence.
     """
 
     kind: OutcomeKind

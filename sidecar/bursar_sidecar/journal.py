@@ -84,7 +84,6 @@ class Journal:
         Raises JournalLockedError or OSError.
         """
         self._limits = limits
-        self._boot_id = boot_id
         self.fault = ""
         """Why nothing may be admitted now; "" when all is well."""
         self._opened: dict[tuple[int, int], bytes] = {}
@@ -101,10 +100,12 @@ class Journal:
         locks = _lock(data_directory)
         self._locks = [fd for _path, fd in locks]
         self.directory = locks[0][0]
-        recovery = Recovery(boot_id)
+        places = [_place(boot_id, fd) for fd in self._locks]
+        self._place = places[0]
+        recovery = Recovery()
         left = [_segments(path) for path, _fd in locks]
-        for segments in left:
-            recovery.read(segments)
+        for segments, place in zip(left, places, strict=True):
+            recovery.read(segments, place)
         self.recovered: tuple[RecoveredSession, ...] = recovery.sessions()
         self._number = _last_number(self.directory)
         self._adopt()
@@ -246,7 +247,7 @@ class Journal:
         number = self._number + 1
         everything = everything or self._fd < 0
         header = records.Header(
-            records.FORMAT_VERSION, self._boot_id, tuple(self._sessions.values())
+            records.FORMAT_VERSION, self._place, tuple(self._sessions.values())
         )
         parts = [records.encode(header), *dict.fromkeys(self._opened.values())]
         if everything:
@@ -342,6 +343,15 @@ def _lock(data_directory: Path) -> list[tuple[Path, int]]:
     if not locked:
         raise JournalLockedError(f"{MAX_DIRECTORIES} journals under {data_directory} are locked")
     return locked
+
+
+def _place(boot_id: str, lock: int) -> str:
+    """Names this boot of the machine and this very directory; "" where the boot is not known.
+
+    A copy of a journal lies elsewhere (its lock file is another inode): the process that writes the
+    first one may live on, so that a copy proves nothing about what was dispatched since.
+    """
+    return f"{boot_id}/{os.fstat(lock).st_ino}" if boot_id else ""
 
 
 def _segments(directory: Path) -> list[Path]:

@@ -33,7 +33,8 @@ class Header(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """The first record of every segment: all that earlier segments would have told."""
 
     format_version: int
-    machine_boot_id: str
+    place: str
+    """The boot of the machine and the directory it was written in; "" if not known."""
     sessions: tuple[SessionRow, ...]
 
 

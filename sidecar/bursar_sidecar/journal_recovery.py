@@ -46,8 +46,7 @@ class RecoveredSession:
 class Recovery:
     """Gathers the records of earlier lives, segment by segment."""
 
-    def __init__(self, machine_boot_id: str) -> None:
-        self._machine_boot_id = machine_boot_id
+    def __init__(self) -> None:
         self._sessions: dict[int, RecoveredSession] = {}
         self._closed: set[int] = set()
 
@@ -65,8 +64,12 @@ class Recovery:
             found.append(session)
         return tuple(found)
 
-    def read(self, segments: Iterable[Path]) -> None:
-        """Read one directory's segments, oldest first. Raises OSError."""
+    def read(self, segments: Iterable[Path], place: str) -> None:
+        """Read one directory's segments, oldest first. Raises OSError.
+
+        `place` is the directory on this boot of the machine, "" if that is not known: a journal
+        that was written elsewhere or before is complete only if it was ended in an orderly way.
+        """
         unproven: set[int] = set()
         for path in segments:
             live: set[int] = set()
@@ -75,9 +78,7 @@ class Recovery:
             for record, _raw in scan:
                 if isinstance(record, Header):
                     live = self._header(record, unproven)
-                    proven = bool(self._machine_boot_id) and (
-                        record.machine_boot_id == self._machine_boot_id
-                    )
+                    proven = bool(place) and record.place == place
                 clean = isinstance(record, CleanEnd)
                 self._record(record, live)
             if clean:

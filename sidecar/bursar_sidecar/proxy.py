@@ -329,10 +329,13 @@ class Proxy:
         if respond.started:
             respond.cut()
             return
-        charged = "Nothing was" if attempt.kind == "provider_error" else "What it produced is"
+        charged = {
+            "provider_error": "Nothing was charged.",
+            "unknown": "What was reserved is charged until it is known what it cost.",
+        }.get(str(attempt.kind), "What it produced is charged.")
         refusal = Refusal(
             "provider_timeout" if broken.timed_out else "provider_broke",
-            f"{_sentence(broken)} {charged} charged.",
+            f"{_sentence(broken)} {charged}",
         )
         headers: Headers = []
         if attempt.receipt is not None:

@@ -59,6 +59,10 @@ def open_record(call: Call, parts: tuple[OpenPart, ...], ceiling_nanos: int) -> 
     )
 
 
+_KINDS: Final = {"released": _RELEASED, "unknown": _PROVISIONAL}
+"""All other endings are final."""
+
+
 def settled(opened: Opened, outcome: Outcome) -> list[charges_pb2.Settlement]:
     """The settlements of a call that ended, one for each session it was reserved in."""
     usage = outcome.usage
@@ -71,7 +75,7 @@ def settled(opened: Opened, outcome: Outcome) -> list[charges_pb2.Settlement]:
     free = released or outcome.kind == "provider_error"
     return _settlements(
         opened,
-        kind=_RELEASED if released else _FINAL,
+        kind=_KINDS.get(outcome.kind, _FINAL),
         cost_nanos=0 if free else min(outcome.cost_nanos, MAX_NANOS),
         usage=usage,
         price_version=storable(outcome.price_version) or opened.price_version,

@@ -325,6 +325,7 @@ async def test_a_call_under_no_budget_is_admitted_and_posted(
     [
         ("final", charges_pb2.SETTLEMENT_KIND_FINAL, 40, ""),
         ("aborted", charges_pb2.SETTLEMENT_KIND_FINAL, 40, "aborted"),
+        ("unknown", charges_pb2.SETTLEMENT_KIND_PROVISIONAL, 40, ""),
         ("provider_error", charges_pb2.SETTLEMENT_KIND_FINAL, 0, ""),
         ("released", charges_pb2.SETTLEMENT_KIND_RELEASED, 0, ""),
     ],

@@ -38,7 +38,7 @@ async def test_a_provider_that_closes_before_its_answer_leaves_the_reservation_c
     assert error_of(answer)["code"] == "provider_broke"
     assert answer.headers["x-bursar-charge-id"] == "7-1"
     outcome = await bench.settled()
-    assert outcome.kind == "aborted"
+    assert outcome.kind == "unknown"
     assert outcome.cost_nanos == bench.desk.calls[0].ceiling_nanos
     assert not outcome.usage.is_exact
 
@@ -51,7 +51,7 @@ async def test_a_plain_answer_that_breaks_off_is_charged_at_its_reservation() ->
     call.close()
     assert (await bench.answered()).status == 502
     outcome = await bench.settled()
-    assert (outcome.kind, outcome.http_status) == ("aborted", 200)
+    assert (outcome.kind, outcome.http_status) == ("unknown", 200)
     assert outcome.cost_nanos == bench.desk.calls[0].ceiling_nanos
 
 
@@ -77,7 +77,7 @@ async def test_nonsense_from_a_provider_is_a_broken_call() -> None:
     bench.post(CHAT)
     (await bench.provider.request()).send(b"\x00\x01 not http\r\n\r\n")
     assert (await bench.answered()).status == 502
-    assert (await bench.settled()).kind == "aborted"
+    assert (await bench.settled()).kind == "unknown"
 
 
 async def test_an_app_that_hangs_up_mid_stream_is_charged_for_what_was_produced() -> None:
@@ -136,7 +136,7 @@ async def test_a_plain_call_is_cut_at_once_where_the_setting_says_so() -> None:
     bench.app.hang_up()
     await bench.provider.until(lambda: call.lost)
     outcome = await bench.settled()
-    assert outcome.kind == "aborted"
+    assert outcome.kind == "unknown"
     assert outcome.cost_nanos == bench.desk.calls[0].ceiling_nanos
 
 
@@ -176,6 +176,6 @@ async def test_a_call_that_the_sidecar_itself_cuts_is_settled() -> None:
     call = await bench.provider.request()
     await server.drain(0)
     outcome = await bench.settled()
-    assert outcome.kind in ("aborted", "final")
+    assert outcome.kind in ("unknown", "final")
     assert outcome.cost_nanos == bench.desk.calls[0].ceiling_nanos
     await bench.provider.until(lambda: call.lost)
