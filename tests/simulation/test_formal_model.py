@@ -6,7 +6,7 @@ from tests.simulation.formal.checker import search
 from tests.simulation.formal.configurations import CAUGHT_IN, MOST_STATES, SMALL
 from tests.simulation.formal.parts import Bounds, Mutant
 from tests.simulation.formal.report import heading, line
-from tests.simulation.formal.world import World
+from tests.simulation.formal.state_space import World
 
 SEEN_IF = {
     "crashes": "dies;",

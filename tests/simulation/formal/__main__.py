@@ -13,7 +13,7 @@ from tests.simulation.formal.configurations import (
 from tests.simulation.formal.invariants import OVERSPENT
 from tests.simulation.formal.parts import Bounds, Mutant
 from tests.simulation.formal.report import heading, line
-from tests.simulation.formal.world import World
+from tests.simulation.formal.state_space import World
 
 CHOICES = {"small": SMALL, "large": LARGE}
 

@@ -68,7 +68,7 @@ DOUBT = Bounds(
 TWO_BUDGETS = Bounds(
     name="two budgets",
     says="each call draws on two budgets, all or nothing; returns, a crash",
-    limits=(2, 3),
+    limits=(3, 2),
     draws=((0, 1),),
     sizes=(1, 2),
     most_granted=2,
@@ -133,7 +133,7 @@ SMALL = (LENDING, TICKS, CRASHES, DOUBT, TWO_BUDGETS, PROGRESSIVE, OVERRUN, ROLL
 LARGE = (
     replace(LENDING, most_granted=3),
     replace(TICKS, all_calls=4, crashes=1, drains=True),
-    replace(CRASHES, crashes=2, returns=True),
+    replace(CRASHES, crashes=2),
     replace(DOUBT, lives=2, all_calls=3),
     replace(TWO_BUDGETS, drains=True),
     replace(PROGRESSIVE, most_granted=3),

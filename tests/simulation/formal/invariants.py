@@ -1,6 +1,6 @@
 """The protocol's invariants, as far as one sidecar with its sessions can show them.
 
-Those that need all sidecars (1, 2 and the sum of entries in 6) are in `world`.
+Those that need all sidecars (1, 2 and the sum of entries in 6) are in `state_space`.
 """
 
 from collections.abc import Iterator
