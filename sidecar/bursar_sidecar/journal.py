@@ -24,6 +24,7 @@ from bursar_sidecar.journal_recovery import LIVE, RecoveredSession, Recovery
 DIRECTORY_NAME: Final = "journal"
 SEGMENT_SUFFIX: Final = ".journal"
 DONE_SUFFIX: Final = ".done"
+LOCK_NAME: Final = "lock"
 # A sidecar that finds the journal locked takes the next name; so many that hang at once on one
 # machine are a fault of something else.
 MAX_DIRECTORIES: Final = 64
@@ -100,7 +101,7 @@ class Journal:
         locks = _lock(data_directory)
         self._locks = [fd for _path, fd in locks]
         self.directory = locks[0][0]
-        places = [_place(boot_id, fd) for fd in self._locks]
+        places = [place_of(boot_id, fd) for fd in self._locks]
         self._place = places[0]
         recovery = Recovery()
         left = [_segments(path) for path, _fd in locks]
@@ -246,9 +247,7 @@ class Journal:
         """
         number = self._number + 1
         everything = everything or self._fd < 0
-        header = records.Header(
-            records.FORMAT_VERSION, self._place, tuple(self._sessions.values())
-        )
+        header = records.Header(records.FORMAT_VERSION, self._place, tuple(self._sessions.values()))
         parts = [records.encode(header), *dict.fromkeys(self._opened.values())]
         if everything:
             parts += [raw for raw, _number in self._unacknowledged.values()]
@@ -333,7 +332,7 @@ def _lock(data_directory: Path) -> list[tuple[Path, int]]:
         if not path.exists() and locked:
             break
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -345,13 +344,13 @@ def _lock(data_directory: Path) -> list[tuple[Path, int]]:
     return locked
 
 
-def _place(boot_id: str, lock: int) -> str:
+def place_of(boot_id: str, lock: int | Path) -> str:
     """Names this boot of the machine and this very directory; "" where the boot is not known.
 
     A copy of a journal lies elsewhere (its lock file is another inode): the process that writes the
     first one may live on, so that a copy proves nothing about what was dispatched since.
     """
-    return f"{boot_id}/{os.fstat(lock).st_ino}" if boot_id else ""
+    return f"{boot_id}/{os.stat(lock).st_ino}" if boot_id else ""
 
 
 def _segments(directory: Path) -> list[Path]:

@@ -72,21 +72,30 @@ class Recovery:
         """
         unproven: set[int] = set()
         for path in segments:
-            live: set[int] = set()
-            proven = clean = False
-            scan = Scan(path.read_bytes())
-            for record, _raw in scan:
-                if isinstance(record, Header):
-                    live = self._header(record, unproven)
-                    proven = bool(place) and record.place == place
-                clean = isinstance(record, CleanEnd)
-                self._record(record, live)
-            if clean:
-                unproven -= live
-            elif not proven:
-                unproven |= live
-            if scan.damage == "corrupt":
-                unproven |= live
+            self.read_segment(path.read_bytes(), place, unproven)
+        self.truncate(unproven)
+
+    def read_segment(self, data: bytes, place: str, unproven: set[int]) -> None:
+        """Read one segment. `unproven` goes from segment to segment of a directory: the sessions
+        whose tail may be missing so far."""
+        live: set[int] = set()
+        proven = clean = False
+        scan = Scan(data)
+        for record, _raw in scan:
+            if isinstance(record, Header):
+                live = self._header(record, unproven)
+                proven = bool(place) and record.place == place
+            clean = isinstance(record, CleanEnd)
+            self._record(record, live)
+        if clean:
+            unproven -= live
+        elif not proven:
+            unproven |= live
+        if scan.damage == "corrupt":
+            unproven |= live
+
+    def truncate(self, unproven: Iterable[int]) -> None:
+        """After a directory's last segment: what is not proven by now never will be."""
         for epoch in unproven:
             self._sessions[epoch].journal = TRUNCATED
 

@@ -1,5 +1,6 @@
 """`bursar sidecar`: the programs that hold allowances; and, without a verb, one of them."""
 
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -11,7 +12,7 @@ from bursar.v1 import money_pb2, sidecars_pb2
 from bursar_cli import output, typed
 from bursar_cli.cells import Column, when_set
 from bursar_cli.output import Format
-from bursar_cli.verbs import Session, noun, verb
+from bursar_cli.verbs import OutputOption, Session, noun, verb
 
 
 class SidecarGroup(TyperGroup):
@@ -126,6 +127,29 @@ def run(context: typer.Context) -> None:
     from bursar_cli.up.command import run_sidecar  # noqa: PLC0415
 
     run_sidecar(context.args)
+
+
+@app.command("journal")
+def journal(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A journal's directory, or one of its files.")
+    ],
+    form: OutputOption = Format.TABLE,
+    sessions: Annotated[
+        bool, typer.Option("--sessions", help="Only what the records prove of each session.")
+    ] = False,
+    done: Annotated[
+        bool, typer.Option("--done", help="Also the files that owe nothing, kept for a day.")
+    ] = False,
+) -> None:
+    """Read a sidecar's journal, on this machine, while it runs or after.
+
+    bursar sidecar journal /var/lib/bursar/journal --sessions
+    """
+    # Here and not above: the only verb that needs the sidecar's own program.
+    from bursar_cli.sidecar_journal import show_journal  # noqa: PLC0415
+
+    show_journal(path, form, sessions_only=sessions, done=done)
 
 
 @verb(app, "list")
