@@ -31,6 +31,7 @@ from bursar.v1 import (
 from bursar_server.alerts.service import AlertService
 from bursar_server.allowances.control import AllowanceControl
 from bursar_server.allowances.settings import LendingSettings
+from bursar_server.budgets.exposure import ExposureMetrics
 from bursar_server.budgets.service import BudgetService
 from bursar_server.changes import ChangeFeed
 from bursar_server.clock import Clock, SystemClock
@@ -113,7 +114,9 @@ class ControlPlane:
             pool, self._feed, self._clock, lending_settings(settings), self.failed
         )
         self._grpc = GrpcServer(_transport(settings), keys, self._services(pool, lending))
-        self._http = HttpServer(settings.http_address, self._checks)
+        self._http = HttpServer(
+            settings.http_address, self._checks, ExposureMetrics(pool, self._clock).refresh
+        )
         # Both addresses first: who can't have them must not take the shard from who has them.
         self._grpc.bind()
         self._http.bind()

@@ -36,7 +36,11 @@ Checks = Callable[[], Awaitable[Mapping[str, bool]]]
 """Tells, by name, what must be true for the server to be ready."""
 
 
-def application(checks: Checks) -> Starlette:
+Refresh = Callable[[], Awaitable[None]]
+"""Brings up to date what is read only when it is scraped."""
+
+
+def application(checks: Checks, refresh: Refresh) -> Starlette:
     """The three pages."""
 
     async def healthz(request: Request) -> Response:
@@ -55,6 +59,10 @@ def application(checks: Checks) -> Starlette:
         )
 
     async def metrics(request: Request) -> Response:
+        try:
+            await asyncio.wait_for(refresh(), READY_TIMEOUT_S)
+        except TimeoutError:
+            log.warning("metrics_not_refreshed", waited_s=READY_TIMEOUT_S)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(
@@ -77,11 +85,11 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves the application in the loop of its caller."""
 
-    def __init__(self, address: str, checks: Checks) -> None:
+    def __init__(self, address: str, checks: Checks, refresh: Refresh) -> None:
         """`address` is host:port; port 0 is any free one."""
         self._wanted = address
         config = uvicorn.Config(
-            application(checks),
+            application(checks, refresh),
             http="h11",
             ws="none",
             lifespan="off",

@@ -153,7 +153,8 @@ async def test_what_a_sidecar_holds_is_shown(sidecars: Sidecars, pool: Pool) -> 
         )
         await pool.execute(
             "INSERT INTO allowances (organization_id, session_epoch, budget_window_id,"
-            " granted_nanos, returned_nanos, settled_nanos) VALUES (10, $1, 6, 100, 20, 30)",
+            " granted_nanos, returned_nanos, settled_nanos, in_doubt_nanos)"
+            " VALUES (10, $1, 6, 100, 20, 30, 10)",
             epoch,
         )
     sidecars.connected.add(record.id)
@@ -168,8 +169,8 @@ async def test_what_a_sidecar_holds_is_shown(sidecars: Sidecars, pool: Pool) -> 
     (held,) = eu.sessions[0].allowances
     assert held.budget == "budgets/b-1"
     assert held.granted.currency == "EUR"
-    amounts = (held.granted, held.returned, held.settled, held.outstanding)
-    assert [amount.nanos for amount in amounts] == [100, 20, 30, 50]
+    amounts = (held.granted, held.returned, held.settled, held.outstanding, held.in_doubt)
+    assert [amount.nanos for amount in amounts] == [100, 20, 30, 50, 10]
     assert eu.sessions[0].settled_count == 7
     assert eu.sessions[0].organization == "organizations/acme"
 

@@ -8,8 +8,9 @@ from bursar.client import new_request_id
 from bursar.money import MAX_NANOS, format_nanos
 from bursar.v1 import budgets_pb2, money_pb2
 from bursar.windows import format_window
-from bursar_cli import typed
+from bursar_cli import output, typed
 from bursar_cli.cells import Column, Share, when_set
+from bursar_cli.output import Format
 from bursar_cli.typed import UsageFault
 from bursar_cli.verbs import Session, changes, noun, verb
 
@@ -109,6 +110,15 @@ COLUMNS: Final = (
     Column("Organization", lambda budget: budget.organization, wide=True),
 )
 
+# Of a BudgetHolder.
+HOLDERS: Final = (
+    Column("Sidecar", lambda holder: holder.sidecar),
+    Column("Session", lambda holder: str(holder.session_epoch)),
+    Column("Outstanding", lambda holder: when_set(holder, "outstanding")),
+    Column("In doubt", lambda holder: when_set(holder, "in_doubt")),
+    Column("Last seen", lambda holder: when_set(holder, "last_seen_time")),
+)
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="b-5e81c2 or budgets/b-5e81c2.")]
 DisplayName = Annotated[str | None, typer.Option(help="What people read.")]
 Limit = Annotated[
@@ -206,11 +216,15 @@ def list_budgets(
 
 @verb(app, "show")
 def show_budget(session: Session, name: Name) -> None:
-    """Show one budget and how it stands.
+    """Show one budget, how it stands, and which sidecars hold how much of it.
 
     bursar budget show b-5e81c2
     """
-    session.show(_get(session, name), COLUMNS)
+    budget = _get(session, name)
+    session.show(budget, COLUMNS)
+    if session.form is Format.TABLE and budget.standing.holders:
+        typer.echo("")
+        output.write_table(budget.standing.holders, HOLDERS, session.now)
 
 
 @verb(app, "update")

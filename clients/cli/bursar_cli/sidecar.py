@@ -101,6 +101,8 @@ ALLOWANCES: Final = (
     Column("Returned", lambda pair: when_set(pair[1], "returned")),
     Column("Settled", lambda pair: when_set(pair[1], "settled")),
     Column("Outstanding", lambda pair: when_set(pair[1], "outstanding")),
+    Column("In doubt", lambda pair: when_set(pair[1], "in_doubt")),
+    Column("Last seen", lambda pair: when_set(pair[0], "last_seen_time")),
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="checkout-eu or sidecars/checkout-eu.")]

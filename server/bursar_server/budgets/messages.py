@@ -1,5 +1,6 @@
 """Budgets as they travel: what a request asks for, checked, and what an answer says."""
 
+from collections.abc import Sequence
 from datetime import UTC
 from typing import Final
 
@@ -15,7 +16,7 @@ from bursar_server.budgets.rules import (
     WindowSpec,
     WindowUnit,
 )
-from bursar_server.budgets.store import BudgetRecord, Standing
+from bursar_server.budgets.store import BudgetRecord, Holder, Standing
 from bursar_server.errors import (
     BursarError,
     FieldViolation,
@@ -187,7 +188,10 @@ def window_message(spec: WindowSpec) -> budgets_pb2.Window:
 
 
 def budget_message(
-    record: BudgetRecord, organization: str, standing: Standing | None
+    record: BudgetRecord,
+    organization: str,
+    standing: Standing | None,
+    holders: Sequence[Holder] = (),
 ) -> budgets_pb2.Budget:
     """A budget as it travels; `organization` is the name of its organization."""
     return budgets_pb2.Budget(
@@ -203,11 +207,15 @@ def budget_message(
         version=record.version,
         create_time=timestamp(record.created_at),
         update_time=timestamp(record.updated_at),
-        standing=None if standing is None else _standing_message(standing, record.currency),
+        standing=None
+        if standing is None
+        else _standing_message(standing, record.currency, holders),
     )
 
 
-def _standing_message(standing: Standing, currency: str) -> budgets_pb2.BudgetStanding:
+def _standing_message(
+    standing: Standing, currency: str, holders: Sequence[Holder]
+) -> budgets_pb2.BudgetStanding:
     def money(nanos: int) -> money_pb2.Money:
         return money_pb2.Money(nanos=nanos, currency=currency)
 
@@ -221,4 +229,15 @@ def _standing_message(standing: Standing, currency: str) -> budgets_pb2.BudgetSt
         in_doubt=money(standing.in_doubt_nanos),
         overrun=money(standing.overrun_nanos),
         available=money(max(0, standing.limit_nanos - committed_nanos)),
+        holders=[
+            budgets_pb2.BudgetHolder(
+                sidecar=format_name("sidecars", holder.sidecar_slug),
+                organization=format_name("organizations", holder.organization_slug),
+                session_epoch=holder.session_epoch,
+                outstanding=money(holder.outstanding_nanos),
+                in_doubt=money(holder.in_doubt_nanos),
+                last_seen_time=timestamp(holder.last_seen_at),
+            )
+            for holder in holders
+        ],
     )

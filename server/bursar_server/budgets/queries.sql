@@ -102,6 +102,33 @@ SELECT EXISTS (SELECT FROM budget_windows WHERE organization_id = $1 AND budget_
 -- name: delete_budget
 DELETE FROM budgets WHERE organization_id = $1 AND id = $2;
 
+-- name: holders
+-- What sessions hold of a window, the largest first.
+SELECT s.slug AS sidecar_slug, o.slug AS organization_slug, a.session_epoch, e.last_seen_at,
+       greatest(0, a.granted_nanos - a.returned_nanos - a.settled_nanos - a.in_doubt_nanos)
+           AS outstanding_nanos,
+       a.in_doubt_nanos
+FROM allowances AS a
+JOIN sessions AS e USING (organization_id, session_epoch)
+JOIN sidecars AS s ON s.organization_id = e.sidecar_organization_id AND s.id = e.sidecar_id
+JOIN organizations AS o ON o.id = s.organization_id
+WHERE a.organization_id = $1 AND a.budget_window_id = $2
+  AND a.granted_nanos - a.returned_nanos - a.settled_nanos > 0
+ORDER BY a.granted_nanos - a.returned_nanos - a.settled_nanos DESC, a.session_epoch
+LIMIT $3;
+
+-- name: exposure
+-- Of every organization: what its sidecars hold, and what open windows have overrun.
+SELECT o.slug AS organization_slug, o.currency,
+       coalesce(sum(w.outstanding_nanos), 0)::bigint AS outstanding_nanos,
+       coalesce(sum(w.in_doubt_nanos), 0)::bigint AS in_doubt_nanos,
+       coalesce(sum(w.overrun_nanos) FILTER (WHERE w.end_at IS NULL OR w.end_at > $1), 0)::bigint
+           AS overrun_nanos
+FROM organizations AS o
+LEFT JOIN budget_windows AS w ON w.organization_id = o.id
+GROUP BY o.slug, o.currency
+ORDER BY o.slug;
+
 -- name: current_windows
 SELECT DISTINCT ON (budget_id)
     id, budget_id, start_at, end_at, limit_nanos, settled_nanos, outstanding_nanos,

@@ -34,6 +34,9 @@ from bursar_server.request_ids import content_hash, remember, remembered
 # scopes in its own organization.
 MOST_BUDGETS_OF_A_SCOPE: Final = 12
 
+# Who holds a budget is told to people; an answer has to stay below what gRPC carries (4 MB).
+MOST_HOLDERS: Final = 1000
+
 # Who changes things, until there are roles: the holder of the admin key.
 ADMIN: Final = "admin"
 
@@ -65,7 +68,16 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
             record = await store.budget_by_slug(connection, organization.id, slug)
             if record is None:
                 raise not_found("budget", request.name)
-            return (await self._messages(connection, organization, [record]))[0]
+            windows = await store.current_windows(
+                connection, organization.id, [record.id], self._clock.now()
+            )
+            standing = windows.get(record.id)
+            holders = (
+                await store.holders(connection, organization.id, standing.window_id, MOST_HOLDERS)
+                if standing
+                else []
+            )
+            return messages.budget_message(record, organization.name, standing, holders)
 
     async def ListBudgets(
         self, request: budgets_pb2.ListBudgetsRequest, context: object

@@ -60,10 +60,32 @@ class NewBudget(msgspec.Struct, frozen=True):
 class Standing(msgspec.Struct, frozen=True):
     """A budget in the window that is open now; amounts in nanos."""
 
+    window_id: int
     start_at: datetime
     end_at: datetime | None
     limit_nanos: int
     settled_nanos: int
+    outstanding_nanos: int
+    in_doubt_nanos: int
+    overrun_nanos: int
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """What one session of a sidecar holds of a window; amounts in nanos."""
+
+    sidecar_slug: str
+    organization_slug: str
+    session_epoch: int
+    last_seen_at: datetime
+    outstanding_nanos: int
+    in_doubt_nanos: int
+
+
+class Exposure(msgspec.Struct, frozen=True):
+    """What an organization has lent, added up over its budgets; amounts in nanos."""
+
+    organization_slug: str
+    currency: str
     outstanding_nanos: int
     in_doubt_nanos: int
     overrun_nanos: int
@@ -188,6 +210,7 @@ async def current_windows(
     rows = await connection.fetch(q.current_windows, organization_id, list(budget_ids), now)
     return {
         row["budget_id"]: Standing(
+            window_id=row["id"],
             start_at=row["start_at"],
             end_at=row["end_at"],
             limit_nanos=row["limit_nanos"],
@@ -198,6 +221,20 @@ async def current_windows(
         )
         for row in rows
     }
+
+
+async def holders(
+    connection: Connection, organization_id: int, window_id: int, size: int
+) -> list[Holder]:
+    """The sessions that hold most of a window, at most `size`."""
+    rows = await connection.fetch(q.holders, organization_id, window_id, size)
+    return msgspec.convert([dict(row) for row in rows], list[Holder])
+
+
+async def exposure(connection: Connection, now: datetime) -> list[Exposure]:
+    """Every organization's exposure, and what its windows open at `now` have overrun."""
+    rows = await connection.fetch(q.exposure, now)
+    return msgspec.convert([dict(row) for row in rows], list[Exposure])
 
 
 def _record(row: asyncpg.Record) -> BudgetRecord:

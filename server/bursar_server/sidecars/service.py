@@ -193,4 +193,5 @@ def _held(held: HeldRecord) -> pb.HeldAllowance:
         returned=money(held.returned_nanos),
         settled=money(held.settled_nanos),
         outstanding=money(outstanding_nanos),
+        in_doubt=money(held.in_doubt_nanos),
     )

@@ -286,6 +286,7 @@ class BudgetStanding(_message.Message):
     IN_DOUBT_FIELD_NUMBER: _builtins.int
     OVERRUN_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def window_start_time(self) -> _timestamp_pb2.Timestamp:
         """When the window began."""
@@ -318,6 +319,12 @@ class BudgetStanding(_message.Message):
     def available(self) -> _money_pb2.Money:
         """limit - settled - outstanding - in_doubt, not below zero."""
 
+    @_builtins.property
+    def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetHolder]:
+        """Who holds `outstanding` and `in_doubt`. Set by the server in GetBudget only: the sessions that
+        hold most, at most 1000.
+        """
+
     def __init__(
         self,
         *,
@@ -329,14 +336,65 @@ class BudgetStanding(_message.Message):
         in_doubt: _money_pb2.Money | None = ...,
         overrun: _money_pb2.Money | None = ...,
         available: _money_pb2.Money | None = ...,
+        holders: _abc.Iterable[Global___BudgetHolder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "in_doubt", b"in_doubt", "limit", b"limit", "outstanding", b"outstanding", "overrun", b"overrun", "settled", b"settled", "window_end_time", b"window_end_time", "window_start_time", b"window_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "in_doubt", b"in_doubt", "limit", b"limit", "outstanding", b"outstanding", "overrun", b"overrun", "settled", b"settled", "window_end_time", b"window_end_time", "window_start_time", b"window_start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "holders", b"holders", "in_doubt", b"in_doubt", "limit", b"limit", "outstanding", b"outstanding", "overrun", b"overrun", "settled", b"settled", "window_end_time", b"window_end_time", "window_start_time", b"window_start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BudgetStanding: _TypeAlias = BudgetStanding  # noqa: Y015
+
+@_typing.final
+class BudgetHolder(_message.Message):
+    """What one session of a sidecar holds of a budget's window."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIDECAR_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    SESSION_EPOCH_FIELD_NUMBER: _builtins.int
+    OUTSTANDING_FIELD_NUMBER: _builtins.int
+    IN_DOUBT_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_TIME_FIELD_NUMBER: _builtins.int
+    sidecar: _builtins.str
+    """"sidecars/checkout-eu"."""
+    organization: _builtins.str
+    """The organization that the sidecar is enrolled in: of a budget of the platform it is another one
+    than the budget's.
+    """
+    session_epoch: _builtins.int
+    """Which life of the sidecar."""
+    @_builtins.property
+    def outstanding(self) -> _money_pb2.Money:
+        """Lent, and not yet settled, returned or in doubt."""
+
+    @_builtins.property
+    def in_doubt(self) -> _money_pb2.Money:
+        """Lent, and of unknown fate."""
+
+    @_builtins.property
+    def last_seen_time(self) -> _timestamp_pb2.Timestamp:
+        """When the session's last frame was applied."""
+
+    def __init__(
+        self,
+        *,
+        sidecar: _builtins.str = ...,
+        organization: _builtins.str = ...,
+        session_epoch: _builtins.int = ...,
+        outstanding: _money_pb2.Money | None = ...,
+        in_doubt: _money_pb2.Money | None = ...,
+        last_seen_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["in_doubt", b"in_doubt", "last_seen_time", b"last_seen_time", "outstanding", b"outstanding"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_doubt", b"in_doubt", "last_seen_time", b"last_seen_time", "organization", b"organization", "outstanding", b"outstanding", "session_epoch", b"session_epoch", "sidecar", b"sidecar"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetHolder: _TypeAlias = BudgetHolder  # noqa: Y015
 
 @_typing.final
 class Budget(_message.Message):

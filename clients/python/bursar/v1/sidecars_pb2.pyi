@@ -171,6 +171,7 @@ class HeldAllowance(_message.Message):
     RETURNED_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
     OUTSTANDING_FIELD_NUMBER: _builtins.int
+    IN_DOUBT_FIELD_NUMBER: _builtins.int
     budget: _builtins.str
     """"budgets/b-5e81c2"."""
     @_builtins.property
@@ -193,6 +194,12 @@ class HeldAllowance(_message.Message):
     def outstanding(self) -> _money_pb2.Money:
         """granted - returned - settled, not below zero: what it may still spend (its exposure)."""
 
+    @_builtins.property
+    def in_doubt(self) -> _money_pb2.Money:
+        """The part of `outstanding` whose fate is unknown: the session's journal was lost or cut. For how
+        long, the session's `last_seen_time` tells.
+        """
+
     def __init__(
         self,
         *,
@@ -202,10 +209,11 @@ class HeldAllowance(_message.Message):
         returned: _money_pb2.Money | None = ...,
         settled: _money_pb2.Money | None = ...,
         outstanding: _money_pb2.Money | None = ...,
+        in_doubt: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "outstanding", b"outstanding", "returned", b"returned", "settled", b"settled", "window_start_time", b"window_start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "in_doubt", b"in_doubt", "outstanding", b"outstanding", "returned", b"returned", "settled", b"settled", "window_start_time", b"window_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "granted", b"granted", "outstanding", b"outstanding", "returned", b"returned", "settled", b"settled", "window_start_time", b"window_start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "granted", b"granted", "in_doubt", b"in_doubt", "outstanding", b"outstanding", "returned", b"returned", "settled", b"settled", "window_start_time", b"window_start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
