@@ -40,6 +40,8 @@ INTERRUPTED = 130
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bursar server",
+        # `bursar server` looks for some of them, by their whole names.
+        allow_abbrev=False,
         description="The control plane: who may spend what, and the ledger of what was spent.",
         epilog="Each setting is also read from the environment (BURSAR_POOL_SIZE for "
         "--pool-size) and from the file; BURSAR_ADMIN_KEY and the file alone may hold the admin "

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import signal
 import sys
+import tomllib
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -134,7 +135,7 @@ def server(
         typer.Option(envvar="BURSAR_DATA_DIR", help="Where the embedded Postgres is kept."),
     ] = DEFAULT_DATA_DIR,
 ) -> None:
-    """Run the control plane; without BURSAR_DATABASE_URL on an embedded Postgres.
+    """Run the control plane; without a database_url on an embedded Postgres.
 
     All other options are the server's own.
     """
@@ -142,8 +143,8 @@ def server(
     program = [sys.executable, "-m", "bursar_server", *context.args]
     if _asks_for_help(context.args):
         typer.echo(
-            "Without BURSAR_DATABASE_URL, an embedded Postgres is run in --data-dir "
-            f"(BURSAR_DATA_DIR), {data_dir} by default.\n"
+            "Without a database_url (environment, option or file), an embedded Postgres is run "
+            f"in --data-dir (BURSAR_DATA_DIR), {data_dir} by default.\n"
         )
     if os.environ.get("BURSAR_DATABASE_URL") or _needs_no_postgres(context.args):
         _become(program)
@@ -190,7 +191,28 @@ def _asks_for_help(arguments: list[str]) -> bool:
 def _needs_no_postgres(arguments: list[str]) -> bool:
     """Whether the server was told of a database, or will not open one."""
     told = any(argument.split("=")[0] == "--database-url" for argument in arguments)
-    return told or "--print-settings" in arguments or _asks_for_help(arguments)
+    return (
+        told
+        or "--print-settings" in arguments
+        or _asks_for_help(arguments)
+        or _file_tells_database(arguments)
+    )
+
+
+def _file_tells_database(arguments: list[str]) -> bool:
+    """Whether the server's settings file names a database, or can't be read: it will say why."""
+    path = os.environ.get("BURSAR_CONFIG", "")
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--config":
+            path = value if equals else "".join(arguments[place + 1 : place + 2])
+    if not path:
+        return False
+    try:
+        with Path(path).open("rb") as file:
+            return "database_url" in tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return True
 
 
 def _run_beside(program: list[str], environment: dict[str, str]) -> int:
