@@ -10,6 +10,10 @@ PYTHON ?=
 WORKERS ?= 2
 # More of them for one run: make test PYTEST_ARGUMENTS="-k budget"
 PYTEST_ARGUMENTS ?=
+# Given to `make simulate`: which histories
+SEEDS ?= 1000
+FIRST ?= 0
+SIMULATE ?=
 # Given to `bursar up`, e.g. make up ARGUMENTS="--sidecars 3"
 ARGUMENTS ?=
 # What `make model` searches: small, large, mutants; all but large if empty.
@@ -27,7 +31,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-config --system-certs --universal 
 # buf wants a cache and a home may be missing.
 export BUF_CACHE_DIR ?= $(abspath $(VENV))/buf-cache
 
-.PHONY: help up test venv lint types imports proto proto-check proto-baseline tests bench format lock \
+.PHONY: help up test venv lint types imports proto proto-check proto-baseline tests bench model \
+	simulate format lock \
 	upgrade clean
 
 help: ## list what can be made
@@ -65,6 +70,9 @@ tests: $(STAMP) ## pytest alone
 
 bench: $(STAMP) ## measure against baselines of the same run (docs/performance.md); 3 minutes
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+simulate: $(STAMP) ## run SEEDS=n simulated histories from FIRST=n on, or SIMULATE=--mutants
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(SIMULATE)
 
 model: $(STAMP) ## search the formal model, BOUNDS="small", "large" or "mutants"
 	$(BIN)/python -m tests.simulation.formal $(BOUNDS)

@@ -1,0 +1,211 @@
+"""One process of the control plane: the real service, hub, writer and policy desk.
+
+Only what production leaves to the event loop is written here: when a tick runs, when questions are
+answered, and when a stream's frames are read.
+"""
+
+from collections import defaultdict, deque
+from datetime import datetime, timedelta
+from typing import Any
+
+from bursar.v1 import allowances_pb2
+from bursar_server.allowances.frames import check_frame
+from bursar_server.allowances.hub import Hub, LiveSession
+from bursar_server.allowances.policy import PolicyDesk
+from bursar_server.allowances.service import AllowanceService
+from bursar_server.allowances.settings import LendingSettings
+from bursar_server.allowances.tick import Batch, Deposed
+from bursar_server.allowances.writer import Writer
+from bursar_server.changes import Change
+from bursar_server.errors import BursarError, invalid
+from bursar_server.ledger.entries import Kind
+from bursar_server.sidecars.records import SidecarRecord
+from tests.simulation.database import EPOCH, STORE, Broken, Crash, Database
+from tests.simulation.driving import drive
+
+
+class Time:
+    """True time, in nanoseconds; every node reads it through a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_000_000_000_000
+
+
+class ServerClock:
+    """The control plane's clocks: the wall clock is off by a little."""
+
+    def __init__(self, time: Time, skew_ms: int) -> None:
+        self._time = time
+        self._skew_ms = skew_ms
+
+    def now(self) -> datetime:
+        """The wall-clock time."""
+        return EPOCH + timedelta(microseconds=self._time.now_ns // 1000 + self._skew_ms * 1000)
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self._time.now_ns / 1e9
+
+    def monotonic_ms(self) -> int:
+        """Milliseconds."""
+        return self._time.now_ns // 1_000_000
+
+
+class Stream:
+    """A stream with both directions in flight; what `hub.Stream` is to the control plane."""
+
+    def __init__(self, number: int, sidecar: SidecarRecord, plane: "ControlPlane") -> None:
+        self.number = number
+        self.sidecar_id = sidecar.id
+        self.secret_hash = sidecar.secret_hash
+        self.price_snapshot_version = ""
+        self.organization_id = sidecar.organization_id
+        self.name = f"sidecars/{sidecar.slug}"
+        self.sessions: dict[int, LiveSession] = {}
+        self.plane = plane
+        self.up: deque[allowances_pb2.SidecarFrame] = deque()
+        self.down: deque[allowances_pb2.ControlFrame] = deque()
+        self.served = True
+        """Whether the control plane still reads and writes it."""
+        self.fault = ""
+
+    def send(self, frame: allowances_pb2.ControlFrame) -> None:
+        """On its way to the sidecar."""
+        self.down.append(frame)
+
+    def end(self, reason: str) -> None:
+        """The control plane ends it."""
+        self.fault = self.fault or reason
+
+
+class QuietDesk(PolicyDesk):
+    """Prices are no part of the simulation."""
+
+    async def _price_frames(
+        self, _connection: Any, _session: LiveSession, _snapshot_version: str
+    ) -> list[allowances_pb2.ControlFrame]:
+        return []
+
+
+class ControlPlane:
+    """A process that owns the shard from its start until another one takes it."""
+
+    def __init__(self, database: Database, time: Time, skew_ms: int) -> None:
+        pool: Any = database
+        settings = LendingSettings()
+        self.clock = ServerClock(time, skew_ms)
+        self.hub = Hub()
+        self.writer = Writer(pool, self.hub, self.clock, settings, 0)
+        self.desk = QuietDesk(pool, self.hub, self.clock, settings)
+        self.desk.on_budget = self.writer.budget_changed
+        self.service = AllowanceService(
+            pool, self.hub, self.writer, self.desk, self.clock, settings
+        )
+        self.database = database
+        self.alive = True
+        self.refusals: list[str] = []
+        """Frames of honest sidecars that were refused, with the reason."""
+        tables = database.tables
+        tables.owner_epoch += 1
+        self.owner_epoch = self.writer._tick.owner_epoch = tables.owner_epoch
+        stale = drive(STORE.budgets_with_stale_windows(tables, self.clock.now()))
+        self.writer._changed_budgets.update(stale)
+
+    def open(self, stream: Stream, sidecar: SidecarRecord, hello: allowances_pb2.Hello) -> str:
+        """A sidecar says Hello; returns why it is turned away, "" if it is not."""
+        live: Any = stream
+        try:
+            drive(self.service._open(live, sidecar, hello))
+        except BursarError as error:
+            self.close(stream)
+            return f"{error}"
+        except Crash:
+            self.alive = False
+            return "crashed"
+        return ""
+
+    def read(self, stream: Stream, most: int) -> None:
+        """Take frames off the stream, check them, and hand them to the writer."""
+        while stream.up and most > 0 and stream.served and self.alive:
+            most -= 1
+            message = stream.up.popleft()
+            try:
+                session = stream.sessions.get(message.session_epoch)
+                if session is None:
+                    raise invalid("session_epoch", message.session_epoch, "one of this stream")
+                if message.seq != session.received_seq + 1:
+                    raise invalid("seq", message.seq, f"{session.received_seq + 1}, without gaps")
+                frame = check_frame(message, session.organization_id, session.own_epochs)
+            except BursarError as error:
+                self.refusals.append(str(error))
+                self.close(stream)
+                return
+            session.received_seq = message.seq
+            if frame.resolve:
+                self.desk.ask(session, frame.resolve)
+            drive(self.writer.submit(session, frame))
+
+    def tick(self) -> None:
+        """One transaction of the writer, with what came since the last one."""
+        if not self.alive:
+            return
+        batch = self.writer._take()
+        if not (batch.frames or batch.needs or batch.changed_budgets):
+            return
+        try:
+            drive(self.writer._apply(batch))
+            if self.owner_epoch != self.database.tables.owner_epoch:
+                raise Broken("6: a control plane that was deposed has written")
+            self._facts_are_posted(batch)
+        except (Crash, Deposed):
+            self.alive = False
+            return
+        for session in {s for s in self.hub.sessions.values() if _fault(s)}:
+            self.close(_stream_of(session))
+
+    def _facts_are_posted(self, batch: Batch) -> None:
+        """Whatever else a frame says, its settlements count (invariant 3)."""
+        entries = self.database.tables.entries
+        for _, frame in batch.frames:
+            for settlement in frame.settlements:
+                identity = (settlement.session_epoch, settlement.n)
+                amount, k = 0, 0
+                while (entry := entries.get((*identity, k))) is not None:
+                    amount += entry.amount
+                    k += 1
+                final = settlement.kind is Kind.FINAL
+                if not k or (final and amount != settlement.cost_nanos):
+                    raise Broken(f"3: {identity} cost {settlement.cost_nanos}, posted {amount}")
+
+    def answer(self) -> None:
+        """Tell who keys are, and what changed."""
+        if not self.alive:
+            return
+        desk = self.desk
+        asked, desk._asked = desk._asked, defaultdict(set)
+        changes, desk._changes = desk._changes, []
+        if asked or changes:
+            drive(desk._tell(asked, changes))
+
+    def note(self, change: Change) -> None:
+        """A change was committed in this process."""
+        if self.alive:
+            self.desk.note(change)
+
+    def close(self, stream: Stream) -> None:
+        """A stream ended, or its end was noticed."""
+        if stream.served:
+            stream.served = False
+            live: Any = stream
+            self.desk.forget(live)
+            self.writer.session_gone(self.hub.remove(live))
+
+
+def _stream_of(session: LiveSession) -> Stream:
+    stream: Any = session.stream
+    assert isinstance(stream, Stream)
+    return stream
+
+
+def _fault(session: LiveSession) -> str:
+    return _stream_of(session).fault

@@ -1,0 +1,111 @@
+"""How the real programs are run here: coroutines without an event loop, modules on stand-ins.
+
+Nothing in a simulated process ever waits for another one inside a step, so a coroutine is driven
+to its end at once; where production would pause and try again, it tries again at once.
+"""
+
+import asyncio
+import types
+from collections.abc import Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import structlog
+
+from bursar_server.allowances import policy, service, tick, writer
+from bursar_sidecar import journal
+from tests.simulation import database, disk
+
+T = TypeVar("T")
+
+
+@types.coroutine
+def _pause(_seconds: float) -> Generator[None, None, None]:
+    yield
+
+
+class _Asyncio(types.SimpleNamespace):
+    """asyncio, with pauses that `drive` goes on from at once."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run to the end."""
+    while True:
+        try:
+            coroutine.send(None)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+class MemorySync(journal._Sync):
+    """Syncs when the simulation says so, not in a thread."""
+
+    def start(self, directories: list[Any]) -> None:
+        self._directories = directories
+
+    def ask(self) -> None:
+        self._asked = True
+
+    def stop(self) -> None:
+        self._once()
+
+    def run(self) -> None:
+        """What the thread does a few milliseconds after a write."""
+        self._asked = False
+        self._once()
+
+    def _prune(self) -> None:
+        """Acknowledged segments are kept."""
+
+
+def _stand_ins() -> list[tuple[Any, str, Any]]:
+    paused = _Asyncio(sleep=_pause)
+    return [
+        (tick, "store", database.STORE),
+        (tick, "posting", database.LEDGER),
+        (tick, "budgets_by_ids", database.budgets_by_ids),
+        (writer, "store", database.STORE),
+        (writer, "transaction", database.transaction),
+        (writer, "asyncio", paused),
+        (service, "store", database.STORE),
+        (service, "transaction", database.transaction),
+        (service, "organization_by_id", database.organization_by_id),
+        (policy, "transaction", database.transaction),
+        (policy, "organization_by_id", database.organization_by_id),
+        (policy, "budgets_by_scopes", database.budgets_by_scopes),
+        (policy, "budgets_by_ids", database.budgets_by_ids),
+        (policy, "keys_by_secret_hashes", database.keys_by_secret_hashes),
+        (journal, "os", disk.MemoryOs()),
+        (journal, "_lock", disk.lock),
+        (journal, "_segments", disk.segments),
+        (journal, "_last_number", disk.last_number),
+        (journal, "_sync_directory", lambda path: None),
+        (journal, "_Sync", MemorySync),
+    ]
+
+
+@contextmanager
+def in_memory() -> Iterator[None]:
+    """The programs run on memory inside; outside they are as they were."""
+    stand_ins = _stand_ins()
+    before = [getattr(module, name) for module, name, _ in stand_ins]
+    logging = structlog.get_config()
+    for module, name, stand_in in stand_ins:
+        setattr(module, name, stand_in)
+    structlog.configure(
+        processors=[_drop], wrapper_class=structlog.BoundLogger, cache_logger_on_first_use=False
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**logging)
+        for (module, name, _), value in zip(stand_ins, before, strict=True):
+            setattr(module, name, value)
+
+
+def _drop(_logger: object, _name: str, _event: Any) -> Any:
+    raise structlog.DropEvent

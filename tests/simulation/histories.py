@@ -1,0 +1,103 @@
+"""Histories: made from a seed, run, and cut down to what still fails."""
+
+import traceback
+from random import Random
+from typing import NamedTuple
+
+from tests.simulation.database import Broken
+from tests.simulation.world import Step, World
+
+USUAL = {
+    "call": 30, "finish": 18, "hang_up": 1, "speak": 4, "up": 4, "tick": 4, "answer": 2, "hear": 4,
+    "beat": 5, "flow": 30, "pass": 12, "start": 2, "connect": 2,
+}  # fmt: skip
+"""How often each thing happens; `flow` is what usually happens, the rest breaks it up."""
+THEMES = (
+    {"limit": 6, "sleep": 1},
+    {"kill": 5, "speak": 8, "up": 2, "start": 3},
+    {"arm": 6, "start": 5, "beat": 4},
+    {"cut": 6, "notice": 2, "speak": 6, "up": 6, "hear": 6, "connect": 4},
+    {"herd": 3, "sleep": 1, "pass": 6},
+    {"fault": 6, "tick": 4, "up": 4, "speak": 4},
+    {"depose": 3, "fault": 2, "cut": 2, "notice": 1},
+    {"fill": 5, "start": 3, "beat": 4, "arm": 1},
+    {"drain": 4, "start": 6},
+    {"revoke": 2, "sleep": 1, "call": 10, "hear": 3},
+    {"clone": 3, "speak": 8, "up": 6, "hear": 4, "kill": 1},
+    {"pass": 25, "finish": 10},
+    {"pass": 15, "speak": 8, "up": 8, "tick": 8, "hear": 8},
+    {"sleep": 4, "call": 20, "beat": 4},
+)
+"""What goes wrong in a history: some of these, so that the others get far."""
+LENGTHS = (30, 60, 120, 200)
+
+
+class Failure(NamedTuple):
+    """A history that broke an invariant."""
+
+    seed: int
+    what: str
+    steps: list[Step]
+
+    def __str__(self) -> str:
+        shown = "\n".join(f"    {tuple(step)}," for step in self.steps)
+        return f"seed {self.seed}: {self.what}\n  {len(self.steps)} steps:\n{shown}"
+
+
+def history(seed: int) -> list[Step]:
+    """The steps of a seed. A history has only some of the faults, so that others get far."""
+    random = Random(seed ^ 0x5EED)
+    weights = dict(USUAL)
+    for theme in random.sample(THEMES, random.choice((0, 1, 2, 2, 3, 4))):
+        for name, weight in theme.items():
+            weights[name] = weights.get(name, 0) + weight
+    return [
+        Step(name, random.getrandbits(8), random.getrandbits(16), random.getrandbits(16))
+        for name in random.choices(list(weights), list(weights.values()), k=random.choice(LENGTHS))
+    ]
+
+
+def run(seed: int, steps: list[Step]) -> str:
+    """Run steps in the world of a seed; returns what broke, "" when nothing did."""
+    done = 0
+    try:
+        world = World(seed)
+        for step in steps:
+            world.take(step)
+            done += 1
+        world.end()
+    except Broken as broken:
+        return f"{broken} (after step {done})"
+    except Exception as error:  # noqa: BLE001  # whatever is raised is a finding
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {error} ({place.name}:{place.lineno}, after step {done})"
+    return ""
+
+
+def fails(seed: int) -> Failure | None:
+    """Run the history of a seed."""
+    steps = history(seed)
+    what = run(seed, steps)
+    return Failure(seed, what, steps) if what else None
+
+
+def _kind(what: str) -> str:
+    return what.partition(":")[0]
+
+
+def shrink(failure: Failure) -> Failure:
+    """Leave steps out while it still fails in the same way: ever smaller pieces."""
+    steps, what = failure.steps, failure.what
+    size = max(1, len(steps) // 2)
+    while True:
+        at, cut = 0, False
+        while at < len(steps):
+            fewer = steps[:at] + steps[at + size :]
+            again = run(failure.seed, fewer)
+            if again and _kind(again) == _kind(what):
+                steps, what, cut = fewer, again, True
+            else:
+                at += size
+        if size == 1 and not cut:
+            return Failure(failure.seed, what, steps)
+        size = max(1, size // 2)

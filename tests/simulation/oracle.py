@@ -1,0 +1,317 @@
+"""What is true, kept apart from all balances: what the provider did, and what was posted.
+
+The invariants of the protocol as code. Money is counted here from the calls that were dispatched
+and from the entries that were committed, never from the numbers that are under test.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+
+from bursar_server.ledger.entries import PROVISIONAL_ACCOUNT, Kind
+from bursar_sidecar.allowances import Reservation
+from bursar_sidecar.cashier import Hold
+from bursar_sidecar.desk import Call, Refusal
+from tests.simulation.control_plane import Time
+from tests.simulation.database import EPOCH, Broken, Database, Entry, Tables
+from tests.simulation.sidecar import Life
+
+Pair = tuple[int, int]
+"""A session epoch and a budget window."""
+
+KEY_TRUST_NS = 31 * 1_000_000_000
+"""How long a key may be used after it was revoked: the validity of policy, and what drift adds."""
+EDGE_NS = 100_000_000
+"""How far clocks may be apart about where a window ends: the skew between control planes."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call as the provider saw it, and as its open record says."""
+
+    life: Life
+    parts: tuple[tuple[int, int, tuple[int, ...]], ...]
+    """(session epoch, n, budget windows)."""
+    ceiling: int
+    true: int
+    told: int | None = None
+    """What the sidecar recorded at its end."""
+    dispatched: bool = False
+    unsure: bool = False
+    """Its open record or its end may be missing in the journal: the process died writing it."""
+
+
+class Oracle:
+    """Watches everything; raises Broken."""
+
+    def __init__(self, database: Database, time: Time) -> None:
+        self.database = database
+        self.time = time
+        self.attempts: dict[tuple[int, int], Attempt] = {}
+        self.truth: dict[Pair, int] = defaultdict(int)
+        """Sum of min(true cost, W) of what was dispatched."""
+        self.open_w: dict[Pair, int] = defaultdict(int)
+        self.told_sum: dict[Pair, int] = defaultdict(int)
+        self.posted_first: dict[Pair, int] = defaultdict(int)
+        """First postings."""
+        self.posted_all: dict[Pair, int] = defaultdict(int)
+        """And what was adjusted since."""
+        self.posted: dict[int, int] = defaultdict(int)
+        """By window, all postings."""
+        self.spent: dict[int, int] = defaultdict(int)
+        """By window, the truth."""
+        self.provisional = 0
+        self.highest_limit: dict[int, int] = {}
+        """By budget."""
+        self.revoked_at: dict[int, int] = {}
+        """By key id, in true time."""
+        self.budgets_of_key: dict[int, set[int]] = {}
+        self.hashes = {key.id: key.secret_hash for key in database.tables.keys.values()}
+        self.unproven: set[int] = set()
+        """Sessions whose journal was lost, cut or copied."""
+        self.refusals: dict[str, int] = defaultdict(int)
+        database.on_commit = self.committed
+
+    # -- what sidecars do ----------------------------------------------------------------------
+
+    def intends(self, life: Life, reservation: Reservation, call: Call) -> None:
+        """A call was admitted: invariant 7, and the draw set it must have."""
+        now = life.clock.boot_ns()
+        drawn: set[int] = set()
+        for part in reservation.parts:
+            if now >= part.leg.valid_until or part.leg.fenced:
+                raise Broken("7: admitted after the validity lapsed")
+            for pool in part.pools:
+                window = self.database.tables.windows[pool.window_id]
+                drawn.add(window.row.budget_id)
+                if window.hard and (not pool.lent or pool.free_nanos < 0):
+                    raise Broken(f"7: admitted with {pool.free_nanos} free after it")
+                self._in_time(pool.window_id)
+        key_id = call.spender.key_id
+        if drawn != self.budgets_of_key[key_id]:
+            raise Broken(f"7: drew on budgets {drawn} instead of {self.budgets_of_key[key_id]}")
+        if self.hashes[key_id] in life.refused_keys:
+            raise Broken("7: a key is used by a sidecar that was told of its revocation")
+        revoked_at = self.revoked_at.get(key_id)
+        if revoked_at is not None and self.time.now_ns > revoked_at + KEY_TRUST_NS:
+            raise Broken("7: a key is used long after it was revoked")
+        _kind, true, _told = call.run.split(":")
+        attempt = Attempt(
+            life,
+            tuple((part.leg.epoch, part.n, tuple(part.window_ids)) for part in reservation.parts),
+            call.ceiling_nanos,
+            int(true),
+            unsure=True,
+        )
+        for epoch, n, window_ids in attempt.parts:
+            before = self.attempts.get((epoch, n))
+            if before is not None and before.life is life:
+                raise Broken(f"6: charge {epoch}-{n} is given twice")
+            self.attempts[epoch, n] = attempt
+            for window_id in window_ids:
+                self.open_w[epoch, window_id] += attempt.ceiling
+
+    def _in_time(self, window_id: int) -> None:
+        row = self.database.tables.windows[window_id].row
+        start_ns = _ns(row.start_at)
+        late = row.end_at is not None and self.time.now_ns >= _ns(row.end_at) + EDGE_NS
+        if late or self.time.now_ns < start_ns - EDGE_NS:
+            raise Broken(
+                f"7: admitted into window {window_id} at {self.time.now_ns / 1e9}, it runs from "
+                f"{start_ns / 1e9} to {_ns(row.end_at) / 1e9 if row.end_at else 'ever'}"
+            )
+
+    def undone(self, reservation: Reservation) -> None:
+        """The open record could not be written."""
+        for part in reservation.parts:
+            attempt = self.attempts.pop((part.leg.epoch, part.n))
+            for window_id in part.window_ids:
+                self.open_w[part.leg.epoch, window_id] -= attempt.ceiling
+
+    def dispatched(self, _life: Life, hold: Hold) -> None:
+        """The provider has it now, and will bill it whatever happens here."""
+        for attempt in self._attempts_of(hold):
+            attempt.dispatched, attempt.unsure = True, False
+            cost = min(attempt.true, attempt.ceiling)
+            for epoch, _n, window_ids in attempt.parts:
+                for window_id in window_ids:
+                    self.truth[epoch, window_id] += cost
+                    self.spent[window_id] += cost
+                    self._within_limit(window_id)
+
+    def _within_limit(self, window_id: int) -> None:
+        window = self.database.tables.windows[window_id]
+        highest = self.highest_limit[window.row.budget_id]
+        if window.hard and self.spent[window_id] > highest:
+            raise Broken(
+                f"1: {self.spent[window_id]} is spent of window {window_id}, whose limit never "
+                f"was above {highest}"
+            )
+
+    def told(self, hold: Hold, cost_nanos: int) -> None:
+        """The end of a call is about to be recorded."""
+        for attempt in self._attempts_of(hold):
+            attempt.told, attempt.unsure = cost_nanos, True
+            for epoch, _n, window_ids in attempt.parts:
+                for window_id in window_ids:
+                    self.open_w[epoch, window_id] -= attempt.ceiling
+                    self.told_sum[epoch, window_id] += cost_nanos
+
+    def recorded(self, hold: Hold) -> None:
+        """The end of a call is in the journal."""
+        for attempt in self._attempts_of(hold):
+            attempt.unsure = False
+
+    def refused(self, _life: Life, refusal: Refusal) -> None:
+        """Counted by reason, to know what histories reach."""
+        self.refusals[refusal.reason] += 1
+
+    def _attempts_of(self, hold: Hold) -> list[Attempt]:
+        first = hold.opened.parts[0]
+        return [self.attempts[first.epoch, first.n]]
+
+    # -- what is committed ---------------------------------------------------------------------
+
+    def committed(self, before: Tables, after: Tables) -> None:
+        """A transaction became durable: invariants 2, 3 and 6."""
+        posted_now: dict[int, int] = defaultdict(int)
+        for entry in islice(after.entries.values(), len(before.entries), None):
+            self._entry(entry)
+            for window_id in entry.window_ids:
+                self.posted[window_id] += entry.amount
+                posted_now[window_id] += entry.amount
+                self.posted_all[entry.epoch, window_id] += entry.amount
+                if entry.k == 0:
+                    self.posted_first[entry.epoch, window_id] += entry.amount
+            if entry.credit == PROVISIONAL_ACCOUNT:
+                self.provisional += entry.amount
+        if after.quarantined:
+            raise Broken(f"3: a frame was set aside: {after.quarantined}")
+        granted: set[int] = set()
+        held: dict[int, int] = defaultdict(int)
+        doubt: dict[int, int] = defaultdict(int)
+        for pair, (g, r, c, d) in after.allowances.items():
+            old = before.allowances.get(pair, (0, 0, 0, 0))
+            if old[0] > g or old[1] > r or old[2] > c:
+                raise Broken(f"6: a total fell: {old} became {(g, r, c, d)}")
+            if c != self.posted_first[pair]:
+                raise Broken(f"6: {c} is settled by {pair}, entries say {self.posted_first[pair]}")
+            if g > old[0]:
+                granted.add(pair[1])
+            held[pair[1]] += max(0, g - r - c)
+            doubt[pair[1]] += d
+        for window_id, window in after.windows.items():
+            if window.settled != self.posted[window_id]:
+                raise Broken(
+                    f"6: window {window_id} has settled {window.settled}, entries say "
+                    f"{self.posted[window_id]}"
+                )
+            if not window.hard:
+                continue
+            if window.outstanding + window.in_doubt != held[window_id]:
+                raise Broken(
+                    f"2: window {window_id} has {window.outstanding} + {window.in_doubt} out, "
+                    f"allowances say {held[window_id]}"
+                )
+            exposed = window.settled + held[window_id]
+            if window_id in granted and exposed > window.limit:
+                raise Broken(f"2: granted up to {exposed} of {window.limit}")
+            old_window = before.windows.get(window_id, window)
+            exposed_before = old_window.settled + old_window.outstanding + old_window.in_doubt
+            allowed = max(window.ceiling, exposed_before + posted_now[window_id])
+            if exposed > allowed:
+                raise Broken(f"2: {exposed} is out and spent of a ceiling of {window.ceiling}")
+            if window.ceiling > self.highest_limit[window.row.budget_id]:
+                raise Broken("2: the ceiling is above every limit there was")
+        self._sessions(after)
+
+    def _entry(self, entry: Entry) -> None:
+        attempt = self.attempts.get((entry.epoch, entry.n))
+        if attempt is None:
+            raise Broken(f"6: charge {entry.epoch}-{entry.n} was never reserved")
+        for epoch, n, window_ids in attempt.parts:
+            if (epoch, n) == (entry.epoch, entry.n) and window_ids != entry.window_ids:
+                raise Broken(
+                    f"6: charge {epoch}-{n} was admitted under {window_ids} and posted under "
+                    f"{entry.window_ids}"
+                )
+        if entry.kind is Kind.FINAL and attempt.told is not None and entry.amount != attempt.told:
+            raise Broken(f"6: {entry.epoch}-{entry.n} cost {attempt.told}, posted {entry.amount}")
+
+    def _sessions(self, after: Tables) -> None:
+        for session in after.sessions.values():
+            if session.state == "closed" and session.settled_count != session.last_n:
+                raise Broken(f"6: session {session.epoch} is closed with numbers missing")
+
+    # -- after every step ----------------------------------------------------------------------
+
+    def check(self, lives: list[Life]) -> None:
+        """Invariants 4 and 5, on what is durable and on what sidecars hold."""
+        tables = self.database.tables
+        for pair, cost in self.truth.items():
+            granted, returned, settled, _ = tables.allowances.get(pair, (0, 0, 0, 0))
+            covered = self.posted_all[pair] + max(0, granted - returned - settled)
+            if covered < cost and tables.windows[pair[1]].hard:
+                raise Broken(
+                    f"5: {cost} was spent by {pair}, only {covered} is settled or held for it"
+                )
+        for life in lives:
+            for leg in life.legs():
+                state = tables.sessions[leg.epoch].state
+                for window_id, pool in leg.pools.items():
+                    if not pool.lent or state == "closed":
+                        continue
+                    pair = (leg.epoch, window_id)
+                    granted, returned, _, _ = tables.allowances.get(pair, (0, 0, 0, 0))
+                    used = pool.free_nanos + self.open_w[pair] + self.told_sum[pair]
+                    if used > granted - returned:
+                        raise Broken(
+                            f"4: {pair} uses {used} of {granted} granted, {returned} returned"
+                        )
+
+    # -- at the end ----------------------------------------------------------------------------
+
+    def settled_at_last(self) -> None:
+        """Everything was healed and every sidecar ended orderly: nothing is lost or stranded."""
+        tables = self.database.tables
+        for (epoch, n), attempt in self.attempts.items():
+            if not attempt.dispatched or epoch in self.unproven:
+                continue
+            amount, k = 0, 0
+            while (entry := tables.entries.get((epoch, n, k))) is not None:
+                amount += entry.amount
+                k += 1
+            if not k:
+                raise Broken(f"5: charge {epoch}-{n} was dispatched and never posted")
+            exact = attempt.told if attempt.told is not None else attempt.ceiling
+            choice = {exact, attempt.ceiling} if attempt.unsure else {exact}
+            if amount not in choice:
+                raise Broken(f"5: charge {epoch}-{n} is posted at {amount}, expected {choice}")
+        used = {epoch for epoch, _window in tables.allowances}
+        for session in tables.sessions.values():
+            # One that was opened and never heard of by its sidecar holds nothing.
+            if session.epoch not in used or session.epoch in self.unproven:
+                continue
+            if session.state != "closed":
+                raise Broken(f"stranded: session {session.epoch} is {session.state} for ever")
+        for (epoch, window_id), (g, r, c, _) in tables.allowances.items():
+            if g - r - c > 0 and epoch not in self.unproven:
+                raise Broken(f"stranded: session {epoch} holds {g - r - c} of window {window_id}")
+        now_ns = self.time.now_ns
+        for window_id, window in tables.windows.items():
+            end_at = window.row.end_at
+            told = window.version == tables.budgets[window.row.budget_id].version
+            if not told and (end_at is None or _ns(end_at) > now_ns):
+                raise Broken(f"stranded: window {window_id} never heard of its budget's limit")
+        if self.provisional != self._provisional_open(tables):
+            raise Broken(f"6: {self.provisional} stands on the provisional account")
+
+    @staticmethod
+    def _provisional_open(tables: Tables) -> int:
+        finals = {(e.epoch, e.n) for e in tables.entries.values() if e.kind is not Kind.PROVISIONAL}
+        return sum(e.amount for e in tables.entries.values() if (e.epoch, e.n) not in finals)
+
+
+def _ns(at: datetime) -> int:
+    return int((at - EPOCH).total_seconds() * 1_000_000) * 1_000

@@ -1,0 +1,378 @@
+"""One sidecar: the real cashier, book, journal, identity, roster and outbox, process by process.
+
+Only what production leaves to the event loop and to gRPC is written here: waiting for one's turn,
+saying what the outboxes hold, hearing what came, and the beat.
+"""
+
+import contextlib
+from typing import Any, Protocol
+
+from bursar.usage import Usage
+from bursar.v1 import allowances_pb2
+from bursar_server.sidecars.records import SidecarRecord
+from bursar_sidecar.allowances import Book, LineIsFullError, Plan, Reservation
+from bursar_sidecar.cashier import Cashier, Hold, _Ticket
+from bursar_sidecar.clock import NANOS_PER_MS
+from bursar_sidecar.desk import Call, Outcome, OutcomeKind, Refusal, Spender
+from bursar_sidecar.identity import Identity, KnownKey
+from bursar_sidecar.journal import Journal, JournalLimits
+from bursar_sidecar.pools import Leg
+from bursar_sidecar.roster import StreamRestart
+from bursar_sidecar.session import Session
+from tests.simulation.control_plane import ControlPlane, Stream, Time
+from tests.simulation.disk import Disk, DiskPath
+from tests.simulation.driving import MemorySync, drive
+
+LIMITS = JournalLimits(segment_bytes=3_000, unacknowledged_bytes=20_000, open_calls=20)
+"""Small, so that every history rotates segments and some reach the caps."""
+
+
+class Witness(Protocol):
+    """Who watches what sidecars do, to compare it with what may be."""
+
+    def intends(self, life: "Life", reservation: Reservation, call: Call) -> None:
+        """A reservation was made; its open record is about to be written."""
+
+    def undone(self, reservation: Reservation) -> None:
+        """The open record could not be written; the call does not start."""
+
+    def dispatched(self, life: "Life", hold: Hold) -> None:
+        """The first byte goes upstream."""
+
+    def told(self, hold: Hold, cost_nanos: int) -> None:
+        """The end of a call was recorded."""
+
+    def recorded(self, hold: Hold) -> None:
+        """It is in the journal."""
+
+    def refused(self, life: "Life", refusal: Refusal) -> None:
+        """A call may not start."""
+
+
+class Clock:
+    """A sidecar's clocks: they run fast or slow, and the wall clock is off."""
+
+    def __init__(self, time: Time, skew_ms: int, drift_ppm: int) -> None:
+        self._time = time
+        self._skew_ns = skew_ms * NANOS_PER_MS
+        self._drift_ppm = drift_ppm
+
+    def boot_ns(self) -> int:
+        """Nanoseconds, suspended time included."""
+        now = self._time.now_ns
+        return now + now * self._drift_ppm // 1_000_000
+
+    def wall_ns(self) -> int:
+        """Nanoseconds of the day."""
+        return 1_800_000_000_000_000_000 + self.boot_ns() + self._skew_ns
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.boot_ns() / 1e9
+
+
+class Waits(BaseException):
+    """A call stands in line."""
+
+    def __init__(self, ticket: _Ticket) -> None:
+        super().__init__()
+        self.ticket = ticket
+
+
+class Turn:
+    """What a waiting call waits for: a future without an event loop."""
+
+    def __init__(self) -> None:
+        self.hold: Hold | None = None
+        self.refusal: Refusal | None = None
+
+    def done(self) -> bool:
+        """Whether its turn came, or never will."""
+        return self.hold is not None or self.refusal is not None
+
+    def set_result(self, hold: Hold) -> None:
+        """Its turn came."""
+        self.hold = hold
+
+    def set_exception(self, refusal: Refusal) -> None:
+        """It may not start."""
+        self.refusal = refusal
+
+
+class QuietSession(Session):
+    """The session without its timers."""
+
+    def touched(self) -> None:
+        """Everything is said when the simulation says so."""
+
+
+class SteppedCashier(Cashier):
+    """The cashier without an event loop to wait on."""
+
+    life: "Life"
+
+    async def _begin(self) -> None:
+        """Nobody waits for the first word here."""
+
+    async def _resolve(self, key_hash: bytes) -> KnownKey:
+        self._session.resolve(key_hash)
+        raise Refusal("no_allowance", "it is asked who the key is")
+
+    def _open(self, call: Call, reservation: Reservation) -> Hold:
+        witness = self.life.witness
+        witness.intends(self.life, reservation, call)
+        try:
+            return super()._open(call, reservation)
+        except Refusal:
+            witness.undone(reservation)
+            raise
+
+    async def _wait(self, call: Call, plan: Plan, ceiling_nanos: int, now: int) -> Hold:
+        self._recall_refusal(plan, ceiling_nanos, now)
+        deadline = now + self._reserve_wait_ms * NANOS_PER_MS
+        try:
+            waiter = self._book.wait(plan, ceiling_nanos, now, deadline)
+        except LineIsFullError:
+            raise Refusal("overloaded") from None
+        turn: Any = Turn()
+        ticket = _Ticket(call, waiter, turn)
+        self._tickets[waiter.order] = ticket
+        self._session.ask(waiter)
+        raise Waits(ticket)
+
+    def leave_line(self, ticket: _Ticket) -> None:
+        """What `_wait` does at its end, whichever way it ends."""
+        waiter = ticket.waiter
+        del self._tickets[waiter.order]
+        if waiter.order in self._book.waiters:
+            self._book.withdraw(waiter)
+            self._session.withdraw(waiter)
+            self._session.pump()
+
+
+class Life:
+    """One process of a sidecar, from its start to its end."""
+
+    def __init__(self, machine: "Sidecar", number: int) -> None:
+        self.machine = machine
+        self.witness = machine.witness
+        self.clock = machine.clock
+        directory: Any = DiskPath(machine.disk, "")
+        self.journal = Journal(directory, boot_id=machine.boot_id, limits=LIMITS)
+        self.book = Book()
+        self.identity = Identity()
+        dial: Any = None
+        self.session = QuietSession(
+            dial, self.clock, self.book, self.identity, self.journal, build="simulated"
+        )
+        self.session._boot_id = f"{machine.name}-{number}"
+        self.roster = self.session._roster
+        self.cashier = SteppedCashier(
+            self.clock, self.book, self.identity, self.journal, self.session, reserve_wait_ms=2_000
+        )
+        self.cashier.life = self
+        self.stream: Stream | None = None
+        self.hello_sent_at = 0
+        self.waiting: list[_Ticket] = []
+        self.open: list[Hold] = []
+        self.refused_keys: set[bytes] = set()
+        """Whose refusal this process has heard."""
+        self.draining = False
+        self._goodbye = False
+        self.closed = False
+
+    # -- calls ---------------------------------------------------------------------------------
+
+    def call(self, api_key: str, ceiling_nanos: int, plan: str) -> None:
+        """An app's call; `plan` is what the provider will do with it."""
+        try:
+            spender: Spender = drive(self.cashier.identify(api_key))
+            hold = drive(
+                self.cashier.reserve(
+                    Call(
+                        spender, "simulated", "model", "model", ceiling_nanos, ceiling_nanos,
+                        run=plan, started_at=self.clock.wall_ns(),
+                    )
+                )
+            )  # fmt: skip
+        except Waits as waits:
+            self.waiting.append(waits.ticket)
+        except Refusal as refusal:
+            self.witness.refused(self, refusal)
+        else:
+            assert isinstance(hold, Hold)
+            self._dispatch(hold)
+
+    def _dispatch(self, hold: Hold) -> None:
+        self.open.append(hold)
+        self.witness.dispatched(self, hold)
+
+    def look_at_lines(self) -> None:
+        """Waiting calls whose turn came start; those that waited too long leave."""
+        now = self.clock.boot_ns()
+        for ticket in list(self.waiting):
+            turn: Any = ticket.future
+            assert isinstance(turn, Turn)
+            late = now >= ticket.waiter.deadline
+            if not turn.done() and not late:
+                continue
+            self.waiting.remove(ticket)
+            self.cashier.leave_line(ticket)
+            if turn.hold is not None:
+                self._dispatch(turn.hold)
+            else:
+                refusal = turn.refusal or self.cashier._too_late(ticket)
+                self.witness.refused(self, refusal)
+
+    def hang_up(self, ticket: _Ticket) -> None:
+        """The app of a waiting call is gone."""
+        self.waiting.remove(ticket)
+        turn: Any = ticket.future
+        if turn.hold is not None:
+            self.witness.told(turn.hold, 0)
+            self.cashier._release(turn.hold)
+        self.cashier.leave_line(ticket)
+
+    def finish(self, hold: Hold) -> None:
+        """The provider's answer ended, as its plan says."""
+        kind, _true, told = hold.opened.run.split(":")
+        kinds: dict[str, OutcomeKind] = {
+            "final": "final", "error": "provider_error", "aborted": "aborted", "unknown": "unknown",
+        }  # fmt: skip
+        self.open.remove(hold)
+        self.witness.told(hold, int(told))
+        self.cashier.settle(
+            hold, Outcome(kinds[kind], Usage(), int(told), finished_at=self.clock.wall_ns())
+        )
+        self.witness.recorded(hold)
+
+    # -- the stream ----------------------------------------------------------------------------
+
+    def connect(self, plane: ControlPlane, number: int) -> None:
+        """Say Hello on a new stream."""
+        self.lose_stream()
+        self.hello_sent_at = self.clock.boot_ns()
+        hello = allowances_pb2.Hello(
+            boot_id=self.session._boot_id,
+            build="simulated",
+            prior_sessions=self.roster.prior_sessions(),
+        )
+        stream = Stream(number, self.machine.record, plane)
+        refused = plane.open(stream, self.machine.record, hello)
+        if not refused:
+            self.stream = stream
+        elif "hello.prior_sessions" in refused:
+            self.roster.disown(refused)
+
+    def lose_stream(self) -> None:
+        """The stream is over for this side."""
+        if self.stream is not None:
+            self.stream = None
+            self.session.connected = False
+            self.roster.lost()
+
+    def speak(self) -> None:
+        """Say what the outboxes hold."""
+        if self.stream is None or not self.session.connected:
+            return
+        now = self.clock.boot_ns()
+        for outbox in self.roster.welcomed():
+            if now - outbox.last_sent_at >= self.roster.valid_for_ms * NANOS_PER_MS // 3:
+                outbox.keep_alive()
+            while (frame := outbox.compose(self.book, now)) is not None:
+                self.stream.up.append(frame)
+                if not outbox.has_news:
+                    break
+
+    def hear(self, most: int) -> None:
+        """Hear frames that came."""
+        stream = self.stream
+        while stream is not None and stream.down and most > 0:
+            most -= 1
+            frame = stream.down.popleft()
+            for key in frame.policy.keys:
+                if key.refusal:
+                    self.refused_keys.add(key.key_hash)
+            try:
+                self.session._hear(frame, self.hello_sent_at)
+            except StreamRestart:
+                self.lose_stream()
+                return
+            self.session.connected = True
+        if stream is not None and not stream.served and not stream.down:
+            self.lose_stream()
+
+    def beat(self) -> None:
+        """Time is told: to the journal after a fault, to the lines, to who waited too long."""
+        self.journal.retry()
+        if self.book.waiters:
+            self.session._serve_lines()
+        self.look_at_lines()
+
+    def sync(self) -> None:
+        """The journal's thread syncs."""
+        sync: Any = self.journal._sync
+        assert isinstance(sync, MemorySync)
+        sync.run()
+
+    def drain(self) -> None:
+        """Begin to end in an orderly way, or go on with it. Sets `closed` at its end."""
+        if not self.draining:
+            self.draining = self.cashier._draining = True
+            for ticket in self.waiting:
+                self.cashier._refuse(ticket, Refusal("overloaded"))
+            self.look_at_lines()
+        outboxes = self.roster.outboxes()
+        if self.journal.open_calls and self.open:
+            return
+        if not self._said_goodbye(outboxes):
+            return
+        if all(outbox.is_settled for outbox in outboxes):
+            self.journal.close()
+            self.closed = True
+
+    def _said_goodbye(self, outboxes: list[Any]) -> bool:
+        """What `Session.close` says once no call is open."""
+        if self._goodbye or not outboxes:
+            return True
+        for outbox in outboxes:
+            for pool in outbox.leg.pools.values():
+                pool.give_back()
+            outbox.report(outbox.leg.pools)
+            if not outbox.leg.open_count:
+                outbox.closes.append((outbox.leg.epoch, outbox.leg.last_n))
+        self._goodbye = True
+        return True
+
+    def legs(self) -> list[Leg]:
+        """The present sessions."""
+        return [outbox.leg for outbox in self.roster.outboxes()]
+
+
+class Sidecar:
+    """A machine that runs one sidecar process after the other."""
+
+    def __init__(
+        self, name: str, record: SidecarRecord, clock: Clock, disk: Disk, witness: Witness
+    ) -> None:
+        self.name = name
+        self.record = record
+        self.clock = clock
+        self.disk = disk
+        self.witness = witness
+        self.boots = 1
+        self.machine_name = name
+        self.lives = 0
+        self.life: Life | None = None
+
+    @property
+    def boot_id(self) -> str:
+        """Of the machine: another one after a power loss."""
+        return f"{self.machine_name}-boot-{self.boots}"
+
+    def start(self) -> None:
+        """Start the process, unless one runs."""
+        if self.life is None:
+            self.lives += 1
+            with contextlib.suppress(OSError):  # the disk is full: it can't start yet
+                self.life = Life(self, self.lives)
