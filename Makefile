@@ -75,7 +75,7 @@ simulate: $(STAMP) ## run SEEDS=n simulated histories from FIRST=n on, or SIMULA
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(SIMULATE)
 
 model: $(STAMP) ## search the formal model, BOUNDS="small", "large" or "mutants"
-	$(BIN)/python -m tests.simulation.formal $(BOUNDS)
+	$(BIN)/python -m tests.simulation.formal.make_model $(BOUNDS)
 
 proto: $(STAMP) ## generate the Python code of the protos
 	$(BIN)/python proto/generate.py
