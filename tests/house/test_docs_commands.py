@@ -59,6 +59,11 @@ def commands(program: str) -> list[tuple[str, list[str]]]:
 def disarm(command: Any) -> None:
     """Let a command and those below it parse their arguments and do nothing."""
     command.callback = lambda *_, **__: None
+    for parameter in getattr(command, "params", []):
+        # Eager options act while they are parsed: --install-completion edits the shell's files.
+        # Help alone does no harm, and ends the parsing where it should end.
+        if parameter.name != "help":
+            parameter.callback = None
     for below in getattr(command, "commands", {}).values():
         disarm(below)
 
