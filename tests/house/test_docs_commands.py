@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,14 +57,22 @@ def commands(program: str) -> list[tuple[str, list[str]]]:
     return found
 
 
+def end_of_parsing(context: Any, parameter: Any, value: Any) -> Any:
+    """What such an option does instead of its work: it ends the program, if it was given."""
+    if value and not context.resilient_parsing:
+        raise typer.Exit
+    return value
+
+
 def disarm(command: Any) -> None:
     """Let a command and those below it parse their arguments and do nothing."""
     command.callback = lambda *_, **__: None
     for parameter in getattr(command, "params", []):
-        # Eager options act while they are parsed: --install-completion edits the shell's files.
-        # Help alone does no harm, and ends the parsing where it should end.
-        if parameter.name != "help":
-            parameter.callback = None
+        # Options whose value no command gets act while they are parsed: --install-completion edits
+        # the shell's files.
+        acts = parameter.is_eager or not parameter.expose_value
+        if acts and parameter.name != "help":
+            parameter.callback = end_of_parsing
     for below in getattr(command, "commands", {}).values():
         disarm(below)
 
@@ -111,6 +120,17 @@ def test_targets_of_make_in_the_documents_exist() -> None:
         named += [line.split()[1] for line in shell_lines(tree.text(name)) if line[:5] == "make "]
         faults += [f"{name}: make {target}" for target in named if target not in targets]
     tree.expect_none(faults, "A document names a target that the Makefile does not have:")
+
+
+def test_reading_a_document_installs_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    assert fault(["--install-completion", "bash"]) == ""
+    assert fault(["--version"]) == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
