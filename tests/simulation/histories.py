@@ -24,6 +24,7 @@ THEMES = (
     {"drain": 4, "start": 6},
     {"revoke": 2, "sleep": 1, "call": 10, "hear": 3},
     {"clone": 3, "speak": 8, "up": 6, "hear": 4, "kill": 1},
+    {"clone": 6, "speak": 20, "up": 20, "tick": 8, "finish": 20, "call": 30},
     {"pass": 25, "finish": 10},
     {"pass": 15, "speak": 8, "up": 8, "tick": 8, "hear": 8},
     {"sleep": 4, "call": 20, "beat": 4},

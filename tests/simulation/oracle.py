@@ -83,7 +83,9 @@ class Oracle:
             if now >= part.leg.valid_until or part.leg.fenced:
                 raise Broken("7: admitted after the validity lapsed")
             for pool in part.pools:
-                window = self.database.tables.windows[pool.window_id]
+                window = self.database.tables.windows.get(pool.window_id)
+                if window is None:
+                    raise Broken(f"2: window {pool.window_id} was told and never committed")
                 drawn.add(window.row.budget_id)
                 if window.hard and (not pool.lent or pool.free_nanos < 0):
                     raise Broken(f"7: admitted with {pool.free_nanos} free after it")
@@ -197,7 +199,7 @@ class Oracle:
                 raise Broken(f"6: a total fell: {old} became {(g, r, c, d)}")
             if c != self.posted_first[pair]:
                 raise Broken(f"6: {c} is settled by {pair}, entries say {self.posted_first[pair]}")
-            if g > old[0]:
+            if g > old[0] and after.sessions[pair[0]].state == "open":
                 granted.add(pair[1])
             held[pair[1]] += max(0, g - r - c)
             doubt[pair[1]] += d

@@ -46,3 +46,14 @@ def test_a_journal_is_not_believed_complete_when_it_knows_less_than_is_settled()
     row = SessionRow(1, 7, "fenced", 4, 1, 1, None, "complete")
     window = closed_by(row, 0)
     assert (row.journal, window.in_doubt) == ("truncated", 65)
+
+
+def test_what_an_adjustment_of_a_cut_journal_brings_home_stays_in_doubt() -> None:
+    # Behind the cut another call may have spent what the first one left.
+    window = rules.WindowBalance(
+        id=10, budget_id=1, hard=True, limit=100, ceiling=100, settled=60, in_doubt=40
+    )
+    books = rules.Books({10: window}, {(7, 10): rules.Totals(100, settled=60, in_doubt=40)})
+    books.adjust([10], -55, doubted=7)
+    assert (window.settled, window.outstanding, window.in_doubt) == (5, 0, 95)
+    assert books.of(7, 10).held == 95

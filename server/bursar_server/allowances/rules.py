@@ -160,14 +160,21 @@ class Books:
                 window.crossed = True
         return overrun
 
-    def adjust(self, window_ids: Iterable[int], amount: int) -> None:
-        """Post a later difference of a fact: it moves what is settled, not what was lent."""
+    def adjust(self, window_ids: Iterable[int], amount: int, *, doubted: int | None = None) -> None:
+        """Post a later difference of a fact: it moves what is settled, not what was lent.
+
+        `doubted` is the session of the fact if its journal is cut. What then comes home may have
+        been spent on calls that the cut hides: it goes back to the session, in doubt.
+        """
         for window_id in window_ids:
             window = self.windows[window_id]
             counted = min(amount, MOST_BALANCE - window.settled)
             window.settled += counted
             if window.hard and counted > 0:
                 window.overrun += counted
+            elif window.hard and doubted is not None:
+                self._move(window, self.of(doubted, window_id), granted=-counted)
+                self.doubt(doubted)
             window.ratchet()
             window.changed = True
 

@@ -93,8 +93,9 @@ def _post(state: Slice, postings: Sequence[Posting], output: Output) -> None:
         )
         if entry.overrun_nanos:
             output.events.append(_overrun_event(entry, state.books))
-    for (_, _, window_ids), difference in adjustments.items():
-        state.books.adjust(window_ids, difference)
+    for (epoch, _, window_ids), difference in adjustments.items():
+        is_cut = state.sessions[epoch].journal == "truncated"
+        state.books.adjust(window_ids, difference, doubted=epoch if is_cut else None)
     currencies = {p.settlement.organization_id: p.currency for p in postings}
     for window in state.books.windows.values():
         if window.crossed:
