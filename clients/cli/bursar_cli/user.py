@@ -4,35 +4,16 @@ from typing import Annotated, Final
 
 import typer
 
-from bursar.client import new_request_id
-from bursar.v1 import identity_pb2
-from bursar_cli import typed
-from bursar_cli.cells import Column, when_set
-from bursar_cli.verbs import Session, changes, noun, verb
+from bursar_cli.cells import Column
+from bursar_cli.spenders import Disabled, DisplayName, Metadata, Spenders
+from bursar_cli.verbs import Session, noun, verb
 
 app = noun("user", "Users: people (or robots) inside an organization.")
 
-COLUMNS: Final = (
-    Column("Name", lambda user: user.name),
-    Column("Display name", lambda user: user.display_name),
-    Column("Email", lambda user: user.email),
-    Column("Metadata", lambda user: [f"{k}={v}" for k, v in sorted(user.metadata.items())]),
-    Column("Disabled", lambda user: user.disabled),
-    Column("Created", lambda user: when_set(user, "create_time")),
-    Column("Organization", lambda user: user.organization, wide=True),
-)
+USERS: Final = Spenders("User", [Column("Email", lambda user: user.email)])
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="ada or users/ada.")]
-DisplayName = Annotated[str | None, typer.Option(help="What people read.")]
 Email = Annotated[str | None, typer.Option(help='Where alerts go; "" takes it away.')]
-Metadata = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help='A label; may be repeated. "" takes all away.'),
-]
-
-
-def _name(text: str) -> str:
-    return typed.resource_name("users", text, "NAME")
 
 
 @verb(app, "create")
@@ -47,21 +28,7 @@ def create_user(
 
     bursar user create ada --email ada@example.com
     """
-    session.show(
-        session.client.users.CreateUser(
-            identity_pb2.CreateUserRequest(
-                user=identity_pb2.User(
-                    name=_name(name),
-                    organization=session.organization,
-                    display_name=display_name or "",
-                    email=email or "",
-                    metadata=typed.labels(metadata, "--metadata"),
-                ),
-                request_id=new_request_id(),
-            )
-        ),
-        COLUMNS,
-    )
+    USERS.create(session, name, display_name, metadata, email=email or "")
 
 
 @verb(app, "list")
@@ -70,11 +37,7 @@ def list_users(session: Session) -> None:
 
     bursar user list -o json
     """
-    session.show_list(
-        session.client.users.ListUsers,
-        identity_pb2.ListUsersRequest(organization=session.organization),
-        COLUMNS,
-    )
+    USERS.show_all(session)
 
 
 @verb(app, "show")
@@ -83,8 +46,7 @@ def show_user(session: Session, name: Name) -> None:
 
     bursar user show ada
     """
-    asked = identity_pb2.GetUserRequest(organization=session.organization, name=_name(name))
-    session.show(session.client.users.GetUser(asked), COLUMNS)
+    USERS.show(session, name)
 
 
 @verb(app, "update")
@@ -94,32 +56,13 @@ def update_user(
     display_name: DisplayName = None,
     email: Email = None,
     metadata: Metadata = None,
-    disabled: Annotated[
-        bool | None,
-        typer.Option("--disabled/--enabled", help="Disabled: no call of its keys is admitted."),
-    ] = None,
+    disabled: Disabled = None,
 ) -> None:
     """Change a user; sidecars know within a second. Labels given replace all labels.
 
     bursar user update ada --disabled
     """
-    given, mask = changes(
-        display_name=display_name,
-        email=email,
-        metadata=typed.labels(metadata, "--metadata") if metadata else None,
-        disabled=disabled,
-    )
-    session.show(
-        session.client.users.UpdateUser(
-            identity_pb2.UpdateUserRequest(
-                user=identity_pb2.User(
-                    name=_name(name), organization=session.organization, **given
-                ),
-                update_mask=mask,
-            )
-        ),
-        COLUMNS,
-    )
+    USERS.update(session, name, display_name, metadata, disabled, email=email)
 
 
 @verb(app, "delete")
@@ -128,6 +71,4 @@ def delete_user(session: Session, name: Name) -> None:
 
     bursar user delete ada
     """
-    asked = identity_pb2.DeleteUserRequest(organization=session.organization, name=_name(name))
-    session.client.users.DeleteUser(asked)
-    session.deleted(asked.name)
+    USERS.delete(session, name)
