@@ -311,7 +311,25 @@ def held(nanos: int) -> sidecars_pb2.HeldAllowance:
         returned=money(0),
         settled=money(0),
         outstanding=money(nanos),
+        in_doubt=money(nanos // 4),
     )
+
+
+def test_a_budget_shows_who_holds_it(bursar: Bursar, state: AdminState) -> None:
+    bursar("budget", "create", "b-1", "--scope", "org/acme", "--limit", "9", "--window", "daily")
+    budget = state.budgets.rows["organizations/acme", "budgets/b-1"]
+    assert "Sidecar" not in bursar("budget", "show", "b-1")
+    budget.standing.limit.CopyFrom(budget.limit)
+    budget.standing.holders.add(
+        sidecar="sidecars/eu",
+        session_epoch=7,
+        outstanding=money(3 * UNIT, "EUR"),
+        in_doubt=money(UNIT, "EUR"),
+        last_seen_time=at("2001-01-01T00:00:00Z"),
+    )
+    table = bursar("budget", "show", "b-1")
+    for text in ("sidecars/eu", "3.00 EUR", "1.00 EUR", "2001-01-01"):
+        assert text in table
 
 
 def test_sidecars(bursar: Bursar, state: AdminState) -> None:
@@ -329,7 +347,9 @@ def test_sidecars(bursar: Bursar, state: AdminState) -> None:
     table = bursar("sidecar", "list")
     for text in ("sidecars/eu", "connected", "bursar-sidecar/0.1.0", "2001-01-01", "3.00 USD"):
         assert text in table
-    assert "budgets/b-1" in bursar("sidecar", "show", "eu")
+    shown = bursar("sidecar", "show", "eu")
+    for text in ("budgets/b-1", "open", "2.00 USD", "0.50 USD", "2001-01-01"):
+        assert text in shown
     assert bursar("sidecar", "rotate", "eu") == "bs-rotated\n"
     assert bursar("sidecar", "disable", "eu", "-o", "json")["disabled"] is True
     assert bursar("sidecar", "enable", "eu", "-o", "json")["disabled"] is False
