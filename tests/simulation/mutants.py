@@ -24,6 +24,7 @@ from bursar_sidecar import (
     journal_recovery,
     outbox,
     pools,
+    prior,
 )
 from bursar_sidecar import roster as roster_module
 from bursar_sidecar import session as session_module
@@ -33,6 +34,8 @@ from tests.simulation.database import Store, Tables
 Replacement = tuple[Any, str, Any]
 MUTANTS: dict[str, Callable[[], list[Replacement]]] = {}
 """Name -> what it replaces; asked for anew each time, so that nothing is carried over."""
+OLDER_BUILD: Replacement = (prior, "TRUNCATED", "never")
+"""A sidecar that posts the open calls of a cut journal provisionally, as older builds do."""
 
 
 def mutant(make: Callable[[], list[Replacement]]) -> Callable[[], list[Replacement]]:
@@ -303,7 +306,7 @@ def a_final_is_dropped_after_its_provisional() -> list[Replacement]:
         fresh = [s for s in settlements if (s.session_epoch, s.n) not in so_far]
         return original(fresh, so_far)
 
-    return [(entries, "plan", plan)]
+    return [(entries, "plan", plan), OLDER_BUILD]
 
 
 @mutant

@@ -177,12 +177,12 @@ class Oracle:
 
     def committed(self, before: Tables, after: Tables) -> None:
         """A transaction became durable: invariants 2, 3 and 6."""
-        posted_now: dict[int, int] = defaultdict(int)
+        changes: dict[tuple[int, int, int], int] = defaultdict(int)
         for entry in islice(after.entries.values(), len(before.entries), None):
             self._entry(entry)
             for window_id in entry.window_ids:
                 self.posted[window_id] += entry.amount
-                posted_now[window_id] += entry.amount
+                changes[entry.epoch, entry.n, window_id] += entry.amount
                 self.posted_all[entry.epoch, window_id] += entry.amount
                 if entry.k == 0:
                     self.posted_first[entry.epoch, window_id] += entry.amount
@@ -190,6 +190,9 @@ class Oracle:
                 self.provisional += entry.amount
         if after.quarantined:
             raise Broken(f"3: a frame was set aside: {after.quarantined}")
+        posted_now: dict[int, int] = defaultdict(int)
+        for (_epoch, _n, window_id), change in changes.items():
+            posted_now[window_id] += max(0, change)
         granted: set[int] = set()
         held: dict[int, int] = defaultdict(int)
         doubt: dict[int, int] = defaultdict(int)

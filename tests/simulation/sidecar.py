@@ -244,7 +244,8 @@ class Life:
         self.cashier.settle(
             hold, Outcome(kinds[kind], Usage(), int(told), finished_at=self.clock.wall_ns())
         )
-        self.witness.recorded(hold)
+        if not self.journal._unwritten:
+            self.witness.recorded(hold)
 
     # -- the stream ----------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.simulation import histories, mutants
 from tests.simulation.driving import in_memory
+from tests.simulation.recorded import RECORDED
 
 FIXED = 900
 """The same seeds in every run."""
@@ -49,6 +50,12 @@ def test_a_mutant_is_caught(name: str) -> None:
             if histories.fails(seed) is not None:
                 return
     pytest.fail(f"{name} lived through {MOST_SEEDS_OF_A_MUTANT} histories")
+
+
+@pytest.mark.parametrize("what", RECORDED)
+def test_a_history_that_once_broke_an_invariant_does_so_no_more(what: str) -> None:
+    seed, steps = RECORDED[what]
+    assert histories.run(seed, steps) == ""
 
 
 def test_a_failure_is_shrunk_and_replays() -> None:
