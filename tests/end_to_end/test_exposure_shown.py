@@ -75,7 +75,9 @@ def strings(secrets: Any) -> list[str]:
 
 def test_a_database_in_the_settings_file_is_used(tmp_path: Path) -> None:
     settings = tmp_path / "server.toml"
-    settings.write_text('database_url = "postgresql://127.0.0.1:1/none"\ndatabase_wait_ms = 0\n')
+    # A socket's directory without a socket: nobody serves there.
+    url = f"postgresql:///none?host={tmp_path}"
+    settings.write_text(f'database_url = "{url}"\ndatabase_wait_ms = 0\n')
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BURSAR_")}
     told: list[tuple[list[str], dict[str, str]]] = [
         (["--config", str(settings)], {}),
