@@ -337,7 +337,7 @@ class Store:
         tables.sessions[epoch] = replace(
             old,
             state="fenced" if old.state == "open" else old.state,
-            journal=old.journal or journal,
+            journal=old.journal if old.journal == "truncated" else journal or old.journal,
         )
 
     async def see_sidecar(self, *_ignored: object) -> None:

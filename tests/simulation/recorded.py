@@ -1,4 +1,4 @@
-"""Histories that once made the simulation complain, cut down: what they tell -> (seed of the world, steps)."""
+"""Histories that once made the simulation complain, cut down: (seed of the world, steps)."""
 
 from typing import Final
 

@@ -27,7 +27,8 @@ RETURNING session_epoch;
 -- name: fence_session
 UPDATE sessions
 SET state = CASE WHEN state = 'open' THEN 'fenced' ELSE state END,
-    journal = coalesce(journal, $3)
+    -- Several may claim a session when a journal was copied: whoever lacks its end is believed.
+    journal = CASE WHEN journal = 'truncated' THEN journal ELSE coalesce($3, journal) END
 WHERE organization_id = $1 AND session_epoch = $2;
 
 -- name: see_sidecar
