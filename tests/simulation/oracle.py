@@ -13,7 +13,7 @@ from bursar_server.ledger.entries import PROVISIONAL_ACCOUNT, Kind
 from bursar_sidecar.allowances import Reservation
 from bursar_sidecar.cashier import Hold
 from bursar_sidecar.desk import Call, Refusal
-from tests.simulation.control_plane import Time
+from tests.simulation.control_process import Time
 from tests.simulation.database import EPOCH, Broken, Database, Entry, Tables
 from tests.simulation.sidecar import Life
 

@@ -19,7 +19,7 @@ from bursar_sidecar.journal import Journal, JournalLimits
 from bursar_sidecar.pools import Leg
 from bursar_sidecar.roster import StreamRestart
 from bursar_sidecar.session import Session
-from tests.simulation.control_plane import ControlPlane, Stream, Time
+from tests.simulation.control_process import ControlPlane, Stream, Time
 from tests.simulation.disk import Disk, DiskPath
 from tests.simulation.driving import MemorySync, drive
 

@@ -19,7 +19,7 @@ from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.identity.records import KeyRecord, OrganizationRecord
 from bursar_server.sidecars.records import SidecarRecord
 from bursar_sidecar.identity import hash_of
-from tests.simulation.control_plane import ControlPlane, Stream, Time
+from tests.simulation.control_process import ControlPlane, Stream, Time
 from tests.simulation.database import EPOCH, Broken, Database, Tables
 from tests.simulation.disk import Disk, Killed
 from tests.simulation.oracle import Oracle
