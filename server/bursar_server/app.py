@@ -169,6 +169,11 @@ class ControlPlane:
                 prices_pb2_grpc.add_PriceServiceServicer_to_server,
                 PriceService(pool, feed, clock),
             ),
+            _service(
+                ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"],
+                ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
+                LedgerService(pool, clock, lending),
+            ),
             *self._readers(pool),
             (
                 allowances_pb2.DESCRIPTOR.services_by_name["AllowanceService"].full_name,
@@ -180,11 +185,6 @@ class ControlPlane:
     def _readers(pool: Pool) -> list[tuple[str, Register]]:
         """The services that only read what was committed."""
         return [
-            _service(
-                ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"],
-                ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
-                LedgerService(pool),
-            ),
             _service(
                 reports_pb2.DESCRIPTOR.services_by_name["ReportService"],
                 reports_pb2_grpc.add_ReportServiceServicer_to_server,

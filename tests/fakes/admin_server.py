@@ -146,6 +146,7 @@ class AdminState:
         self.events: list[alerts_pb2.Event] = []
         self.spend = reports_pb2.QuerySpendResponse()
         self.verdict = ledger_pb2.VerifyLedgerResponse(ok=True)
+        self.resolved = ledger_pb2.ResolveSessionResponse()
         self.requests: list[Any] = []
         """Every request, in order."""
         self.refuse_budgets = False
@@ -390,6 +391,10 @@ class _Ledger(ledger_pb2_grpc.LedgerServiceServicer):
     async def VerifyLedger(self, request: Any, context: Any) -> Any:
         self._state.requests.append(request)
         return self._state.verdict
+
+    async def ResolveSession(self, request: Any, context: Any) -> Any:
+        self._state.requests.append(request)
+        return self._state.resolved
 
 
 class _Reports(reports_pb2_grpc.ReportServiceServicer):

@@ -48,6 +48,19 @@ ENTRY: dict[str, Any] = {
 }
 
 
+class NobodyConnected:
+    """Who lends, where nobody borrows."""
+
+    resolve_after_ms = 60_000
+
+    def is_connected(self, session_epoch: int) -> bool:
+        """No session has a stream."""
+        return False
+
+    async def resolution_applied(self, resolution_id: int) -> None:
+        """Nobody applies anything."""
+
+
 class Ledger(msgspec.Struct, frozen=True):
     """The ids of what was written."""
 

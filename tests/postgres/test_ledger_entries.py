@@ -10,8 +10,8 @@ from bursar_server.database.pool import Pool
 from bursar_server.errors import BursarError, Status
 from bursar_server.ledger.service import LedgerService
 from bursar_server.times import timestamp
-from tests.postgres.ledger_rows import Ledger, add_entry, make_ledger
-from tests.postgres.rows import NOW, make_house
+from tests.postgres.ledger_rows import Ledger, NobodyConnected, add_entry, make_ledger
+from tests.postgres.rows import NOW, FixedClock, make_house
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ async def ledger(pool: Pool) -> Ledger:
 
 @pytest.fixture
 def service(pool: Pool) -> LedgerService:
-    return LedgerService(pool)
+    return LedgerService(pool, FixedClock(), NobodyConnected())
 
 
 async def entries(

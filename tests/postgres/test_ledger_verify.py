@@ -8,8 +8,18 @@ from bursar_server.errors import BursarError
 from bursar_server.ledger.rules import CHECKS
 from bursar_server.ledger.service import MOST_DIFFERENCES, LedgerService
 from bursar_server.ledger.store import verify_q
-from tests.postgres.ledger_rows import SETTLED, Ledger, add_entry, make_ledger
-from tests.postgres.rows import make_house
+from tests.postgres.ledger_rows import (
+    SETTLED,
+    Ledger,
+    NobodyConnected,
+    add_draw_set,
+    add_entry,
+    add_session,
+    add_window,
+    insert,
+    make_ledger,
+)
+from tests.postgres.rows import NOW, FixedClock, make_house
 
 
 @pytest.fixture
@@ -19,7 +29,7 @@ async def ledger(pool: Pool) -> Ledger:
 
 @pytest.fixture
 def service(pool: Pool) -> LedgerService:
-    return LedgerService(pool)
+    return LedgerService(pool, FixedClock(), NobodyConnected())
 
 
 async def verify(service: LedgerService, organization: str = "") -> dict[str, list[str]]:
@@ -73,6 +83,8 @@ async def test_a_true_ledger_is_found_true(
         "sessions_count_their_entries": 4,
         "draw_sets_exist": 11,
         "charges_are_whole": 7,
+        "lost_equals_entries": 0,
+        "resolved_sessions_hold_nothing": 0,
     }
     assert all(check.description.endswith(".") for check in answer.checks)
 
@@ -247,3 +259,59 @@ async def test_not_every_difference_is_told(
         )
     wrong = await verify(service)
     assert len(wrong["accounts_are_named"]) == MOST_DIFFERENCES
+
+
+async def add_resolved(pool: Pool, ledger: Ledger) -> None:
+    """Session 11 was lent 70 of a window of its own, lost them, and 20 were found again."""
+    house = ledger.house
+    window = await add_window(pool, house, "b-lost", ("team", house.team), settled_nanos=50)
+    draw_set = await add_draw_set(pool, house, [window])
+    await add_session(pool, house, 11, state="fenced", lost_count=2, decision="spent")
+    values = {"granted_nanos": 70, "returned_nanos": 20, "settled_nanos": 50, "lost_nanos": 50}
+    await insert(
+        pool, "allowances", organization_id=house.organization, session_epoch=11,
+        budget_window_id=window, **values,
+    )  # fmt: skip
+    for n, amount_nanos in ((-1, 70), (-2, -20)):
+        await add_entry(
+            pool, house, session_epoch=11, n=n, kind="lost", amount_nanos=amount_nanos,
+            draw_set_id=draw_set, provider="", credit_account="lost",
+        )  # fmt: skip
+    await insert(
+        pool, "resolutions", organization_id=house.organization, session_epoch=11,
+        decision="spent", reason="", actor="admin", applied_at=NOW,
+    )  # fmt: skip
+
+
+async def test_what_was_lost_is_part_of_a_true_ledger(
+    service: LedgerService, ledger: Ledger, pool: Pool
+) -> None:
+    await add_resolved(pool, ledger)
+    assert await verify(service) == {}
+
+
+@pytest.mark.parametrize(
+    ("statement", "checks"),
+    [
+        ("UPDATE allowances SET lost_nanos = 49 WHERE session_epoch = 11", {"lost_equals_entries"}),
+        ("UPDATE allowances SET lost_nanos = 1 WHERE session_epoch = 9", {"lost_equals_entries"}),
+        (
+            "UPDATE allowances SET returned_nanos = 19 WHERE session_epoch = 11",
+            {"resolved_sessions_hold_nothing", "outstanding_equals_allowances"},
+        ),
+        (SESSION.format("state = 'open'", 11), {"resolved_sessions_hold_nothing"}),
+        (SESSION.format("lost_count = 1", 11), {"sessions_count_their_entries"}),
+        (ENTRY.format("n = -5", 11, -2, 0), {"sessions_count_their_entries"}),
+        (ENTRY.format("credit_account = 'provisional'", 11, -1, 0), {"accounts_are_named"}),
+        (ENTRY.format("kind = 'final', credit_account = 'payable/'", 11, -1, 0),
+         {"charges_are_whole", "lost_equals_entries"}),
+        (ENTRY.format("kind = 'lost', credit_account = 'lost'", 8, 1, 0),
+         {"charges_are_whole", "lost_equals_entries"}),
+    ],
+)  # fmt: skip
+async def test_an_untruth_about_what_was_lost_is_found(
+    service: LedgerService, ledger: Ledger, pool: Pool, statement: str, checks: set[str]
+) -> None:
+    await add_resolved(pool, ledger)
+    await falsify(pool, statement)
+    assert set(await verify(service)) == checks

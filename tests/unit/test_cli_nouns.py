@@ -382,6 +382,29 @@ def test_the_ledger_is_listed(bursar: Bursar, state: AdminState) -> None:
     assert csv_rows(bursar("ledger", "list", "-o", "csv"))[0]["amount"] == "0.000015"
 
 
+def test_a_session_is_resolved(bursar: Bursar, state: AdminState) -> None:
+    window = ledger_pb2.ResolvedWindow(budget="budgets/b-1", amount=money(3_000_000_000))
+    state.resolved = ledger_pb2.ResolveSessionResponse(name="resolutions/9", windows=[window])
+    told = bursar("ledger", "resolve", "17", "--spent", "--reason", "disk gone")
+    for text in ("budgets/b-1", "3.00 USD", "session 17 is resolved as spent"):
+        assert text in told
+    asked = state.seen(ledger_pb2.ResolveSessionRequest)
+    assert (asked.session_epoch, asked.reason) == (17, "disk gone")
+    assert asked.decision == ledger_pb2.SESSION_DECISION_SPENT
+    assert asked.request_id
+    csv = bursar("ledger", "resolve", "17", "--free", "--reason", "never used", "-o", "csv")
+    assert csv_rows(csv)[0]["budget"] == "budgets/b-1"
+    said = bursar("ledger", "resolve", "17", "--free", "--reason", "never used", "-o", "json")
+    assert said["name"] == "resolutions/9"
+    asked = state.requests[-1]
+    assert asked.decision == ledger_pb2.SESSION_DECISION_FREE
+
+
+def test_a_decision_is_one_of_two(bursar: Bursar) -> None:
+    for options in ((), ("--spent", "--free")):
+        bursar("ledger", "resolve", "17", *options, "--reason", "x", code=2)
+
+
 def test_the_ledger_is_verified(bursar: Bursar, state: AdminState) -> None:
     check = ledger_pb2.LedgerCheck(name="trial_balance", description="is zero", checked_count=9)
     state.verdict = ledger_pb2.VerifyLedgerResponse(ok=True, checks=[check])

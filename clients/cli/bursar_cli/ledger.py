@@ -5,6 +5,7 @@ from typing import Annotated, Final
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from bursar.client import new_request_id
 from bursar.v1 import charges_pb2, ledger_pb2
 from bursar_cli import output, typed
 from bursar_cli.cells import Column, printable, when_set
@@ -22,6 +23,7 @@ _KINDS: Final = {
     charges_pb2.SETTLEMENT_KIND_FINAL: "final",
     charges_pb2.SETTLEMENT_KIND_PROVISIONAL: "provisional",
     charges_pb2.SETTLEMENT_KIND_RELEASED: "released",
+    charges_pb2.SETTLEMENT_KIND_LOST: "lost",
 }
 
 
@@ -61,6 +63,12 @@ COLUMNS: Final = (
     Column("Finished", lambda entry: when_set(entry, "finish_time"), wide=True),
     Column("Budgets", lambda entry: list(entry.budgets), wide=True),
     Column("Estimate reason", lambda entry: entry.usage.estimate_reason, wide=True),
+)
+
+RESOLVED: Final = (
+    Column("Budget", lambda window: window.budget),
+    Column("Window from", lambda window: when_set(window, "start_time")),
+    Column("Amount", lambda window: when_set(window, "amount")),
 )
 
 CHECKS: Final = (
@@ -153,3 +161,44 @@ def verify_ledger(session: Session) -> None:
         output.write_data(output.as_object(answer), session.form)
     if not answer.ok:
         raise typer.Exit(REFUSED)
+
+
+@verb(app, "resolve")
+def resolve_session(
+    session: Session,
+    epoch: Annotated[
+        int,
+        typer.Argument(metavar="SESSION", min=1, help="Its number, as `sidecar show` tells it."),
+    ],
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="Why, for the record.", show_default=False)
+    ],
+    spent: Annotated[bool, typer.Option("--spent", help="Count all it holds as spent.")] = False,
+    free: Annotated[bool, typer.Option("--free", help="Take all it holds back, unspent.")] = False,
+) -> None:
+    """Decide about the money of a session that does not come back: its disk or journal is lost.
+
+    With --spent nothing is ever overspent; evidence that comes later takes its part back. With
+    --free, what was spent after all shows as overrun when it comes.
+
+    bursar ledger resolve 17 --spent --reason "the disk of checkout-eu is gone"
+    """
+    if spent == free:
+        raise typed.UsageFault("--spent", "say --spent or --free, one of them")
+    decision = ledger_pb2.SESSION_DECISION_SPENT if spent else ledger_pb2.SESSION_DECISION_FREE
+    answer = session.client.ledger.ResolveSession(
+        ledger_pb2.ResolveSessionRequest(
+            organization=session.organization,
+            session_epoch=epoch,
+            decision=decision,
+            reason=reason,
+            request_id=new_request_id(),
+        )
+    )
+    if session.form is Format.TABLE:
+        output.write_table(answer.windows, RESOLVED, session.now)
+        typer.echo(f"session {epoch} is resolved as {'spent' if spent else 'free'}")
+    elif session.form is Format.CSV:
+        output.write_csv(answer.windows, RESOLVED)
+    else:
+        output.write_data(output.as_object(answer), session.form)

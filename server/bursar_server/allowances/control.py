@@ -41,6 +41,7 @@ class AllowanceControl:
         self.service = AllowanceService(pool, self.hub, self.writer, self.desk, clock, settings)
         feed.listen(self.desk.note)
         self._failed = failed
+        self.resolve_after_ms = settings.resolve_after_ms
 
     async def start(self) -> None:
         """Take the shard over and begin. Raises BursarError if the database is away."""
@@ -54,6 +55,14 @@ class AllowanceControl:
     def connected_sidecars(self) -> set[int]:
         """Ids of the sidecars with an open stream."""
         return self.hub.connected_sidecars()
+
+    def is_connected(self, session_epoch: int) -> bool:
+        """Whether a session has an open stream."""
+        return session_epoch in self.hub.sessions
+
+    async def resolution_applied(self, resolution_id: int) -> None:
+        """Wait until a recorded decision about a session is applied, or a bounded time."""
+        await self.writer.resolution_applied(resolution_id)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         if task.cancelled():

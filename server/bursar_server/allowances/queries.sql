@@ -36,21 +36,24 @@ UPDATE sidecars SET build = $3, last_seen_at = $4 WHERE organization_id = $1 AND
 
 -- name: sessions_for_tick
 SELECT organization_id, session_epoch, state, applied_seq, settled_count, highest_settled_n,
-       last_n, journal
+       last_n, journal, lost_count, decision
 FROM sessions
 WHERE session_epoch = ANY($1::bigint[])
 ORDER BY organization_id, session_epoch
 FOR UPDATE;
 
 -- name: save_sessions
+-- Seen is who spoke: not a session that another life settles for, or that was resolved.
 UPDATE sessions AS s
 SET state = c.state, applied_seq = greatest(s.applied_seq, c.applied_seq),
     settled_count = c.settled_count, highest_settled_n = c.highest_settled_n,
-    last_n = c.last_n, journal = c.journal, last_seen_at = $9
+    last_n = c.last_n, journal = c.journal, lost_count = c.lost_count,
+    decision = c.decision,
+    last_seen_at = CASE WHEN c.applied_seq > s.applied_seq THEN $11 ELSE s.last_seen_at END
 FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
-            $7::bigint[], $8::text[])
+            $7::bigint[], $8::text[], $9::bigint[], $10::text[])
      AS c (organization_id, session_epoch, state, applied_seq, settled_count, highest_settled_n,
-           last_n, journal)
+           last_n, journal, lost_count, decision)
 WHERE s.organization_id = c.organization_id AND s.session_epoch = c.session_epoch;
 
 -- name: windows_held_by
@@ -96,7 +99,7 @@ WHERE w.budget_version <> b.version
 
 -- name: totals
 SELECT session_epoch, budget_window_id, granted_nanos, returned_nanos, settled_nanos,
-       in_doubt_nanos
+       in_doubt_nanos, lost_nanos
 FROM allowances
 WHERE (session_epoch, budget_window_id) IN (
     SELECT * FROM unnest($1::bigint[], $2::bigint[])
@@ -104,7 +107,7 @@ WHERE (session_epoch, budget_window_id) IN (
 
 -- name: totals_of_sessions
 SELECT session_epoch, budget_window_id, granted_nanos, returned_nanos, settled_nanos,
-       in_doubt_nanos
+       in_doubt_nanos, lost_nanos
 FROM allowances
 WHERE session_epoch = ANY($1::bigint[]);
 
@@ -122,12 +125,13 @@ WHERE w.organization_id = c.organization_id AND w.id = c.id;
 
 -- name: save_totals
 INSERT INTO allowances AS a (organization_id, session_epoch, budget_window_id, granted_nanos,
-                             returned_nanos, settled_nanos, in_doubt_nanos)
+                             returned_nanos, settled_nanos, in_doubt_nanos, lost_nanos)
 SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
-                     $6::bigint[], $7::bigint[])
+                     $6::bigint[], $7::bigint[], $8::bigint[])
 ON CONFLICT (organization_id, session_epoch, budget_window_id) DO UPDATE
 SET granted_nanos = excluded.granted_nanos, returned_nanos = excluded.returned_nanos,
-    settled_nanos = excluded.settled_nanos, in_doubt_nanos = excluded.in_doubt_nanos;
+    settled_nanos = excluded.settled_nanos, in_doubt_nanos = excluded.in_doubt_nanos,
+    lost_nanos = excluded.lost_nanos;
 
 -- name: draw_set
 INSERT INTO draw_sets (organization_id, budget_window_ids) VALUES ($1, $2)
@@ -165,3 +169,26 @@ WHERE a.organization_id = $1 AND a.session_epoch = $2
 -- name: spender_of_key
 SELECT id, team_id, project_id, user_id FROM keys
 WHERE organization_id = $1 AND id = ANY($2::bigint[]);
+
+-- name: unapplied_resolutions
+SELECT id FROM resolutions WHERE applied_at IS NULL;
+
+-- name: resolutions_for_tick
+SELECT r.id, r.organization_id, r.session_epoch, r.decision,
+       s.state = 'open' AND s.last_seen_at > r.created_at AS returned
+FROM resolutions AS r
+JOIN sessions AS s USING (organization_id, session_epoch)
+WHERE r.id = ANY($1::bigint[]) AND r.applied_at IS NULL
+ORDER BY r.id
+FOR UPDATE OF r;
+
+-- name: save_resolution
+UPDATE resolutions SET applied_at = $3, refusal = $4, held = $5
+WHERE organization_id = $1 AND id = $2;
+
+-- name: books_of_sessions
+SELECT s.session_epoch, o.slug AS spender, mine.currency
+FROM sessions AS s
+JOIN organizations AS mine ON mine.id = s.organization_id
+JOIN organizations AS o ON o.id = s.sidecar_organization_id
+WHERE s.session_epoch = ANY($1::bigint[]);

@@ -16,6 +16,10 @@ class SessionRow(msgspec.Struct):
     highest_settled_n: int
     last_n: int | None
     journal: str | None
+    lost_count: int = 0
+    """Entries of what was lost, and taken back of it."""
+    decision: str | None = None
+    """What people decided about its money: spent or free."""
 
 
 class WindowRow(msgspec.Struct, frozen=True):

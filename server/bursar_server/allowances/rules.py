@@ -17,6 +17,8 @@ are merged by maximum, so a repeated or late frame changes nothing:
     settled: C grows                       returned: R grows
     lost:    in doubt = what was outstanding; a late settlement takes it from there
     closed:  R grows to G - C
+    resolved as spent:  C grows to G - R, as lost L; evidence takes its part of L, and of C, back
+             before it settles or returns, so that C and R together never fall
 """
 
 from collections.abc import Iterable, Mapping
@@ -82,6 +84,8 @@ class Totals:
     returned: int = 0
     settled: int = 0
     in_doubt: int = 0
+    lost: int = 0
+    """The part of `settled` that was decided, not told."""
     changed: bool = False
 
     @property
@@ -196,6 +200,49 @@ class Books:
                 window.in_doubt += moved
                 window.outstanding -= moved
                 totals.changed = window.changed = True
+
+    def held_by(self, session_epoch: int) -> dict[int, int]:
+        """What a session holds, outstanding and in doubt, by window."""
+        return {
+            window_id: totals.held
+            for (epoch, window_id), totals in self.totals.items()
+            if epoch == session_epoch and totals.held
+        }
+
+    def lose(self, session_epoch: int) -> dict[int, int]:
+        """Count all that a session holds as spent; returns what that was, by window."""
+        held = self.held_by(session_epoch)
+        for window_id, amount in held.items():
+            totals, window = self.totals[session_epoch, window_id], self.windows[window_id]
+            window.settled += amount
+            self._move(window, totals, settled=amount)
+            totals.lost += amount
+            window.ratchet()
+        return held
+
+    def lost_by(self, session_epoch: int) -> dict[int, int]:
+        """What of a session is counted as lost, by window."""
+        return {
+            window_id: totals.lost
+            for (epoch, window_id), totals in self.totals.items()
+            if epoch == session_epoch and totals.lost
+        }
+
+    def find(self, session_epoch: int, window_ids: Iterable[int], amount: int) -> dict[int, int]:
+        """Take back what was lost in these windows, at most `amount` in each, because evidence
+        tells what became of it; the caller posts or returns that much at once. Returns what was
+        taken back, by window."""
+        found: dict[int, int] = {}
+        for window_id in window_ids:
+            totals = self.totals.get((session_epoch, window_id))
+            if totals is None or not totals.lost or amount <= 0:
+                continue
+            back = found[window_id] = min(amount, totals.lost)
+            totals.lost -= back
+            window = self.windows[window_id]
+            window.settled -= back
+            self._move(window, totals, settled=-back)
+        return found
 
     def set_limit(self, window_id: int, limit: int, budget_version: int) -> None:
         """Apply a changed limit: grants follow it at once, the ceiling as money comes home."""

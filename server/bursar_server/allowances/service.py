@@ -212,6 +212,13 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
         opened: store.OpenedSession,
         hello: allowances_pb2.Hello,
     ) -> None:
+        if opened.state != "open":
+            # First: its money was decided about, so it must not hear that it may go on.
+            session.send(
+                allowances_pb2.ControlFrame(
+                    fence=allowances_pb2.Fence(reason="the session was closed")
+                )
+            )
         if opened.resumed:
             now = self._clock.now()
             held = await store.session_allowances(
@@ -224,12 +231,6 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
             )
         for frame in await self._desk.greet(connection, session, hello.price_snapshot_version):
             session.send(frame)
-        if opened.state != "open":
-            session.send(
-                allowances_pb2.ControlFrame(
-                    fence=allowances_pb2.Fence(reason="the session was closed")
-                )
-            )
 
     async def _read(
         self, stream: Stream, request_iterator: AsyncIterator[allowances_pb2.SidecarFrame]

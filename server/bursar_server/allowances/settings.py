@@ -37,6 +37,9 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     apply_wait_ms: int = 2_000
     """How long the answer to a changed budget waits for the change to hold everywhere in the
     books; it is durable before."""
+    resolve_after_ms: int = 1_830_000
+    """How long a session that nobody gave up must be silent before people may decide about its
+    money: the longest call (30 minutes) and the lapse (30 seconds), after which it can't spend."""
     hello_timeout_ms: int = 10_000
     """A stream that says nothing is closed after this."""
     retry_first_ms: int = 50

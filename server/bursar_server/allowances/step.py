@@ -3,17 +3,25 @@
 Pure: the caller has read (and locked) the slice of the books that the step touches, and writes back
 what changed. The same step runs over Postgres in production and over dictionaries in a simulation.
 
-    post settlements -> adjust -> give back -> close or doubt -> lend, recall
+    post settlements -> adjust -> give back -> close or doubt -> resolve -> lend, recall
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from bursar_server.allowances import rules
 from bursar_server.allowances.frames import Frame
 from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
+from bursar_server.allowances.resolutions import (
+    CONNECTED,
+    RETURNED,
+    Resolution,
+    Resolved,
+    draws,
+)
+from bursar_server.ledger import entries
 from bursar_server.ledger.entries import Posting
 
 
@@ -50,6 +58,10 @@ class Input:
     now_ms: int
     lending: bool = True
     """Off: facts only."""
+    resolutions: Sequence[Resolution] = ()
+    """What people decided about sessions that do not come back."""
+    connected: Collection[int] = ()
+    """Sessions with an open stream."""
 
 
 @dataclass(slots=True)
@@ -59,6 +71,10 @@ class Output:
     events: list[EventRow] = field(default_factory=list)
     decisions: rules.Decisions = field(default_factory=rules.Decisions)
     recalls: list[rules.Holder] = field(default_factory=list)
+    losses: list[Posting] = field(default_factory=list)
+    """What was lost, and taken back of it; debit account, currency and draw set are the caller's
+    to fill in."""
+    resolved: list[Resolved] = field(default_factory=list)
 
 
 def step(state: Slice, given: Input) -> Output:
@@ -67,15 +83,64 @@ def step(state: Slice, given: Input) -> Output:
     for window_id, (limit, version) in given.limits.items():
         if state.books.windows[window_id].budget_version != version:
             state.books.set_limit(window_id, limit, version)
-    _post(state, given.postings, output)
-    _give_back(state, given.frames)
-    _close(state, given.frames)
+    _post(state, given, output)
+    _give_back(state, given, output)
+    _close(state, given, output)
+    for resolution in given.resolutions:
+        output.resolved.append(_resolve(state, resolution, given, output))
     if given.lending:
         _lend(state, given, output)
     return output
 
 
-def _post(state: Slice, postings: Sequence[Posting], output: Output) -> None:
+def _resolve(state: Slice, resolution: Resolution, given: Input, output: Output) -> Resolved:
+    epoch = resolution.session_epoch
+    row = state.sessions[epoch]
+    if epoch in given.connected:
+        return Resolved(resolution, {}, CONNECTED)
+    if resolution.returned:
+        return Resolved(resolution, {}, RETURNED)
+    if row.state == "open":
+        # Should its process wake up after all: it is told, and begins a new session.
+        row.state = "fenced"
+    row.decision = resolution.decision
+    if resolution.spent:
+        held = state.books.lose(epoch)
+        _post_losses(row, held, 1, given.now, output)
+    else:
+        held = state.books.held_by(epoch)
+        state.books.close(epoch)
+    return Resolved(resolution, held)
+
+
+def _post_losses(
+    row: SessionRow, amounts: Mapping[int, int], sign: int, now: datetime, output: Output
+) -> None:
+    for amount, window_ids in draws(amounts):
+        row.lost_count += 1
+        output.losses.append(
+            entries.lost(
+                row.organization_id,
+                row.session_epoch,
+                row.lost_count,
+                sign * amount,
+                window_ids,
+                now,
+            )
+        )
+
+
+def _find(
+    state: Slice, epoch: int, window_ids: Iterable[int], amount: int, now: datetime, output: Output
+) -> None:
+    """Evidence for `amount` came: what was lost of it is lost no more."""
+    row = state.sessions.get(epoch)
+    if row is not None and row.lost_count:
+        _post_losses(row, state.books.find(epoch, window_ids, amount), -1, now, output)
+
+
+def _post(state: Slice, given: Input, output: Output) -> None:
+    postings = given.postings
     adjustments: dict[tuple[int, int, tuple[int, ...]], int] = defaultdict(int)
     for entry in postings:
         settlement = entry.settlement
@@ -88,14 +153,27 @@ def _post(state: Slice, postings: Sequence[Posting], output: Output) -> None:
             raise FrameFault(f"session {settlement.session_epoch} is gone")
         row.settled_count += 1
         row.highest_settled_n = max(row.highest_settled_n, settlement.n)
+        if row.lost_count:
+            _find(
+                state,
+                settlement.session_epoch,
+                settlement.budget_window_ids,
+                entry.amount_nanos,
+                given.now,
+                output,
+            )
         entry.overrun_nanos = state.books.post(
             settlement.session_epoch, settlement.budget_window_ids, entry.amount_nanos
         )
         if entry.overrun_nanos:
             output.events.append(_overrun_event(entry, state.books))
     for (epoch, _, window_ids), difference in adjustments.items():
-        is_cut = state.sessions[epoch].journal == "truncated"
+        row = state.sessions[epoch]
+        is_cut = row.journal == "truncated" and row.decision != "free"
         state.books.adjust(window_ids, difference, doubted=epoch if is_cut else None)
+        if is_cut and row.decision == "spent":
+            # It was decided what such money is.
+            _post_losses(row, state.books.lose(epoch), 1, given.now, output)
     currencies = {p.settlement.organization_id: p.currency for p in postings}
     for window in state.books.windows.values():
         if window.crossed:
@@ -130,19 +208,23 @@ def _overrun_event(entry: Posting, books: rules.Books) -> EventRow:
     )
 
 
-def _give_back(state: Slice, frames: Iterable[tuple[int, Frame]]) -> None:
-    for epoch, frame in frames:
+def _give_back(state: Slice, given: Input, output: Output) -> None:
+    for epoch, frame in given.frames:
         for report in frame.reports:
             if not state.books.windows[report.window_id].hard:
                 continue
+            totals = state.books.of(epoch, report.window_id)
+            if totals.lost and totals.returned < report.returned <= totals.granted:
+                found = report.returned - totals.returned
+                _find(state, epoch, (report.window_id,), found, given.now, output)
             try:
                 state.books.give_back(epoch, report.window_id, report.returned)
             except rules.RuleViolation as violation:
                 raise FrameFault(f"usage of {report.window_id}: {violation}") from violation
 
 
-def _close(state: Slice, frames: Iterable[tuple[int, Frame]]) -> None:
-    for _, frame in frames:
+def _close(state: Slice, given: Input, output: Output) -> None:
+    for _, frame in given.frames:
         for close in frame.closes:
             row = state.sessions[close.session_epoch]
             if close.last_n < row.highest_settled_n and row.state != "closed":
@@ -158,6 +240,11 @@ def _close(state: Slice, frames: Iterable[tuple[int, Frame]]) -> None:
             # Calls may be missing behind the torn tail: what is left is in doubt, not free.
             state.books.doubt(row.session_epoch)
         elif row.settled_count >= row.last_n:
+            # Every call is accounted for, so what else was posted as lost was never spent.
+            lost = state.books.lost_by(row.session_epoch)
+            for window_id, amount in lost.items():
+                state.books.find(row.session_epoch, (window_id,), amount)
+            _post_losses(row, lost, -1, given.now, output)
             state.books.close(row.session_epoch)
             row.state = "closed"
 

@@ -8,6 +8,7 @@ import msgspec
 
 from bursar_server.allowances.hub import LiveSession
 from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
+from bursar_server.allowances.resolutions import Resolution, Resolved
 from bursar_server.allowances.rules import Books, Totals, WindowBalance
 from bursar_server.budgets.store import BudgetRecord
 from bursar_server.database.pool import Connection
@@ -46,6 +47,8 @@ async def save_sessions(
         [s.highest_settled_n for s in sessions],
         [s.last_n for s in sessions],
         [s.journal for s in sessions],
+        [s.lost_count for s in sessions],
+        [s.decision for s in sessions],
         seen_at,
     )
 
@@ -95,6 +98,7 @@ async def open_books(
             returned=row["returned_nanos"],
             settled=row["settled_nanos"],
             in_doubt=row["in_doubt_nanos"],
+            lost=row["lost_nanos"],
         )
     return books, windows
 
@@ -126,7 +130,44 @@ async def save_books(connection: Connection, books: Books, windows: dict[int, Wi
             [t.returned for _, _, t in totals],
             [t.settled for _, _, t in totals],
             [t.in_doubt for _, _, t in totals],
+            [t.lost for _, _, t in totals],
         )
+
+
+async def unapplied_resolutions(connection: Connection) -> list[int]:
+    """Decisions that were recorded and not applied: a crash came between."""
+    return [row["id"] for row in await connection.fetch(QUERIES.unapplied_resolutions)]
+
+
+async def resolutions(connection: Connection, ids: Collection[int]) -> list[Resolution]:
+    """Those of the decisions that still wait, locked, the oldest first."""
+    rows = await connection.fetch(QUERIES.resolutions_for_tick, list(ids))
+    return [Resolution(**dict(row)) for row in rows]
+
+
+async def save_resolved(
+    connection: Connection, resolved: Iterable[Resolved], applied_at: datetime
+) -> None:
+    """Write down what became of decisions."""
+    for one in resolved:
+        held = {str(window_id): amount for window_id, amount in one.held.items()}
+        await connection.execute(
+            QUERIES.save_resolution,
+            one.resolution.organization_id,
+            one.resolution.id,
+            applied_at,
+            one.refusal,
+            held,
+        )
+
+
+async def books_of_sessions(
+    connection: Connection, epochs: Collection[int]
+) -> dict[int, tuple[str, str]]:
+    """By session: the slug of the organization that spends in it, and the currency it is kept
+    in."""
+    rows = await connection.fetch(QUERIES.books_of_sessions, list(epochs))
+    return {row["session_epoch"]: (row["spender"], row["currency"]) for row in rows}
 
 
 async def last_windows(

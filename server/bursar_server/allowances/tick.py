@@ -7,7 +7,7 @@ Nothing is told to anybody before the commit.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -16,6 +16,7 @@ from bursar_server.allowances import rules, store
 from bursar_server.allowances.frames import Frame, NeedRequest
 from bursar_server.allowances.hub import Hub, LiveSession
 from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
+from bursar_server.allowances.resolutions import Resolution
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.allowances.step import FrameFault, Input, Slice, step
 from bursar_server.budgets.rules import window_at
@@ -45,6 +46,8 @@ class Batch(msgspec.Struct):
     """(organization, budget) whose limit or life changed."""
     applied: "list[asyncio.Future[None]]"
     """Who waits for those changes."""
+    resolutions: frozenset[int] = frozenset()
+    """Decisions about sessions that do not come back, on record."""
 
 
 class Outcome(msgspec.Struct):
@@ -90,12 +93,18 @@ class Tick:
         if await store.check_shard(connection, self.shard_id) != self.owner_epoch:
             raise Deposed
         self._trim()
-        sessions = await self._sessions(connection, batch)
+        resolutions: list[Resolution] = []
+        if batch.resolutions:
+            resolutions = await store.resolutions(connection, batch.resolutions)
+        resolving = {resolution.session_epoch for resolution in resolutions}
+        sessions = await self._sessions(connection, batch, resolving)
         for organization_id, budget_id in batch.changed_budgets:
             self._budgets.pop((organization_id, budget_id), None)
         needs, by_need, stale = await self._needs(connection, batch, sessions, now)
         postings, repeat_count = await self._postings(connection, batch, sessions)
-        books, windows = await self._books(connection, batch, sessions, needs, postings, now)
+        books, windows = await self._books(
+            connection, batch, sessions, needs, postings, resolving, now
+        )
         limits = await self._limits(connection, batch, books, windows)
         output = step(
             Slice(sessions, windows, books),
@@ -109,10 +118,17 @@ class Tick:
                 now=now,
                 now_ms=now_ms,
                 lending=lending,
+                resolutions=resolutions,
+                connected=self._hub.sessions.keys(),
             ),
         )
+        if output.losses:
+            await self._fill_in_losses(connection, output.losses)
+            postings += output.losses
         if postings:
             await posting.write(connection, postings, now)
+        if output.resolved:
+            await store.save_resolved(connection, output.resolved, now)
         await self._save(connection, batch, sessions, books, windows, output.events, now)
         return Outcome(
             books=books,
@@ -126,8 +142,11 @@ class Tick:
             events=output.events,
         )
 
-    async def _sessions(self, connection: Connection, batch: Batch) -> dict[int, SessionRow]:
+    async def _sessions(
+        self, connection: Connection, batch: Batch, resolving: Collection[int]
+    ) -> dict[int, SessionRow]:
         epochs = {need.session.session_epoch for need in batch.needs}
+        epochs.update(resolving)
         for session, frame in batch.frames:
             epochs.add(session.session_epoch)
             epochs.update(s.session_epoch for s in frame.settlements)
@@ -286,12 +305,23 @@ class Tick:
                 entry.team_id, entry.project_id, entry.user_id = self._spenders[
                     organization_id, settlement.key_id
                 ]
-            drawn = (organization_id, settlement.budget_window_ids)
-            if drawn not in self._draw_sets:
-                self._draw_sets[drawn] = await store.intern_draw_set(
-                    connection, organization_id, settlement.budget_window_ids
-                )
-            entry.draw_set_id = self._draw_sets[drawn]
+            entry.draw_set_id = await self._draw_set(connection, settlement)
+
+    async def _draw_set(self, connection: Connection, settlement: entries.Settlement) -> int:
+        drawn = (settlement.organization_id, settlement.budget_window_ids)
+        if drawn not in self._draw_sets:
+            self._draw_sets[drawn] = await store.intern_draw_set(connection, *drawn)
+        return self._draw_sets[drawn]
+
+    async def _fill_in_losses(
+        self, connection: Connection, losses: Sequence[entries.Posting]
+    ) -> None:
+        epochs = {entry.settlement.session_epoch for entry in losses}
+        kept_in = await store.books_of_sessions(connection, epochs)
+        for entry in losses:
+            spender, entry.currency = kept_in[entry.settlement.session_epoch]
+            entry.debit_account = entries.spend(spender)
+            entry.draw_set_id = await self._draw_set(connection, entry.settlement)
 
     async def _books(
         self,
@@ -300,6 +330,7 @@ class Tick:
         sessions: dict[int, SessionRow],
         needs: Sequence[rules.Need],
         postings: Sequence[entries.Posting],
+        resolving: Collection[int],
         now: datetime,
     ) -> tuple[rules.Books, dict[int, WindowRow]]:
         pairs: set[tuple[int, int]] = set()
@@ -317,6 +348,7 @@ class Tick:
         closing = {c.session_epoch for _, frame in batch.frames for c in frame.closes} | {
             row.session_epoch for row in sessions.values() if row.last_n is not None
         }
+        closing.update(resolving)
         window_ids = {window for _, window in pairs}
         if closing:
             window_ids.update(await store.windows_held_by(connection, closing))
@@ -363,7 +395,7 @@ class Tick:
         now: datetime,
     ) -> None:
         await store.save_books(connection, books, windows)
-        if batch.frames:
+        if batch.frames or batch.resolutions:
             await store.save_sessions(connection, list(sessions.values()), now)
         if events:
             await store.save_events(connection, events, now)

@@ -65,6 +65,7 @@ class Writer:
         self._waiting: list[WaitingNeed] = []
         self._changed_budgets: set[tuple[int, int]] = set()
         self._applied: dict[tuple[int, int], list[asyncio.Future[None]]] = {}
+        self._resolutions: dict[int, list[asyncio.Future[None]]] = {}
         self._wake = asyncio.Event()
         self._urgent = asyncio.Event()
         self._recalled_at_ms: dict[tuple[int, int], int] = {}
@@ -84,6 +85,7 @@ class Writer:
             owner = f"{socket.gethostname()}/{os.getpid()}"
             self._tick.owner_epoch = await store.take_shard(connection, self._tick.shard_id, owner)
             stale = await store.budgets_with_stale_windows(connection, self._clock.now())
+            self._resolutions = {id: [] for id in await store.unapplied_resolutions(connection)}
         self._changed_budgets.update(stale)
         self._wake.set()
         log.info("shard_taken", shard=self._tick.shard_id, owner_epoch=self._tick.owner_epoch)
@@ -118,6 +120,17 @@ class Writer:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._applied.setdefault((organization_id, budget_id), []).append(done)
         self.budget_changed(organization_id, budget_id)
+        await self._at_most_apply_wait(done)
+
+    async def resolution_applied(self, resolution_id: int) -> None:
+        """Wait until a recorded decision about a session is applied, at most `apply_wait_ms`."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._resolutions.setdefault(resolution_id, []).append(done)
+        self._urgent.set()
+        self._wake.set()
+        await self._at_most_apply_wait(done)
+
+    async def _at_most_apply_wait(self, done: "asyncio.Future[None]") -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.apply_wait_ms / 1000):
                 await done
@@ -134,7 +147,7 @@ class Writer:
             await self._gather()
             async with self.turn:
                 batch = self._take()
-                if batch.frames or batch.needs or batch.changed_budgets:
+                if batch.frames or batch.needs or batch.changed_budgets or batch.resolutions:
                     await self._apply(batch)
 
     async def _gather(self) -> None:
@@ -171,8 +184,13 @@ class Writer:
             self._note_needs(session, frame, now_ms)
         changed, self._changed_budgets = self._changed_budgets, set()
         applied = [done for key in changed for done in self._applied.pop(key, ())]
+        # A decision whose tick fails by its content is on record, and tried again when it is
+        # asked for again or the shard is taken again: it must not stop every tick.
+        resolutions, self._resolutions = self._resolutions, {}
+        for waits in resolutions.values():
+            applied += waits
         waiting, self._waiting = self._waiting, []
-        return Batch(frames, waiting, changed, applied)
+        return Batch(frames, waiting, changed, applied, frozenset(resolutions))
 
     def _note_needs(self, session: LiveSession, frame: Frame, now_ms: int) -> None:
         epoch = session.session_epoch

@@ -5,25 +5,11 @@ store can be spread by it. Amounts are whole nanos of the organization's currenc
 are text with a CHECK, so that a row can be read without the program.
 """
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Boolean,
-    CheckConstraint,
-    Column,
-    DateTime,
-    ForeignKeyConstraint,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Sequence,
-    SmallInteger,
-    Table,
-    Text,
-    UniqueConstraint,
-    text,
-)
+# Not a name a line: that would be a thirtieth of the lines that a file may have.
+from sqlalchemy import (  # noqa: I001
+    ARRAY, BigInteger, Boolean, CheckConstraint, Column, DateTime, ForeignKeyConstraint, Index,
+    Integer, LargeBinary, MetaData, Sequence, SmallInteger, Table, Text, UniqueConstraint, text,
+)  # fmt: skip
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 PLATFORM_ORGANIZATION_ID = 1
@@ -314,6 +300,10 @@ sessions = Table(
     Column("journal", Text),
     _created(),
     Column("last_seen_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    # Entries of what was lost, and taken back of it: they have negative n, from -1 down.
+    Column("lost_count", BigInteger, nullable=False, server_default=text("0")),
+    # What was decided about its money, as a resolution says: spent, free; null: nothing.
+    Column("decision", Text),
     UniqueConstraint("organization_id", "sidecar_id", "boot_id"),
     CheckConstraint("state IN ('open','fenced','closed')", name="state"),
 )
@@ -329,6 +319,9 @@ allowances = Table(
     Column("returned_nanos", BigInteger, nullable=False, server_default=text("0")),
     Column("settled_nanos", BigInteger, nullable=False, server_default=text("0")),
     Column("in_doubt_nanos", BigInteger, nullable=False, server_default=text("0")),
+    # The part of settled_nanos that was posted as lost and no evidence took back yet.
+    Column("lost_nanos", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("lost_nanos >= 0", name="lost"),
     CheckConstraint(
         "granted_nanos >= 0 AND returned_nanos >= 0 AND returned_nanos <= granted_nanos"
         " AND in_doubt_nanos >= 0",
@@ -344,6 +337,26 @@ allowances = Table(
     ),
 )
 Index("allowances_window_idx", allowances.c.organization_id, allowances.c.budget_window_id)
+
+# What was decided about the money of a session that does not come back, and by whom. The writer of
+# balances applies it; until then `applied_at` is null.
+resolutions = Table(
+    "resolutions",
+    metadata,
+    _organization_id(),
+    _id(),
+    Column("session_epoch", BigInteger, nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    _created(),
+    Column("applied_at", DateTime(timezone=True)),
+    # '' or why it was not applied after all.
+    Column("refusal", Text, nullable=False, server_default=text("''")),
+    # What the session held: {budget window id: nanos}.
+    Column("held", JSONB),
+    CheckConstraint("decision IN ('spent','free')", name="decision"),
+)
 
 # Interned sets of budget windows: what a call drew on, named by each of its entries.
 draw_sets = Table(
@@ -365,7 +378,7 @@ entries = Table(
     Column("session_epoch", BigInteger, primary_key=True, autoincrement=False),
     Column("n", BigInteger, primary_key=True, autoincrement=False),
     Column("k", Integer, primary_key=True, autoincrement=False),
-    # final, provisional, released.
+    # final, provisional, released; lost has a negative n.
     Column("kind", Text, nullable=False),
     Column("debit_account", Text, nullable=False),
     Column("credit_account", Text, nullable=False),
@@ -402,8 +415,8 @@ entries = Table(
     Column("admitted_at", DateTime(timezone=True), nullable=False),
     Column("finished_at", DateTime(timezone=True), nullable=False),
     Column("posted_at", DateTime(timezone=True), nullable=False),
-    CheckConstraint("kind IN ('final','provisional','released')", name="kind"),
-    CheckConstraint("k > 0 OR amount_nanos >= 0", name="amount"),
+    CheckConstraint("kind IN ('final','provisional','released','lost')", name="kind"),
+    CheckConstraint("k > 0 OR amount_nanos >= 0 OR kind = 'lost'", name="amount"),
 )
 Index("entries_posted_idx", entries.c.organization_id, entries.c.posted_at)
 Index("entries_admitted_idx", entries.c.organization_id, entries.c.admitted_at)

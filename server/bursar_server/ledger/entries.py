@@ -2,6 +2,9 @@
 
 A settlement sent again plans nothing. A final that meets its own provisional takes the provisional
 back and posts what the call really cost, as two further entries (k above 0); nothing is changed.
+
+What a session held when it was resolved as spent is posted as lost, and what evidence says of it
+later is taken back by a further entry of that kind. They are no calls: their n is negative.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,6 +14,10 @@ from enum import StrEnum
 import msgspec
 
 PROVISIONAL_ACCOUNT = "provisional"
+LOST_ACCOUNT = "lost"
+"""What was counted as spent although nobody knows to whom it is owed. Not the provisional account:
+that one holds single calls, each of which waits for its own evidence."""
+LOST_REASON = "the session's record of it is lost"
 
 
 class Kind(StrEnum):
@@ -19,6 +26,7 @@ class Kind(StrEnum):
     FINAL = "final"
     PROVISIONAL = "provisional"
     RELEASED = "released"
+    LOST = "lost"
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -114,6 +122,50 @@ def plan(
             )
             known[identity] = PostedSoFar(k + 2, cost, True)
     return postings
+
+
+def lost(
+    organization_id: int,
+    session_epoch: int,
+    number: int,
+    amount_nanos: int,
+    budget_window_ids: tuple[int, ...],
+    now: datetime,
+) -> Posting:
+    """The posting of what a session lost (or, negative, of what evidence takes back): its
+    `number`-th, from 1. Dated when it is decided: when it was spent is not known."""
+    settlement = Settlement(
+        organization_id=organization_id,
+        session_epoch=session_epoch,
+        n=-number,
+        kind=Kind.LOST,
+        budget_window_ids=budget_window_ids,
+        reserved_nanos=0,
+        cost_nanos=amount_nanos,
+        key_id=0,
+        customer="",
+        app="",
+        run="",
+        tags=(),
+        provider="",
+        model="",
+        requested_model="",
+        price_version="",
+        input_llm_tokens=0,
+        cached_input_llm_tokens=0,
+        cache_write_5m_llm_tokens=0,
+        cache_write_1h_llm_tokens=0,
+        output_llm_tokens=0,
+        reasoning_llm_tokens=0,
+        further_usage={},
+        estimate_reason=LOST_REASON,
+        provider_request_id="",
+        http_status=0,
+        stream=False,
+        admitted_at=now,
+        finished_at=now,
+    )
+    return Posting(settlement, 0, Kind.LOST, amount_nanos, LOST_ACCOUNT)
 
 
 def spend(organization: str) -> str:

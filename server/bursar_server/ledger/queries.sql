@@ -43,3 +43,30 @@ JOIN budget_windows AS w
 JOIN budgets AS b ON b.organization_id = w.organization_id AND b.id = w.budget_id
 WHERE s.organization_id = $1 AND s.id = ANY($2::bigint[])
 GROUP BY s.id;
+
+-- name: session_to_resolve
+SELECT s.state, s.last_seen_at,
+       least((SELECT coalesce(sum(greatest(a.granted_nanos - a.returned_nanos - a.settled_nanos,
+                                           0)), 0)
+              FROM allowances AS a
+              WHERE a.organization_id = s.organization_id
+                AND a.session_epoch = s.session_epoch), 2::numeric ^ 62)::bigint AS held_nanos
+FROM sessions AS s
+WHERE s.organization_id = $1 AND s.session_epoch = $2;
+
+-- name: insert_resolution
+INSERT INTO resolutions (organization_id, session_epoch, decision, reason, actor, created_at)
+VALUES ($1, $2, $3, $4, $5, $6)
+RETURNING id;
+
+-- name: resolution
+SELECT session_epoch, decision, applied_at, refusal, held
+FROM resolutions
+WHERE organization_id = $1 AND id = $2;
+
+-- name: windows_by_id
+SELECT w.id, 'budgets/' || b.slug AS budget, w.start_at
+FROM budget_windows AS w
+JOIN budgets AS b ON b.organization_id = w.organization_id AND b.id = w.budget_id
+WHERE w.organization_id = $1 AND w.id = ANY($2::bigint[])
+ORDER BY b.slug, w.start_at, w.id;

@@ -5,7 +5,10 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 # Both numbers are of 64 bits.
-_CHARGE_ID: Final = re.compile(r"([1-9][0-9]{0,18})-([1-9][0-9]{0,18})(?:-([0-9]{1,9}))?", re.ASCII)
+_CHARGE_ID: Final = re.compile(
+    r"([1-9][0-9]{0,18})-(lost-)?([1-9][0-9]{0,18})(?:-([0-9]{1,9}))?", re.ASCII
+)
+_PLACE: Final = re.compile(r"(\S+) ([0-9]{1,19}) (-?[0-9]{1,19}) ([0-9]{1,19})", re.ASCII)
 _LARGEST: Final = 2**63 - 1
 
 
@@ -55,7 +58,8 @@ CHECKS: Final = (
     Check(
         "accounts_are_named",
         "Every entry debits its organization's spend and credits what is owed to its provider, or"
-        " the provisional account while the outcome is unknown, in its organization's currency.",
+        " the provisional account while the outcome is unknown, or the lost one where none will"
+        " come, in its organization's currency.",
     ),
     Check("trial_balance_is_zero", "In each currency the debits equal the credits."),
     Check(
@@ -64,8 +68,8 @@ CHECKS: Final = (
     ),
     Check(
         "sessions_count_their_entries",
-        "Every entry has its session; a session counts each number it settled, a closed one has"
-        " settled all of them and holds nothing.",
+        "Every entry has its session; a session counts each number it settled, and what it lost;"
+        " a closed one has settled all of them and holds nothing.",
     ),
     Check(
         "draw_sets_exist",
@@ -77,22 +81,35 @@ CHECKS: Final = (
         "The postings of a call are numbered without gaps, none but an adjustment is negative,"
         " their sum is not, and a released call costs nothing.",
     ),
+    Check(
+        "lost_equals_entries",
+        "What an allowance counts as lost is the sum of what was posted as lost in its window, less"
+        " what evidence took back.",
+    ),
+    Check(
+        "resolved_sessions_hold_nothing",
+        "A session whose money was decided about holds none, and what it was lent was settled, lost"
+        " or returned.",
+    ),
 )
 
 
 def parse_charge_id(text: str) -> tuple[int, int] | None:
     """The session epoch and n of "7-12" (or of "7-12-1", an adjustment of it); None if it is no
-    charge id."""
+    charge id. What was lost has a negative n: "7-lost-1"."""
     match = _CHARGE_ID.fullmatch(text)
     if match is None:
         return None
-    session_epoch, n = int(match[1]), int(match[2])
-    return (session_epoch, n) if max(session_epoch, n) <= _LARGEST else None
+    session_epoch, n = int(match[1]), int(match[3])
+    if max(session_epoch, n) > _LARGEST:
+        return None
+    return session_epoch, -n if match[2] else n
 
 
 def format_charge_id(session_epoch: int, n: int, k: int) -> str:
-    """ "7-12"; "7-12-1" for its first adjustment."""
-    return f"{session_epoch}-{n}-{k}" if k else f"{session_epoch}-{n}"
+    """ "7-12"; "7-12-1" for its first adjustment; "7-lost-1" for what was lost (n is -1)."""
+    number = str(n) if n > 0 else f"lost-{-n}"
+    return f"{session_epoch}-{number}-{k}" if k else f"{session_epoch}-{number}"
 
 
 def format_place(place: EntryPlace) -> str:
@@ -102,11 +119,11 @@ def format_place(place: EntryPlace) -> str:
 
 def parse_place(text: str) -> EntryPlace | None:
     """The inverse of `format_place`; None for what it never wrote."""
-    parts = text.rsplit(" ", 3)
-    if len(parts) != 4 or not all(part.isdecimal() and len(part) < 20 for part in parts[1:]):
+    match = _PLACE.fullmatch(text)
+    if match is None:
         return None
     try:
-        posted_at = datetime.fromisoformat(parts[0])
+        posted_at = datetime.fromisoformat(match[1])
     except ValueError:
         return None
-    return EntryPlace(posted_at, int(parts[1]), int(parts[2]), int(parts[3]))
+    return EntryPlace(posted_at, int(match[2]), int(match[3]), int(match[4]))

@@ -1,14 +1,15 @@
-"""The rpcs on the ledger: pages of entries, and its verification."""
+"""The rpcs on the ledger: pages of entries, its verification, and decisions about lost sessions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bursar.v1 import charges_pb2, ledger_pb2, ledger_pb2_grpc, money_pb2
+from bursar_server.clock import Clock
 from bursar_server.database.pool import Connection, Pool, transaction
 from bursar_server.errors import invalid, not_found
 from bursar_server.identity.records import OrganizationRecord
 from bursar_server.identity.store import resolve_organization
-from bursar_server.ledger import rules, store
+from bursar_server.ledger import resolving, rules, store
 from bursar_server.ledger.store import EntryRecord
 from bursar_server.names import page_size, page_token_after, parse_name, place_of_page
 from bursar_server.times import period, timestamp
@@ -20,14 +21,17 @@ _KINDS: Final = {
     "final": charges_pb2.SETTLEMENT_KIND_FINAL,
     "provisional": charges_pb2.SETTLEMENT_KIND_PROVISIONAL,
     "released": charges_pb2.SETTLEMENT_KIND_RELEASED,
+    "lost": charges_pb2.SETTLEMENT_KIND_LOST,
 }
 
 
 class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     """The ledger of an organization."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, clock: Clock, lending: resolving.Lending) -> None:
         self._pool = pool
+        self._clock = clock
+        self._lending = lending
 
     async def ListEntries(
         self, request: ledger_pb2.ListEntriesRequest, context: object
@@ -80,6 +84,12 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         return ledger_pb2.VerifyLedgerResponse(
             checks=checks, ok=not any(check.differences for check in checks)
         )
+
+    async def ResolveSession(
+        self, request: ledger_pb2.ResolveSessionRequest, context: object
+    ) -> ledger_pb2.ResolveSessionResponse:
+        """Posts as spent, or takes back, all that a session still holds."""
+        return await resolving.resolve_session(self._pool, self._clock, self._lending, request)
 
 
 def _after(request: ledger_pb2.ListEntriesRequest) -> rules.EntryPlace | None:

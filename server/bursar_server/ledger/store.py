@@ -137,3 +137,73 @@ async def run_check(
     if row is None:
         raise RuntimeError(f"the check {check.name} answered nothing")
     return CheckResult(check, row["checked_count"], list(row["differences"] or ()))
+
+
+class SessionRecord(msgspec.Struct, frozen=True):
+    """A session that is to be decided about."""
+
+    state: str
+    last_seen_at: datetime
+    held_nanos: int
+    """Over all windows, outstanding and in doubt: nothing but whether there is any."""
+
+
+class ResolutionRecord(msgspec.Struct, frozen=True):
+    """A decision about a session."""
+
+    session_epoch: int
+    decision: str
+    applied_at: datetime | None
+    refusal: str
+    held: dict[str, int] | None
+
+
+class WindowRecord(msgspec.Struct, frozen=True):
+    """A window and the name of its budget."""
+
+    id: int
+    budget: str
+    start_at: datetime
+
+
+async def session(
+    connection: Connection, organization_id: int, session_epoch: int
+) -> SessionRecord | None:
+    """The session, if it is one of the organization."""
+    row = await connection.fetchrow(q.session_to_resolve, organization_id, session_epoch)
+    return None if row is None else SessionRecord(**dict(row))
+
+
+async def insert_resolution(
+    connection: Connection,
+    organization_id: int,
+    session_epoch: int,
+    decision: str,
+    reason: str,
+    actor: str,
+    now: datetime,
+) -> int:
+    """Put a decision on record; returns its id."""
+    return int(
+        await connection.fetchval(
+            q.insert_resolution, organization_id, session_epoch, decision, reason, actor, now
+        )
+    )
+
+
+async def resolution(
+    connection: Connection, organization_id: int, resolution_id: int
+) -> ResolutionRecord:
+    """A decision on record."""
+    row = await connection.fetchrow(q.resolution, organization_id, resolution_id)
+    if row is None:
+        raise RuntimeError(f"resolution {resolution_id} is gone from the record")
+    return ResolutionRecord(**dict(row))
+
+
+async def windows_by_id(
+    connection: Connection, organization_id: int, ids: Sequence[int]
+) -> list[WindowRecord]:
+    """Windows, by budget and time."""
+    rows = await connection.fetch(q.windows_by_id, organization_id, list(ids))
+    return [WindowRecord(**dict(row)) for row in rows]

@@ -191,8 +191,9 @@ WITH compared AS (
         ELSE format('%s %s-%s-%s: debits %s', o.slug, e.session_epoch, e.n, e.k, e.debit_account)
     END AS debit_fault,
     CASE
-        WHEN e.credit_account = CASE WHEN e.kind = 'provisional' THEN 'provisional'
-                                     ELSE 'payable/' || e.provider END
+        WHEN e.credit_account = CASE e.kind WHEN 'provisional' THEN 'provisional'
+                                                 WHEN 'lost' THEN 'lost'
+                                                 ELSE 'payable/' || e.provider END
         THEN NULL
         ELSE format('%s %s-%s-%s: is %s of %s and credits %s', o.slug, e.session_epoch, e.n, e.k,
                     e.kind, e.provider, e.credit_account)
@@ -273,8 +274,10 @@ FROM compared;
 
 -- name: check_sessions_count_their_entries
 WITH counted AS (
-    SELECT organization_id, session_epoch, count(DISTINCT n) FILTER (WHERE k = 0) AS n_count,
-           max(n) AS highest_n
+    SELECT organization_id, session_epoch,
+           count(DISTINCT n) FILTER (WHERE k = 0 AND n > 0) AS n_count,
+           max(n) FILTER (WHERE n > 0) AS highest_n,
+           count(*) FILTER (WHERE n < 0) AS lost_count, coalesce(-min(n), 0) AS last_lost
     FROM entries
     WHERE $1::bigint IS NULL OR organization_id = $1
     GROUP BY organization_id, session_epoch
@@ -287,7 +290,8 @@ held AS (
     GROUP BY organization_id, session_epoch
 ),
 known AS (
-    SELECT organization_id, session_epoch, state, settled_count, highest_settled_n, last_n
+    SELECT organization_id, session_epoch, state, settled_count, highest_settled_n, last_n,
+           lost_count
     FROM sessions
     WHERE $1::bigint IS NULL OR organization_id = $1
 ),
@@ -301,6 +305,12 @@ compared AS (
         THEN format('organization %s session %s: counts %s up to %s, its entries %s up to %s',
                     s.organization_id, s.session_epoch, s.settled_count, s.highest_settled_n,
                     coalesce(c.n_count, 0), coalesce(c.highest_n, 0))
+        WHEN s.lost_count <> coalesce(c.lost_count, 0)
+          OR s.lost_count > 0 AND s.lost_count <> c.last_lost
+        THEN format('organization %s session %s: counts %s entries of what it lost, there are %s'
+                    ' up to %s',
+                    s.organization_id, s.session_epoch, s.lost_count, coalesce(c.lost_count, 0),
+                    coalesce(c.last_lost, 0))
         WHEN s.state = 'closed' AND s.settled_count IS DISTINCT FROM s.last_n
         THEN format('organization %s session %s: closed with %s of %s settled', s.organization_id,
                     s.session_epoch, s.settled_count, s.last_n)
@@ -369,7 +379,9 @@ WITH calls AS (
            count(*) AS posting_count, sum(amount_nanos) AS amount_nanos,
            coalesce(sum(amount_nanos) FILTER (WHERE k = 0), 0) AS first_nanos,
            count(*) FILTER (WHERE kind = 'released' AND (k > 0 OR amount_nanos <> 0)) AS unreleased,
-           bool_or(kind NOT IN ('final', 'provisional', 'released')) AS is_strange
+           bool_or(CASE WHEN n < 0 THEN kind <> 'lost' OR k <> 0
+                        ELSE kind NOT IN ('final', 'provisional', 'released') OR n = 0
+                   END) AS is_strange
     FROM entries
     WHERE $1::bigint IS NULL OR organization_id = $1
     GROUP BY organization_id, session_epoch, n
@@ -379,17 +391,86 @@ compared AS (
         WHEN first_k <> 0 OR last_k <> posting_count - 1
         THEN format('organization %s %s-%s: has %s postings, numbered %s to %s', organization_id,
                     session_epoch, n, posting_count, first_k, last_k)
-        WHEN first_nanos < 0 OR amount_nanos < 0
+        WHEN n > 0 AND (first_nanos < 0 OR amount_nanos < 0)
         THEN format('organization %s %s-%s: costs %s nanos, at first %s', organization_id,
                     session_epoch, n, amount_nanos, first_nanos)
         WHEN unreleased > 0
         THEN format('organization %s %s-%s: is released and costs something', organization_id,
                     session_epoch, n)
-        WHEN is_strange OR n < 1
+        WHEN is_strange
         THEN format('organization %s %s-%s: is of a kind or number that does not exist',
                     organization_id, session_epoch, n)
     END AS difference
     FROM calls
+)
+SELECT count(*) AS checked_count,
+       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
+           AS differences
+FROM compared;
+
+-- name: check_lost_equals_entries
+WITH sums AS (
+    SELECT organization_id, session_epoch, draw_set_id, sum(amount_nanos) AS amount_nanos
+    FROM entries
+    WHERE kind = 'lost' AND ($1::bigint IS NULL OR organization_id = $1)
+    GROUP BY organization_id, session_epoch, draw_set_id
+),
+drawn AS (
+    SELECT s.organization_id, s.session_epoch, d.budget_window_id,
+           sum(s.amount_nanos) AS amount_nanos
+    FROM sums AS s
+    JOIN draw_sets AS t ON t.organization_id = s.organization_id AND t.id = s.draw_set_id
+    CROSS JOIN LATERAL unnest(t.budget_window_ids) AS d (budget_window_id)
+    GROUP BY s.organization_id, s.session_epoch, d.budget_window_id
+),
+held AS (
+    SELECT organization_id, session_epoch, budget_window_id, lost_nanos
+    FROM allowances
+    WHERE lost_nanos <> 0 AND ($1::bigint IS NULL OR organization_id = $1)
+),
+compared AS (
+    SELECT CASE WHEN coalesce(h.lost_nanos, 0) <> coalesce(d.amount_nanos, 0) THEN
+        format('organization %s session %s window %s: its allowance lost %s nanos, its entries'
+               ' of what was lost say %s nanos',
+               coalesce(h.organization_id, d.organization_id),
+               coalesce(h.session_epoch, d.session_epoch),
+               coalesce(h.budget_window_id, d.budget_window_id),
+               coalesce(h.lost_nanos, 0), coalesce(d.amount_nanos, 0))
+    END AS difference
+    FROM held AS h
+    FULL JOIN drawn AS d
+      ON d.organization_id = h.organization_id AND d.session_epoch = h.session_epoch
+     AND d.budget_window_id = h.budget_window_id
+)
+SELECT count(*) AS checked_count,
+       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
+           AS differences
+FROM compared;
+
+-- name: check_resolved_sessions_hold_nothing
+WITH resolved AS (
+    SELECT DISTINCT organization_id, session_epoch
+    FROM resolutions
+    WHERE applied_at IS NOT NULL AND refusal = ''
+      AND ($1::bigint IS NULL OR organization_id = $1)
+),
+compared AS (
+    SELECT CASE
+        WHEN s.state IS NULL OR s.state = 'open'
+        THEN format('organization %s session %s: was resolved and is %s', r.organization_id,
+                    r.session_epoch, coalesce(s.state, 'not there'))
+        WHEN a.held_nanos > 0
+        THEN format('organization %s session %s: was resolved and holds %s nanos',
+                    r.organization_id, r.session_epoch, a.held_nanos)
+    END AS difference
+    FROM resolved AS r
+    LEFT JOIN sessions AS s
+      ON s.organization_id = r.organization_id AND s.session_epoch = r.session_epoch
+    LEFT JOIN LATERAL (
+        SELECT sum(greatest(granted_nanos - returned_nanos - settled_nanos, 0)) AS held_nanos
+        FROM allowances
+        WHERE organization_id = r.organization_id AND session_epoch = r.session_epoch
+    ) AS a ON true
 )
 SELECT count(*) AS checked_count,
        (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]

@@ -1,10 +1,11 @@
 -- name: spend
 -- The braces take fixed fragments of the store, never input. An entry is a call if it is its
--- first posting and was not released; adjustments add amounts only. What was consumed is told by
+-- first posting and was not released; adjustments add amounts only, and so does what was lost: which
+-- calls it was is not known. What was consumed is told by
 -- the final posting, or by the provisional one while no other followed.
 WITH selected AS (
     SELECT {values}
-           e.amount_nanos, e.k = 0 AND e.kind <> 'released' AS is_call,
+           e.amount_nanos, e.k = 0 AND e.kind NOT IN ('released', 'lost') AS is_call,
            e.estimate_reason <> '' OR e.kind = 'provisional' AS is_estimated,
            e.kind = 'final' OR (e.kind = 'provisional' AND e.k = 0 AND NOT EXISTS (
                SELECT FROM entries AS later

@@ -34,6 +34,10 @@ class _SettlementKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Settle
     """The outcome is unknown: posted at the reserved amount until evidence adjusts it."""
     SETTLEMENT_KIND_RELEASED: _SettlementKind.ValueType  # 3
     """Provably never sent to the provider: costs nothing, closes its n."""
+    SETTLEMENT_KIND_LOST: _SettlementKind.ValueType  # 4
+    """Spent by decision: what a session held when it was resolved (LedgerService.ResolveSession), and
+    what evidence takes back of it. Only in the ledger; a sidecar never sends it.
+    """
 
 class SettlementKind(_SettlementKind, metaclass=_SettlementKindEnumTypeWrapper):
     """How a reservation ended."""
@@ -46,6 +50,10 @@ SETTLEMENT_KIND_PROVISIONAL: SettlementKind.ValueType  # 2
 """The outcome is unknown: posted at the reserved amount until evidence adjusts it."""
 SETTLEMENT_KIND_RELEASED: SettlementKind.ValueType  # 3
 """Provably never sent to the provider: costs nothing, closes its n."""
+SETTLEMENT_KIND_LOST: SettlementKind.ValueType  # 4
+"""Spent by decision: what a session held when it was resolved (LedgerService.ResolveSession), and
+what evidence takes back of it. Only in the ledger; a sidecar never sends it.
+"""
 Global___SettlementKind: _TypeAlias = SettlementKind  # noqa: Y015
 
 @_typing.final

@@ -14,6 +14,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -24,6 +25,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _SessionDecision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SessionDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionDecision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SESSION_DECISION_UNSPECIFIED: _SessionDecision.ValueType  # 0
+    """Not allowed."""
+    SESSION_DECISION_SPENT: _SessionDecision.ValueType  # 1
+    """Post all of it as spent: the safe way where nobody knows. Evidence that comes later (a recovered
+    journal) takes its part of it back.
+    """
+    SESSION_DECISION_FREE: _SessionDecision.ValueType  # 2
+    """Take it back unspent. What was spent of it after all is overrun when it comes."""
+
+class SessionDecision(_SessionDecision, metaclass=_SessionDecisionEnumTypeWrapper):
+    """What becomes of money that a session holds and will not account for."""
+
+SESSION_DECISION_UNSPECIFIED: SessionDecision.ValueType  # 0
+"""Not allowed."""
+SESSION_DECISION_SPENT: SessionDecision.ValueType  # 1
+"""Post all of it as spent: the safe way where nobody knows. Evidence that comes later (a recovered
+journal) takes its part of it back.
+"""
+SESSION_DECISION_FREE: SessionDecision.ValueType  # 2
+"""Take it back unspent. What was spent of it after all is overrun when it comes."""
+Global___SessionDecision: _TypeAlias = SessionDecision  # noqa: Y015
 
 @_typing.final
 class Entry(_message.Message):
@@ -61,7 +90,7 @@ class Entry(_message.Message):
     BUDGETS_FIELD_NUMBER: _builtins.int
     charge_id: _builtins.str
     """Its identity and that of the charge: "<session epoch>-<n>", with "-<k>" behind for an
-    adjustment.
+    adjustment; "<session epoch>-lost-<number>" for what was lost or taken back of it.
     """
     organization: _builtins.str
     """"organizations/acme"."""
@@ -70,7 +99,7 @@ class Entry(_message.Message):
     debit_account: _builtins.str
     """"spend/acme"."""
     credit_account: _builtins.str
-    """"payable/openai"; "provisional" while the outcome is unknown."""
+    """"payable/openai"; "provisional" while the outcome is unknown; "lost" where none will come."""
     key: _builtins.str
     """"keys/k-3f9a1c07d2e4"."""
     team: _builtins.str
@@ -101,7 +130,7 @@ class Entry(_message.Message):
     """Whether the answer was streamed."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """What was posted. Negative only in an adjustment."""
+        """What was posted. Negative only in an adjustment, and in what evidence takes back of a loss."""
 
     @_builtins.property
     def reserved(self) -> _money_pb2.Money:
@@ -338,3 +367,113 @@ class VerifyLedgerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyLedgerResponse: _TypeAlias = VerifyLedgerResponse  # noqa: Y015
+
+@_typing.final
+class ResolveSessionRequest(_message.Message):
+    """Decides about the money of a session that does not come back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    SESSION_EPOCH_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization: _builtins.str
+    """"organizations/acme"."""
+    session_epoch: _builtins.int
+    """The session, as a sidecar's `sessions` name it."""
+    decision: Global___SessionDecision.ValueType
+    """Spent or free."""
+    reason: _builtins.str
+    """Why, for the record; 1 to 500 characters."""
+    request_id: _builtins.str
+    """A UUID that makes a repeat harmless: it waits for the same decision. Empty: none."""
+    def __init__(
+        self,
+        *,
+        organization: _builtins.str = ...,
+        session_epoch: _builtins.int = ...,
+        decision: Global___SessionDecision.ValueType = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "organization", b"organization", "reason", b"reason", "request_id", b"request_id", "session_epoch", b"session_epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveSessionRequest: _TypeAlias = ResolveSessionRequest  # noqa: Y015
+
+@_typing.final
+class ResolvedWindow(_message.Message):
+    """What was resolved in one window of a budget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    budget: _builtins.str
+    """"budgets/b-5e81c2"."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the window began."""
+
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """What the session held, outstanding and in doubt."""
+
+    def __init__(
+        self,
+        *,
+        budget: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        amount: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "budget", b"budget", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolvedWindow: _TypeAlias = ResolvedWindow  # noqa: Y015
+
+@_typing.final
+class ResolveSessionResponse(_message.Message):
+    """What a decision did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    APPLY_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name in the record: "resolutions/4711"."""
+    decision: Global___SessionDecision.ValueType
+    """As it was decided."""
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolvedWindow]:
+        """Every window the session held money of."""
+
+    @_builtins.property
+    def apply_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was applied."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        decision: Global___SessionDecision.ValueType = ...,
+        windows: _abc.Iterable[Global___ResolvedWindow] | None = ...,
+        apply_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["apply_time", b"apply_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_time", b"apply_time", "decision", b"decision", "name", b"name", "windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveSessionResponse: _TypeAlias = ResolveSessionResponse  # noqa: Y015

@@ -45,6 +45,11 @@ class LedgerServiceStub:
                 request_serializer=bursar_dot_v1_dot_ledger__pb2.VerifyLedgerRequest.SerializeToString,
                 response_deserializer=bursar_dot_v1_dot_ledger__pb2.VerifyLedgerResponse.FromString,
                 _registered_method=True)
+        self.ResolveSession = channel.unary_unary(
+                '/bursar.v1.LedgerService/ResolveSession',
+                request_serializer=bursar_dot_v1_dot_ledger__pb2.ResolveSessionRequest.SerializeToString,
+                response_deserializer=bursar_dot_v1_dot_ledger__pb2.ResolveSessionResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -66,6 +71,20 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResolveSession(self, request, context):
+        """Posts as spent, or takes back, all that a session still holds. Only for a session without an
+        open stream that was given up by a newer life of its sidecar, or was silent for longer than
+        `lending.resolve_after_ms`; else FAILED_PRECONDITION says why not: SESSION_IS_CONNECTED,
+        SESSION_MAY_RETURN, SESSION_IS_CLOSED, SESSION_HOLDS_NOTHING.
+
+        The decision is on record before it is applied. In an outage between the two the answer is
+        UNAVAILABLE (RESOLUTION_PENDING): it is applied when the control plane is back, unless the
+        session came back first, and a repeat with the same request id tells what it did.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +97,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.VerifyLedger,
                     request_deserializer=bursar_dot_v1_dot_ledger__pb2.VerifyLedgerRequest.FromString,
                     response_serializer=bursar_dot_v1_dot_ledger__pb2.VerifyLedgerResponse.SerializeToString,
+            ),
+            'ResolveSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveSession,
+                    request_deserializer=bursar_dot_v1_dot_ledger__pb2.ResolveSessionRequest.FromString,
+                    response_serializer=bursar_dot_v1_dot_ledger__pb2.ResolveSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +159,33 @@ class LedgerService:
             '/bursar.v1.LedgerService/VerifyLedger',
             bursar_dot_v1_dot_ledger__pb2.VerifyLedgerRequest.SerializeToString,
             bursar_dot_v1_dot_ledger__pb2.VerifyLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bursar.v1.LedgerService/ResolveSession',
+            bursar_dot_v1_dot_ledger__pb2.ResolveSessionRequest.SerializeToString,
+            bursar_dot_v1_dot_ledger__pb2.ResolveSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,16 @@ class LedgerServiceStub:
     """Recomputes every durable invariant from the rows, on one consistent view, while the system
     runs.
     """
+    ResolveSession: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ResolveSessionRequest, _ledger_pb2.ResolveSessionResponse]
+    """Posts as spent, or takes back, all that a session still holds. Only for a session without an
+    open stream that was given up by a newer life of its sidecar, or was silent for longer than
+    `lending.resolve_after_ms`; else FAILED_PRECONDITION says why not: SESSION_IS_CONNECTED,
+    SESSION_MAY_RETURN, SESSION_IS_CLOSED, SESSION_HOLDS_NOTHING.
+
+    The decision is on record before it is applied. In an outage between the two the answer is
+    UNAVAILABLE (RESOLUTION_PENDING): it is applied when the control plane is back, unless the
+    session came back first, and a repeat with the same request id tells what it did.
+    """
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -54,6 +64,16 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     VerifyLedger: _aio.UnaryUnaryMultiCallable[_ledger_pb2.VerifyLedgerRequest, _ledger_pb2.VerifyLedgerResponse]  # type: ignore[assignment]
     """Recomputes every durable invariant from the rows, on one consistent view, while the system
     runs.
+    """
+    ResolveSession: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ResolveSessionRequest, _ledger_pb2.ResolveSessionResponse]  # type: ignore[assignment]
+    """Posts as spent, or takes back, all that a session still holds. Only for a session without an
+    open stream that was given up by a newer life of its sidecar, or was silent for longer than
+    `lending.resolve_after_ms`; else FAILED_PRECONDITION says why not: SESSION_IS_CONNECTED,
+    SESSION_MAY_RETURN, SESSION_IS_CLOSED, SESSION_HOLDS_NOTHING.
+
+    The decision is on record before it is applied. In an outage between the two the answer is
+    UNAVAILABLE (RESOLUTION_PENDING): it is applied when the control plane is back, unless the
+    session came back first, and a repeat with the same request id tells what it did.
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -75,6 +95,22 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ledger_pb2.VerifyLedgerResponse, _abc.Awaitable[_ledger_pb2.VerifyLedgerResponse]]:
         """Recomputes every durable invariant from the rows, on one consistent view, while the system
         runs.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveSession(
+        self,
+        request: _ledger_pb2.ResolveSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ResolveSessionResponse, _abc.Awaitable[_ledger_pb2.ResolveSessionResponse]]:
+        """Posts as spent, or takes back, all that a session still holds. Only for a session without an
+        open stream that was given up by a newer life of its sidecar, or was silent for longer than
+        `lending.resolve_after_ms`; else FAILED_PRECONDITION says why not: SESSION_IS_CONNECTED,
+        SESSION_MAY_RETURN, SESSION_IS_CLOSED, SESSION_HOLDS_NOTHING.
+
+        The decision is on record before it is applied. In an outage between the two the answer is
+        UNAVAILABLE (RESOLUTION_PENDING): it is applied when the control plane is back, unless the
+        session came back first, and a repeat with the same request id tells what it did.
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
