@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from bursar_sidecar.journal import Journal
 from bursar_sidecar.journal_records import Settled
+from bursar_sidecar.journal_recovery import TRUNCATED
 from bursar_sidecar.outbox import Charge
 from bursar_sidecar.pools import Leg
 from bursar_sidecar.settlements import CRASHED, provisional
@@ -36,7 +37,9 @@ def priors_of(journal: Journal, wall_ns: int) -> list[tuple[Prior, list[Charge]]
 
     Calls that were open when their sidecar died are settled here provisionally, at what was
     reserved: they were dispatched, or may have been. Their settlements are in the journal before
-    this returns.
+    this returns. Not so where the journal's end is missing: a call that looks open may be settled
+    behind the cut, and the money it gave back may be spent by another; all that the session holds
+    is in doubt there, and a posting on a guess would let a later correction free it.
     """
     found = []
     for session in journal.recovered:
@@ -44,7 +47,8 @@ def priors_of(journal: Journal, wall_ns: int) -> list[tuple[Prior, list[Charge]]
             Charge(session.epoch, n, message)
             for n, message in sorted(session.unacknowledged.items())
         ]
-        for n, (part, opened) in sorted(session.open.items()):
+        unsettled = {} if session.journal == TRUNCATED else session.open
+        for n, (part, opened) in sorted(unsettled.items()):
             for settlement in provisional(opened, CRASHED, wall_ns):
                 if settlement.session_epoch == part.epoch and settlement.n == n:
                     message = settlement.SerializeToString()

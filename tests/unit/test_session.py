@@ -297,6 +297,23 @@ async def test_after_a_power_loss_the_journal_is_called_truncated(
         assert states == {allowances_pb2.JOURNAL_STATE_TRUNCATED}
 
 
+async def test_a_call_left_open_in_a_truncated_journal_is_not_posted_on_a_guess(
+    plane: FakeControlPlane, tmp_path: Path
+) -> None:
+    first = Counter(plane.dial, tmp_path, boot_id="before")
+    await first.spend(100, 10)
+    await first.cashier.reserve(await first.call(100))
+    await first.crash()
+    second = Counter(plane.dial, tmp_path, boot_id="after")
+    async with serving(second):
+        await second.identify()
+        (prior,) = {prior.last_n for prior in plane.hellos[-1].prior_sessions if prior.last_n}
+        assert prior == 2
+        await second.spend(100, 20)
+        await plane.until(lambda: len(plane.ledger) == 2, "both ended calls are posted")
+        assert sorted(s.cost_nanos for s in plane.ledger.values()) == [10, 20]
+
+
 async def test_an_orderly_end_gives_everything_back_and_owes_nothing(
     plane: FakeControlPlane, tmp_path: Path
 ) -> None:
