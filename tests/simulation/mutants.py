@@ -198,8 +198,8 @@ def acknowledge_before_commit() -> list[Replacement]:
 def close_before_settlements() -> list[Replacement]:
     original = step._close
 
-    def close(state: step.Slice, frames: Any) -> None:
-        original(state, frames)
+    def close(state: step.Slice, given: step.Input, output: step.Output) -> None:
+        original(state, given, output)
         for row in state.sessions.values():
             if row.last_n is not None and row.state == "fenced":
                 state.books.close(row.session_epoch)
