@@ -57,3 +57,18 @@ def test_what_an_adjustment_of_a_cut_journal_brings_home_stays_in_doubt() -> Non
     books.adjust([10], -55, doubted=7)
     assert (window.settled, window.outstanding, window.in_doubt) == (5, 0, 95)
     assert books.of(7, 10).held == 95
+
+
+def test_a_session_that_closes_in_a_step_is_lent_nothing_in_it() -> None:
+    # Simulation, seed 106775: a need from before the end was granted after it, and kept for ever.
+    row = SessionRow(1, 7, "open", 4, 1, 1, None, None)
+    window = rules.WindowBalance(
+        id=10, budget_id=1, hard=True, limit=100, ceiling=100, settled=15, outstanding=65
+    )
+    books = rules.Books({10: window}, {(7, 10): rules.Totals(granted=80, settled=15)})
+    frame = Frame(7, 5, (), (), frozenset(), (), (), 0, (Close(7, 1),), b"")
+    need = rules.Need(7, 1, (rules.NeedLine(10, 20, 20, 0),), deadline_ms=100)
+    given = Input([(7, frame)], [], [need], {}, lambda _: {}, lambda _: [], NOW, 0)
+    output = step(Slice({7: row}, {}, books), given)
+    assert (row.state, window.outstanding) == ("closed", 0)
+    assert output.decisions.granted == []

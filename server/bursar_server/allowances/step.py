@@ -264,8 +264,11 @@ def _lend(state: Slice, given: Input, output: Output) -> None:
             # What was granted since the sidecar looked is free, too.
             unseen = max(0, books.of(*key).granted - report.granted_seen)
             wants[key] = rules.Want(*key, report.free + unseen, report.want)
+    # A session that was fenced or closed in this very step is lent nothing more: nobody would give
+    # it back.
+    needs = [need for need in given.needs if state.sessions[need.session_epoch].state == "open"]
     users = given.users(books.windows)
-    output.decisions = rules.lend(books, given.needs, wants.values(), users, given.now_ms)
+    output.decisions = rules.lend(books, needs, wants.values(), users, given.now_ms)
     shortage = dict(output.decisions.shortage)
     for window in books.windows.values():
         if window.hard and window.available < 0:
