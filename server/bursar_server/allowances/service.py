@@ -145,31 +145,49 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
         stream.price_snapshot_version = hello.price_snapshot_version
         # Between ticks: a frame that an older stream of this life left behind must not be
         # applied after the last applied number was read here.
-        async with self._writer.turn, transaction(self._pool) as connection:
-            now = self._clock.now()
-            await store.see_sidecar(
-                connection, sidecar.organization_id, sidecar.id, hello.build, now
-            )
-            organizations = []
-            for id in (sidecar.organization_id, PLATFORM_ORGANIZATION_ID):
-                record = await organization_by_id(connection, id)
-                assert record is not None  # the sidecar's row refers to it; the platform's stays
-                organizations.append(record)
-            live: list[tuple[LiveSession, store.OpenedSession]] = []
-            for record in organizations:
-                opened = await store.open_session(
-                    connection, record.id, sidecar.organization_id, sidecar.id, hello.boot_id, now
+        async with self._writer.turn:
+            async with transaction(self._pool) as connection:
+                live = await self._open_sessions(connection, stream, sidecar, hello)
+                fenced = await self._fence_prior(
+                    connection, sidecar, hello, [session for session, _ in live]
                 )
-                live.append((_live(stream, record, organizations[0].slug, opened), opened))
-            await self._fence_prior(connection, sidecar, hello, [session for session, _ in live])
+            # Told only now that it is committed, and the Welcome before anything else.
             for session, opened in live:
-                # Before anything else can be said to it.
                 session.send(_welcome(session, opened, self._settings.valid_for_ms))
                 self._hub.add(session)
+            for older in fenced:
+                older.send(
+                    allowances_pb2.ControlFrame(
+                        fence=allowances_pb2.Fence(reason="a newer life of the sidecar began")
+                    )
+                )
         metrics.SESSIONS.set(len(self._hub.sessions))
         async with transaction(self._pool, read_only=True) as connection:
             for session, opened in live:
                 await self._greet(connection, session, opened, hello)
+
+    async def _open_sessions(
+        self,
+        connection: Connection,
+        stream: Stream,
+        sidecar: SidecarRecord,
+        hello: allowances_pb2.Hello,
+    ) -> list[tuple[LiveSession, store.OpenedSession]]:
+        """The sidecar's sessions in its organization and in the platform, begun or found again."""
+        now = self._clock.now()
+        await store.see_sidecar(connection, sidecar.organization_id, sidecar.id, hello.build, now)
+        organizations = []
+        for id in (sidecar.organization_id, PLATFORM_ORGANIZATION_ID):
+            record = await organization_by_id(connection, id)
+            assert record is not None  # the sidecar's row refers to it; the platform's stays
+            organizations.append(record)
+        live = []
+        for record in organizations:
+            opened = await store.open_session(
+                connection, record.id, sidecar.organization_id, sidecar.id, hello.boot_id, now
+            )
+            live.append((_live(stream, record, organizations[0].slug, opened), opened))
+        return live
 
     async def _fence_prior(
         self,
@@ -177,12 +195,14 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
         sidecar: SidecarRecord,
         hello: allowances_pb2.Hello,
         live: Sequence[LiveSession],
-    ) -> None:
+    ) -> list[LiveSession]:
+        """Fence the earlier lives that Hello names; returns those that are on a stream still."""
         named = {prior.session_epoch: prior for prior in hello.prior_sessions}
         mine = {session.organization_id: session for session in live}
         known = await store.prior_sessions(
             connection, sidecar.organization_id, sidecar.id, named.keys()
         )
+        fenced: list[LiveSession] = []
         for row in known:
             session = mine.get(row.organization_id)
             if session is None or row.session_epoch == session.session_epoch:
@@ -196,14 +216,11 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
             )
             older = self._hub.sessions.get(row.session_epoch)
             if older is not None:
-                older.send(
-                    allowances_pb2.ControlFrame(
-                        fence=allowances_pb2.Fence(reason="a newer life of the sidecar began")
-                    )
-                )
+                fenced.append(older)
         unknown = named.keys() - {row.session_epoch for row in known}
         if unknown:
             raise invalid("hello.prior_sessions", sorted(unknown), "sessions of this sidecar")
+        return fenced
 
     async def _greet(
         self,

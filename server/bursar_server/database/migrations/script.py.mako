@@ -15,4 +15,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """A ledger is not migrated backwards."""
-    raise NotImplementedError("a ledger is not migrated backwards")
+    raise RuntimeError("a ledger is not migrated backwards")
