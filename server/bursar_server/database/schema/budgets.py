@@ -1,0 +1,146 @@
+"""Budgets, their versions and their windows."""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from bursar_server.database.schema.columns import (
+    EMPTY_ARRAY,
+    created_column,
+    id_column,
+    metadata,
+    organization_id_column,
+    updated_column,
+)
+
+# What counts, and how much of it there may be.
+budgets = Table(
+    "budgets",
+    metadata,
+    organization_id_column(),
+    id_column(),
+    Column("slug", Text, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("scope_kind", Text, nullable=False),
+    # The id of the organization, team, project, user or key.
+    Column("scope_id", BigInteger, nullable=False),
+    Column("models", ARRAY(Text), nullable=False, server_default=EMPTY_ARRAY),
+    Column("providers", ARRAY(Text), nullable=False, server_default=EMPTY_ARRAY),
+    Column("limit_nanos", BigInteger, nullable=False),
+    # calendar, every, from_first_call, lifetime.
+    Column("window_kind", Text, nullable=False),
+    # second ... year; null for a lifetime.
+    Column("window_unit", Text),
+    # N of every and from_first_call; null otherwise.
+    Column("window_count", Integer),
+    # Of calendar windows; 0 is the natural beginning.
+    Column("window_anchor", Integer, nullable=False, server_default=text("0")),
+    # Where the first window of `every` begins; null otherwise.
+    Column("window_start_at", DateTime(timezone=True)),
+    Column("time_zone", Text, nullable=False, server_default=text("'UTC'")),
+    Column("enforcement", Text, nullable=False),
+    Column("disabled", Boolean, nullable=False, server_default=text("false")),
+    Column("version", BigInteger, nullable=False, server_default=text("1")),
+    created_column(),
+    updated_column(),
+    ForeignKeyConstraint(["organization_id"], ["organizations.id"]),
+    UniqueConstraint("organization_id", "slug"),
+    CheckConstraint("limit_nanos >= 0", name="limit"),
+    CheckConstraint(
+        "scope_kind IN ('platform','organization','team','project','user','key')",
+        name="scope_kind",
+    ),
+    CheckConstraint(
+        "window_kind IN ('calendar','every','from_first_call','lifetime')", name="window_kind"
+    ),
+    CheckConstraint("enforcement IN ('hard','soft')", name="enforcement"),
+)
+Index("budgets_scope_idx", budgets.c.organization_id, budgets.c.scope_kind, budgets.c.scope_id)
+
+# Every state a budget ever had, for the audit: written with the change, never changed.
+budget_versions = Table(
+    "budget_versions",
+    metadata,
+    organization_id_column(),
+    Column("budget_id", BigInteger, primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("display_name", Text, nullable=False),
+    Column("limit_nanos", BigInteger, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    # Who changed it: "admin".
+    Column("actor", Text, nullable=False),
+    created_column(),
+)
+
+# A budget in one window. Only the writer of the organization's shard changes a row.
+budget_windows = Table(
+    "budget_windows",
+    metadata,
+    organization_id_column(),
+    id_column(),
+    Column("budget_id", BigInteger, nullable=False),
+    # For budgets with one balance per value of a tag; '' is the whole budget.
+    Column("split_value", Text, nullable=False, server_default=text("''")),
+    Column("start_at", DateTime(timezone=True), nullable=False),
+    # Null: without end.
+    Column("end_at", DateTime(timezone=True)),
+    # The budget's limit as the writer last applied it, and the version of the budget it is of.
+    Column("limit_nanos", BigInteger, nullable=False),
+    Column("budget_version", BigInteger, nullable=False),
+    # What the books may reach: the limit, or after a cut what was committed then; it falls with
+    # what comes home.
+    Column("ceiling_nanos", BigInteger, nullable=False),
+    # S, O, D, V.
+    Column("settled_nanos", BigInteger, nullable=False, server_default=text("0")),
+    Column("outstanding_nanos", BigInteger, nullable=False, server_default=text("0")),
+    Column("in_doubt_nanos", BigInteger, nullable=False, server_default=text("0")),
+    Column("overrun_nanos", BigInteger, nullable=False, server_default=text("0")),
+    # Hard: money is lent and the ceiling holds. Soft: only settled_nanos moves.
+    Column("hard", Boolean, nullable=False),
+    created_column(),
+    ForeignKeyConstraint(
+        ["organization_id", "budget_id"], ["budgets.organization_id", "budgets.id"]
+    ),
+    UniqueConstraint("organization_id", "budget_id", "split_value", "start_at"),
+    CheckConstraint(
+        "outstanding_nanos >= 0 AND in_doubt_nanos >= 0 AND overrun_nanos >= 0", name="parts"
+    ),
+    # The second guard behind the writer's own: a grant that does not fit cannot be committed. A
+    # posted fact moves money from outstanding to settled, or raises settled and overrun alike, so
+    # it never trips this.
+    CheckConstraint(
+        "NOT hard OR settled_nanos - overrun_nanos + outstanding_nanos + in_doubt_nanos"
+        " <= ceiling_nanos",
+        name="ceiling",
+    ),
+)
+
+# What a budget's first window had seen before the budget was made: one line, written as the window
+# begins, so that its settled amount stays the sum of what is on record. Never changed: a trigger
+# refuses it.
+opening_lines = Table(
+    "opening_lines",
+    metadata,
+    organization_id_column(),
+    Column("budget_window_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("amount_nanos", BigInteger, nullable=False),
+    Column("entry_count", BigInteger, nullable=False),
+    created_column(),
+    ForeignKeyConstraint(
+        ["organization_id", "budget_window_id"],
+        ["budget_windows.organization_id", "budget_windows.id"],
+    ),
+    CheckConstraint("amount_nanos >= 0", name="amount"),
+)

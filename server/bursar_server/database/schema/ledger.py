@@ -1,0 +1,119 @@
+"""What was spent: draw sets, entries, frames set aside, events."""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from bursar_server.database.schema.columns import (
+    created_column,
+    id_column,
+    metadata,
+    organization_id_column,
+)
+
+# Interned sets of budget windows: what a call drew on, named by each of its entries.
+draw_sets = Table(
+    "draw_sets",
+    metadata,
+    organization_id_column(),
+    id_column(),
+    # Ascending, without repeats.
+    Column("budget_window_ids", ARRAY(BigInteger), nullable=False),
+    UniqueConstraint("organization_id", "budget_window_ids"),
+)
+
+# The ledger: one row a call, the settlement and the double entry in one. Never updated or
+# deleted: a trigger refuses it.
+entries = Table(
+    "entries",
+    metadata,
+    organization_id_column(),
+    Column("session_epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("n", BigInteger, primary_key=True, autoincrement=False),
+    Column("k", Integer, primary_key=True, autoincrement=False),
+    # final, provisional, released; lost has a negative n.
+    Column("kind", Text, nullable=False),
+    Column("debit_account", Text, nullable=False),
+    Column("credit_account", Text, nullable=False),
+    Column("amount_nanos", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("reserved_nanos", BigInteger, nullable=False),
+    # What no allowance covered, the largest over its budgets.
+    Column("overrun_nanos", BigInteger, nullable=False, server_default=text("0")),
+    Column("draw_set_id", BigInteger, nullable=False),
+    Column("key_id", BigInteger),
+    Column("team_id", BigInteger),
+    Column("project_id", BigInteger),
+    Column("user_id", BigInteger),
+    Column("customer", Text, nullable=False),
+    Column("app", Text, nullable=False),
+    Column("run", Text, nullable=False),
+    Column("tags", ARRAY(Text), nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("requested_model", Text, nullable=False),
+    Column("price_version", Text, nullable=False),
+    Column("input_llm_tokens", BigInteger, nullable=False),
+    Column("cached_input_llm_tokens", BigInteger, nullable=False),
+    Column("cache_write_5m_llm_tokens", BigInteger, nullable=False),
+    Column("cache_write_1h_llm_tokens", BigInteger, nullable=False),
+    Column("output_llm_tokens", BigInteger, nullable=False),
+    Column("reasoning_llm_tokens", BigInteger, nullable=False),
+    Column("further_usage", JSONB),
+    # '' when the usage is the provider's own.
+    Column("estimate_reason", Text, nullable=False),
+    Column("provider_request_id", Text, nullable=False),
+    Column("http_status", SmallInteger, nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("admitted_at", DateTime(timezone=True), nullable=False),
+    Column("finished_at", DateTime(timezone=True), nullable=False),
+    Column("posted_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("kind IN ('final','provisional','released','lost')", name="kind"),
+    CheckConstraint("k > 0 OR amount_nanos >= 0 OR kind = 'lost'", name="amount"),
+)
+Index("entries_posted_idx", entries.c.organization_id, entries.c.posted_at)
+Index("entries_admitted_idx", entries.c.organization_id, entries.c.admitted_at)
+Index("entries_key_idx", entries.c.organization_id, entries.c.key_id)
+
+# Frames that could not be applied, kept as they came, so that one of them never stops a shard.
+quarantined_frames = Table(
+    "quarantined_frames",
+    metadata,
+    organization_id_column(),
+    id_column(),
+    Column("session_epoch", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("frame", LargeBinary, nullable=False),
+    Column("fault", Text, nullable=False),
+    created_column(),
+)
+
+# What people should know; written in the transaction that made it true.
+events = Table(
+    "events",
+    metadata,
+    organization_id_column(),
+    id_column(),
+    Column("kind", Text, nullable=False),
+    Column("budget_id", BigInteger),
+    Column("budget_window_id", BigInteger),
+    Column("summary", Text, nullable=False),
+    Column("amount_nanos", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    created_column(),
+    CheckConstraint("kind IN ('soft_limit_crossed','overrun','frame_quarantined')", name="kind"),
+)

@@ -1,0 +1,103 @@
+"""What is lent: sessions, allowances, and decisions about money that does not come back."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKeyConstraint,
+    Index,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from bursar_server.database.schema.columns import (
+    NOW,
+    created_column,
+    id_column,
+    metadata,
+    organization_id_column,
+)
+
+# One process life of a sidecar for one organization.
+sessions = Table(
+    "sessions",
+    metadata,
+    organization_id_column(),
+    Column("session_epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("sidecar_organization_id", BigInteger, nullable=False),
+    Column("sidecar_id", BigInteger, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    # open, fenced, closed.
+    Column("state", Text, nullable=False, server_default=text("'open'")),
+    # The last frame applied.
+    Column("applied_seq", BigInteger, nullable=False, server_default=text("0")),
+    # How many distinct n were posted, and the highest of them.
+    Column("settled_count", BigInteger, nullable=False, server_default=text("0")),
+    Column("highest_settled_n", BigInteger, nullable=False, server_default=text("0")),
+    # From CloseSession: how many n there were in all. Null: not said yet.
+    Column("last_n", BigInteger),
+    # What the journal proved when the session was given up: complete, truncated; null: alive.
+    Column("journal", Text),
+    created_column(),
+    Column("last_seen_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    # Entries of what was lost, and taken back of it: they have negative n, from -1 down.
+    Column("lost_count", BigInteger, nullable=False, server_default=text("0")),
+    # What was decided about its money, as a resolution says: spent, free; null: nothing.
+    Column("decision", Text),
+    UniqueConstraint("organization_id", "sidecar_id", "boot_id"),
+    CheckConstraint("state IN ('open','fenced','closed')", name="state"),
+)
+
+# What one session was lent of one window: three totals that only grow.
+allowances = Table(
+    "allowances",
+    metadata,
+    organization_id_column(),
+    Column("session_epoch", BigInteger, primary_key=True),
+    Column("budget_window_id", BigInteger, primary_key=True),
+    Column("granted_nanos", BigInteger, nullable=False, server_default=text("0")),
+    Column("returned_nanos", BigInteger, nullable=False, server_default=text("0")),
+    Column("settled_nanos", BigInteger, nullable=False, server_default=text("0")),
+    Column("in_doubt_nanos", BigInteger, nullable=False, server_default=text("0")),
+    # The part of settled_nanos that was posted as lost and no evidence took back yet.
+    Column("lost_nanos", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("lost_nanos >= 0", name="lost"),
+    CheckConstraint(
+        "granted_nanos >= 0 AND returned_nanos >= 0 AND returned_nanos <= granted_nanos"
+        " AND in_doubt_nanos >= 0",
+        name="totals",
+    ),
+    ForeignKeyConstraint(
+        ["organization_id", "session_epoch"],
+        ["sessions.organization_id", "sessions.session_epoch"],
+    ),
+    ForeignKeyConstraint(
+        ["organization_id", "budget_window_id"],
+        ["budget_windows.organization_id", "budget_windows.id"],
+    ),
+)
+Index("allowances_window_idx", allowances.c.organization_id, allowances.c.budget_window_id)
+
+# What was decided about the money of a session that does not come back, and by whom. The writer of
+# balances applies it; until then `applied_at` is null.
+resolutions = Table(
+    "resolutions",
+    metadata,
+    organization_id_column(),
+    id_column(),
+    Column("session_epoch", BigInteger, nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    created_column(),
+    Column("applied_at", DateTime(timezone=True)),
+    # '' or why it was not applied after all.
+    Column("refusal", Text, nullable=False, server_default=text("''")),
+    # What the session held: {budget window id: nanos}.
+    Column("held", JSONB),
+    CheckConstraint("decision IN ('spent','free')", name="decision"),
+)
