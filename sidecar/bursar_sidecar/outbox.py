@@ -288,9 +288,13 @@ class Outbox:
             if pool.is_over(now):
                 self._send_home(pool, before)
                 continue
+            if pool.is_idle_in_tail(now):
+                pool.give_back()
+                self._report.add(pool.window_id)
+                continue
             if before is None:
-                # What was granted but never used is known there already.
-                if pool.reserved_nanos or pool.settled_nanos:
+                # Also what was lent ahead and not used yet: who says nothing is never asked for it.
+                if pool.reserved_nanos or pool.settled_nanos or pool.free_nanos > 0:
                     self._report.add(pool.window_id)
                 continue
             age = now - before.at

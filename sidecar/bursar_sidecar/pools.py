@@ -63,6 +63,10 @@ class Pool:
     """`acknowledged_nanos` when `known_settled_nanos` was said."""
     closing: bool = False
     """The budget is gone: nothing is admitted under it any more, what is free goes home."""
+    tail: bool = False
+    """So little is left that each call asks for itself: nothing is wanted ahead of need."""
+    hold_idle_ns: int = 0
+    """In the tail: how long free money may lie idle before it goes home."""
     last_used_at: int = 0
     overrun_nanos: int = 0
     """The most that was ever missing."""
@@ -159,7 +163,7 @@ class Pool:
 
     def want_nanos(self, now: int) -> int:
         """What it would like to have free."""
-        if not self.lent or self.closing or not self.is_current(now):
+        if not self.lent or self.closing or self.tail or not self.is_current(now):
             return 0
         return (
             self.burn_nanos(now) * WANT_SECONDS + self.largest_call_nanos(now) * WANT_LARGEST_CALLS
@@ -173,6 +177,10 @@ class Pool:
     def is_over(self, now: int) -> bool:
         """Whether no call can be admitted into it any more."""
         return self.closing or now >= self.ends_at + ENDED_GRACE_NS
+
+    def is_idle_in_tail(self, now: int) -> bool:
+        """Whether its free money is better off at home."""
+        return self.tail and self.free_nanos > 0 and now - self.last_used_at >= self.hold_idle_ns
 
     def _roll_burn(self, now: int) -> None:
         second = now // NANOS_PER_SECOND
@@ -203,6 +211,8 @@ class AllowanceWord:
     window_end: str = ""
     limit_nanos: int = 0
     settled_nanos: int = 0
+    tail: bool = False
+    hold_idle_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -251,6 +261,8 @@ class Leg:
         pool.known_settled_nanos = word.settled_nanos
         pool.acknowledged_when_told_nanos = pool.acknowledged_nanos
         pool.window_end = word.window_end
+        pool.tail = word.tail
+        pool.hold_idle_ns = word.hold_idle_ms * NANOS_PER_MS
         pool.place(
             sent_at=sent_at,
             received_at=received_at,

@@ -362,6 +362,7 @@ class Session:
         pool = outbox.leg.pools.get(recall.budget_window_id)
         if pool is not None:
             pool.give_back(recall.amount_nanos or None)
+            pool.tail = pool.tail or recall.tail
             outbox.report([pool.window_id])
             self._wake.set()
 
@@ -394,6 +395,8 @@ def _word(allowance: allowances_pb2.Allowance) -> AllowanceWord:
         window_end=end,
         limit_nanos=allowance.limit_nanos,
         settled_nanos=allowance.settled_nanos,
+        tail=allowance.tail,
+        hold_idle_ms=allowance.hold_idle_ms,
     )
 
 

@@ -175,7 +175,9 @@ def grant_before_commit() -> list[Replacement]:
 
     async def apply(self: tick.Tick, connection: Any, batch: Any, now: Any, *rest: Any, **k: Any):  # type: ignore[no-untyped-def]
         outcome = await original(self, connection, batch, now, *rest, **k)
-        for session, frame in messages.of_outcome(self._hub, batch, outcome, [], now, 1_000):
+        for session, frame in messages.of_outcome(
+            self._hub, batch, outcome, [], now, self._settings
+        ):
             session.send(frame)
         return outcome
 

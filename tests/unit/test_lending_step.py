@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from bursar_server.allowances import rules
 from bursar_server.allowances.frames import Close, Frame
-from bursar_server.allowances.records import SessionRow
+from bursar_server.allowances.records import SessionRow, WindowRow
 from bursar_server.allowances.step import Input, Slice, step
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -69,6 +69,7 @@ def test_a_session_that_closes_in_a_step_is_lent_nothing_in_it() -> None:
     frame = Frame(7, 5, (), (), frozenset(), (), (), 0, (Close(7, 1),), b"")
     need = rules.Need(7, 1, (rules.NeedLine(10, 20, 20, 0),), deadline_ms=100)
     given = Input([(7, frame)], [], [need], {}, lambda _: {}, lambda _: [], NOW, 0)
-    output = step(Slice({7: row}, {}, books), given)
+    rows = {10: WindowRow(10, 1, 1, NOW, None)}
+    output = step(Slice({7: row}, rows, books), given)
     assert (row.state, window.outstanding) == ("closed", 0)
     assert output.decisions.granted == []

@@ -125,8 +125,8 @@ def test_a_need_names_what_is_short_and_sends_useless_money_home(desk: Desk) -> 
         (3, 0, 0),
     ]
     assert need.lines[0].want_nanos == 300
-    (usage,) = frame.usage
-    assert (usage.budget_window_id, usage.returned_nanos, usage.free_nanos) == (20, 30, 0)
+    told = {u.budget_window_id: (u.returned_nanos, u.free_nanos) for u in frame.usage}
+    assert told == {10: (0, 500), 20: (30, 0)}
 
 
 def test_a_need_makes_up_for_an_overrun(desk: Desk) -> None:
@@ -259,3 +259,25 @@ def test_absurd_amounts_never_leave_the_bounds_of_the_border(desk: Desk) -> None
     amounts = [x for line in frame.needs[0].lines for x in (line.amount_nanos, line.want_nanos)]
     assert amounts == [most] * 4
     assert abs(frame.usage[0].free_nanos) <= most
+
+
+def test_a_pool_in_its_tail_asks_for_nothing_ahead_and_sends_home_what_lies_idle(
+    desk: Desk,
+) -> None:
+    word = AllowanceWord(10, 1, True, 100, tail=True, hold_idle_ms=500)
+    desk.book.hear(desk.leg, word, sent_at=NOW, received_at=NOW)
+    reservation = desk.book.reserve(Plan((TEAM,)), 60, NOW)
+    assert reservation is not None
+    (usage,) = desk.frame().usage
+    assert (usage.free_nanos, usage.want_nanos, usage.returned_nanos) == (40, 0, 0)
+    assert desk.silent(NOW + 499 * NANOS_PER_MS)
+    (usage,) = desk.frame(NOW + 500 * NANOS_PER_MS).usage
+    assert (usage.free_nanos, usage.returned_nanos, usage.reserved_nanos) == (0, 40, 60)
+
+
+def test_a_pool_that_was_lent_ahead_is_told_of_once(desk: Desk) -> None:
+    # The control plane recalls money only from those that said they have it.
+    desk.lend(1, 100)
+    (usage,) = desk.frame().usage
+    assert usage.free_nanos == 100
+    assert desk.silent(NOW + 3 * NANOS_PER_SECOND)

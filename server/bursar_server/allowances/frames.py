@@ -48,6 +48,8 @@ class Report(msgspec.Struct, frozen=True):
     free: int
     want: int
     idle_ms: int
+    reserved: int = 0
+    largest_call: int = 0
 
 
 class NeedLine(msgspec.Struct, frozen=True):
@@ -136,6 +138,8 @@ def _report(message: allowances_pb2.AllowanceUsage, field: str) -> Report:
         free=max(0, _signed_nanos(message.free_nanos, f"{field}.free_nanos")),
         want=_nanos(message.want_nanos, f"{field}.want_nanos"),
         idle_ms=max(0, message.idle_ms),
+        reserved=_nanos(message.reserved_nanos, f"{field}.reserved_nanos"),
+        largest_call=_nanos(message.largest_call_nanos, f"{field}.largest_call_nanos"),
     )
 
 

@@ -5,13 +5,14 @@ live in Postgres and are the writer's.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import structlog
 
 from bursar.v1 import allowances_pb2
 from bursar_server.allowances.frames import Frame, Report
 from bursar_server.allowances.rules import Holder
+from bursar_server.allowances.tail import Traffic
 from bursar_server.identity.store import KeyRecord
 
 log = structlog.get_logger(__name__)
@@ -119,6 +120,8 @@ class Hub:
         self.sessions: dict[int, LiveSession] = {}
         self._reporters: dict[int, dict[int, LiveSession]] = {}
         """Who reported on a window, by window and by session."""
+        self.tail: set[int] = set()
+        """Windows in their tail."""
 
     def note(self, session: LiveSession, frame: Frame, now_ms: int) -> None:
         """Remember what a sidecar said about its allowances."""
@@ -138,6 +141,7 @@ class Hub:
             del reporters[session.session_epoch]
         if not reporters:
             self._reporters.pop(window_id, None)
+            self.tail.discard(window_id)
 
     def add(self, session: LiveSession) -> None:
         """Take a session in. A session that was on an older stream moves: that stream ends."""
@@ -171,18 +175,25 @@ class Hub:
         """Ids of the sidecars with an open stream."""
         return {session.stream.sidecar_id for session in self.sessions.values()}
 
-    def users(self, window_ids: Iterable[int], now_ms: int, active_ms: int) -> dict[int, int]:
-        """How many live sessions used each window lately, at least one."""
-        return {
-            window_id: max(
-                1,
-                sum(
-                    now_ms - session.used_at_ms.get(window_id, -active_ms) < active_ms
-                    for session in self._reporters.get(window_id, {}).values()
-                ),
-            )
-            for window_id in window_ids
-        }
+    def traffic(self, window_ids: Iterable[int], now_ms: int, active_ms: int) -> dict[int, Traffic]:
+        """What goes on in each window: at least one session counts as its user."""
+        return {window_id: self._traffic(window_id, now_ms, active_ms) for window_id in window_ids}
+
+    def _traffic(self, window_id: int, now_ms: int, active_ms: int) -> Traffic:
+        users = reserved = calls = callers = 0
+        for session in self._reporters.get(window_id, {}).values():
+            users += now_ms - session.used_at_ms.get(window_id, -active_ms) < active_ms
+            report = session.reports[window_id]
+            reserved += report.reserved
+            if report.largest_call:
+                calls += report.largest_call
+                callers += 1
+        return Traffic(max(1, users), calls // callers if callers else 0, reserved)
+
+    def note_tail(self, looked_at: Collection[int], tail: Collection[int]) -> None:
+        """Remember which of the windows looked at are in their tail now."""
+        self.tail.difference_update(looked_at)
+        self.tail.update(tail)
 
     def holders(self, window_ids: Iterable[int]) -> list[Holder]:
         """What connected sessions last said they have free in these windows."""

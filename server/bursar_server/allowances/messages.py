@@ -9,6 +9,7 @@ from bursar.v1 import allowances_pb2
 from bursar_server.allowances import metrics, rules
 from bursar_server.allowances.hub import Hub, LiveSession
 from bursar_server.allowances.records import WindowRow
+from bursar_server.allowances.settings import LendingSettings
 from bursar_server.allowances.tick import Batch, Outcome, WaitingNeed
 
 
@@ -70,7 +71,7 @@ def of_outcome(
     outcome: Outcome,
     recalls: Iterable[rules.Holder],
     now: datetime,
-    contended_retry_ms: int,
+    settings: LendingSettings,
 ) -> Iterator[tuple[LiveSession, allowances_pb2.ControlFrame]]:
     """One frame for each live session that a tick concerns."""
     frames: dict[int, allowances_pb2.ControlFrame] = {}
@@ -85,24 +86,28 @@ def of_outcome(
     for need in outcome.decisions.granted:
         shown.update((need.session_epoch, line.window_id) for line in need.lines)
     for epoch, window_id in sorted(shown):
-        frame(epoch).allowances.append(
-            allowance(
-                outcome.windows[window_id],
-                outcome.books.windows[window_id],
-                outcome.books.of(epoch, window_id),
-                now,
-            )
+        message = allowance(
+            outcome.windows[window_id],
+            outcome.books.windows[window_id],
+            outcome.books.of(epoch, window_id),
+            now,
         )
-    for epoch, verdict in _verdicts(outcome, now, contended_retry_ms):
+        if window_id in hub.tail:
+            message.tail = True
+            message.hold_idle_ms = settings.hold_idle_ms
+        frame(epoch).allowances.append(message)
+    for epoch, verdict in _verdicts(outcome, now, settings.contended_retry_ms):
         frame(epoch).verdicts.append(verdict)
     for holder in recalls:
         frame(holder.session_epoch).recalls.append(
-            allowances_pb2.Recall(budget_window_id=holder.window_id)
+            allowances_pb2.Recall(
+                budget_window_id=holder.window_id, tail=holder.window_id in hub.tail
+            )
         )
-    for epoch, message in frames.items():
+    for epoch, spoken in frames.items():
         live = hub.sessions.get(epoch)
         if live is not None:
-            yield live, message
+            yield live, spoken
 
 
 def _verdicts(

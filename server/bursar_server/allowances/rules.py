@@ -21,7 +21,7 @@ are merged by maximum, so a repeated or late frame changes nothing:
              before it settles or returns, so that C and R together never fall
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 LOW_WATER_PERCENT = 40
@@ -334,10 +334,12 @@ def lend(
     wants: Iterable[Want],
     users: Mapping[int, int],
     now_ms: int,
+    tail: Collection[int] = (),
 ) -> Decisions:
     """Serve waiting calls in their order, then what is wanted ahead of need.
 
-    `users` says for each window how many sessions used it lately. A call that does not fit
+    `users` says for each window how many sessions used it lately; windows in their `tail` are
+    lent call by call. A call that does not fit
     blocks its windows for those behind it, so that a large one is not overtaken for ever; its
     wait is bounded, and so is the blocking. `exhausted` is said only when the money is not
     there even if every reservation came home.
@@ -364,13 +366,16 @@ def lend(
             continue
         for line in hard:
             window = books.windows[line.window_id]
-            extra = min(line.want, _share(window.available - line.amount, users, line.window_id))
+            extra = 0
+            if line.window_id not in tail:
+                rest = window.available - line.amount
+                extra = min(line.want, _share(rest, users, line.window_id))
             books.grant(need.session_epoch, line.window_id, line.amount + extra)
             decisions.touched.add((need.session_epoch, line.window_id))
         decisions.granted.append(need)
     for want in wants:
         window = books.windows[want.window_id]
-        if want.window_id in blocked or not window.hard:
+        if want.window_id in blocked or want.window_id in tail or not window.hard:
             continue
         if want.free * 100 >= want.want * LOW_WATER_PERCENT:
             continue

@@ -17,6 +17,10 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How soon idle money is asked for again while a call still waits for it."""
     contended_retry_ms: int = 1_000
     """The retry-after told when only reservations in flight are in the way."""
+    hold_idle_ms: int = 2_000
+    """How long free money may lie idle in a sidecar when its window is in its tail. Shorter brings
+    it home sooner, longer spares calls in quick succession their round trips; who waits for it
+    recalls it anyway."""
     active_ms: int = 60_000
     """A session counts as a user of a window for this long after it last used it."""
     max_wait_ms: int = 60_000

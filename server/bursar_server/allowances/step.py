@@ -21,6 +21,7 @@ from bursar_server.allowances.resolutions import (
     Resolved,
     draws,
 )
+from bursar_server.allowances.tail import NO_TRAFFIC, Traffic, in_tail
 from bursar_server.ledger import entries
 from bursar_server.ledger.entries import Posting
 
@@ -50,8 +51,8 @@ class Input:
     """Calls that wait, in the order they came."""
     limits: Mapping[int, tuple[int, int]]
     """By window: (limit, version of the budget) where a budget changed."""
-    users: Callable[[Iterable[int]], Mapping[int, int]]
-    """How many sessions used each of these windows lately."""
+    traffic: Callable[[Iterable[int]], Mapping[int, Traffic]]
+    """What sessions last said of these windows."""
     holders: Callable[[Iterable[int]], Sequence[rules.Holder]]
     """What sessions last said they have free in these windows."""
     now: datetime
@@ -62,6 +63,8 @@ class Input:
     """What people decided about sessions that do not come back."""
     connected: Collection[int] = ()
     """Sessions with an open stream."""
+    tail: Collection[int] = ()
+    """Windows that were in their tail until now."""
 
 
 @dataclass(slots=True)
@@ -75,6 +78,8 @@ class Output:
     """What was lost, and taken back of it; debit account, currency and draw set are the caller's
     to fill in."""
     resolved: list[Resolved] = field(default_factory=list)
+    tail: set[int] = field(default_factory=set)
+    """Of the slice's windows those that are in their tail."""
 
 
 def step(state: Slice, given: Input) -> Output:
@@ -267,8 +272,10 @@ def _lend(state: Slice, given: Input, output: Output) -> None:
     # A session that was fenced or closed in this very step is lent nothing more: nobody would give
     # it back.
     needs = [need for need in given.needs if state.sessions[need.session_epoch].state == "open"]
-    users = given.users(books.windows)
-    output.decisions = rules.lend(books, needs, wants.values(), users, given.now_ms)
+    traffic = given.traffic(books.windows)
+    output.tail = _tail(state, given, needs, traffic)
+    users = {window_id: one.sessions for window_id, one in traffic.items()}
+    output.decisions = rules.lend(books, needs, wants.values(), users, given.now_ms, output.tail)
     shortage = dict(output.decisions.shortage)
     for window in books.windows.values():
         if window.hard and window.available < 0:
@@ -276,3 +283,31 @@ def _lend(state: Slice, given: Input, output: Output) -> None:
     output.recalls = rules.choose_recalls(
         shortage, output.decisions.waiting, given.holders(shortage)
     )
+    # All that is free comes home as a window enters its tail.
+    entered = sorted(output.tail.difference(given.tail))
+    asked = {(holder.session_epoch, holder.window_id) for holder in output.recalls}
+    output.recalls += [
+        holder
+        for holder in given.holders(entered)
+        if (holder.session_epoch, holder.window_id) not in asked
+    ]
+
+
+def _tail(
+    state: Slice, given: Input, needs: Iterable[rules.Need], traffic: Mapping[int, Traffic]
+) -> set[int]:
+    asked: dict[int, int] = {}
+    for need in needs:
+        for line in need.lines:
+            asked[line.window_id] = max(asked.get(line.window_id, 0), line.amount)
+    return {
+        window.id
+        for window in state.books.windows.values()
+        if ((end_at := state.windows[window.id].end_at) is None or end_at > given.now)
+        and in_tail(
+            window,
+            traffic.get(window.id, NO_TRAFFIC),
+            call=asked.get(window.id, 0),
+            was=window.id in given.tail,
+        )
+    }

@@ -63,6 +63,10 @@ class Outcome(msgspec.Struct):
     entry_count: int
     repeat_count: int
     events: list[EventRow]
+    tail: set[int]
+    """Of these windows those in their tail."""
+    lent: bool
+    """False: facts only were posted."""
 
 
 class Tick:
@@ -113,13 +117,14 @@ class Tick:
                 postings=postings,
                 needs=needs,
                 limits=limits,
-                users=lambda ids: self._hub.users(ids, now_ms, self._settings.active_ms),
+                traffic=lambda ids: self._hub.traffic(ids, now_ms, self._settings.active_ms),
                 holders=self._hub.holders,
                 now=now,
                 now_ms=now_ms,
                 lending=lending,
                 resolutions=resolutions,
                 connected=self._hub.sessions.keys(),
+                tail=self._hub.tail,
             ),
         )
         if output.losses:
@@ -140,6 +145,8 @@ class Tick:
             entry_count=len(postings),
             repeat_count=repeat_count,
             events=output.events,
+            tail=output.tail,
+            lent=lending,
         )
 
     async def _sessions(

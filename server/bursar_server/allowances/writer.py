@@ -296,6 +296,8 @@ class Writer:
         metrics.DUPLICATES.inc(outcome.repeat_count)
         for event in outcome.events:
             (metrics.OVERRUNS if event.kind == "overrun" else metrics.SOFT_CROSSINGS).inc()
+        if outcome.lent:
+            self._hub.note_tail(outcome.windows, outcome.tail)
         now, now_ms = self._clock.now(), self._clock.monotonic_ms()
         self._waiting = [
             outcome.by_need[need.session_epoch, need.need_id] for need in outcome.decisions.waiting
@@ -311,7 +313,7 @@ class Writer:
                 if end_at is not None and end_at <= now and not held:
                     self._hub.forget_report(session, report.window_id)
         for session, message in messages.of_outcome(
-            self._hub, batch, outcome, recalls, now, self._settings.contended_retry_ms
+            self._hub, batch, outcome, recalls, now, self._settings
         ):
             session.send(message)
 

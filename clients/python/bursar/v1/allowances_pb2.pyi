@@ -599,6 +599,8 @@ class Allowance(_message.Message):
     WINDOW_END_TIME_FIELD_NUMBER: _builtins.int
     LIMIT_NANOS_FIELD_NUMBER: _builtins.int
     SETTLED_NANOS_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
+    HOLD_IDLE_MS_FIELD_NUMBER: _builtins.int
     budget_window_id: _builtins.int
     """The window."""
     budget_id: _builtins.int
@@ -617,6 +619,13 @@ class Allowance(_message.Message):
     """The limit in force, in nanos."""
     settled_nanos: _builtins.int
     """What is settled by everybody, in nanos."""
+    tail: _builtins.bool
+    """Whether the window is in its tail: so little is left that every call asks for itself. The
+    sidecar asks for nothing ahead of need, and gives free money back that nobody used for
+    `hold_idle_ms`.
+    """
+    hold_idle_ms: _builtins.int
+    """Of a window in its tail: how long free money may lie idle."""
     @_builtins.property
     def window_end_time(self) -> _timestamp_pb2.Timestamp:
         """For people."""
@@ -634,10 +643,12 @@ class Allowance(_message.Message):
         window_end_time: _timestamp_pb2.Timestamp | None = ...,
         limit_nanos: _builtins.int = ...,
         settled_nanos: _builtins.int = ...,
+        tail: _builtins.bool = ...,
+        hold_idle_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window_end_time", b"window_end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "budget_window_id", b"budget_window_id", "ends_in_ms", b"ends_in_ms", "granted_nanos", b"granted_nanos", "limit_nanos", b"limit_nanos", "mode", b"mode", "returned_nanos", b"returned_nanos", "settled_nanos", b"settled_nanos", "starts_in_ms", b"starts_in_ms", "window_end_time", b"window_end_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "budget_window_id", b"budget_window_id", "ends_in_ms", b"ends_in_ms", "granted_nanos", b"granted_nanos", "hold_idle_ms", b"hold_idle_ms", "limit_nanos", b"limit_nanos", "mode", b"mode", "returned_nanos", b"returned_nanos", "settled_nanos", b"settled_nanos", "starts_in_ms", b"starts_in_ms", "tail", b"tail", "window_end_time", b"window_end_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -735,19 +746,23 @@ class Recall(_message.Message):
 
     BUDGET_WINDOW_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_NANOS_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
     budget_window_id: _builtins.int
     """The window."""
     amount_nanos: _builtins.int
     """At most this much, in nanos; 0: all that is free."""
+    tail: _builtins.bool
+    """Whether the window has entered its tail, as in Allowance."""
     def __init__(
         self,
         *,
         budget_window_id: _builtins.int = ...,
         amount_nanos: _builtins.int = ...,
+        tail: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nanos", b"amount_nanos", "budget_window_id", b"budget_window_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nanos", b"amount_nanos", "budget_window_id", b"budget_window_id", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
