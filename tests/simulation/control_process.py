@@ -20,8 +20,9 @@ from bursar_server.changes import Change
 from bursar_server.errors import BursarError, invalid
 from bursar_server.ledger.entries import Kind
 from bursar_server.sidecars.records import SidecarRecord
-from tests.simulation.database import EPOCH, STORE, Broken, Crash, Database
+from tests.simulation.database import EPOCH, Broken, Crash, Database
 from tests.simulation.driving import drive
+from tests.simulation.stores import STORE
 
 
 class Time:

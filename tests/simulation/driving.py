@@ -14,7 +14,7 @@ import structlog
 
 from bursar_server.allowances import policy, service, tick, writer
 from bursar_sidecar import journal
-from tests.simulation import database, disk
+from tests.simulation import database, disk, stores
 
 T = TypeVar("T")
 
@@ -65,20 +65,20 @@ class MemorySync(journal._Sync):
 def _stand_ins() -> list[tuple[Any, str, Any]]:
     paused = _Asyncio(sleep=_pause)
     return [
-        (tick, "store", database.STORE),
-        (tick, "posting", database.LEDGER),
-        (tick, "budgets_by_ids", database.budgets_by_ids),
-        (writer, "store", database.STORE),
+        (tick, "store", stores.STORE),
+        (tick, "posting", stores.LEDGER),
+        (tick, "budgets_by_ids", stores.budgets_by_ids),
+        (writer, "store", stores.STORE),
         (writer, "transaction", database.transaction),
         (writer, "asyncio", paused),
-        (service, "store", database.STORE),
+        (service, "store", stores.STORE),
         (service, "transaction", database.transaction),
-        (service, "organization_by_id", database.organization_by_id),
+        (service, "organization_by_id", stores.organization_by_id),
         (policy, "transaction", database.transaction),
-        (policy, "organization_by_id", database.organization_by_id),
-        (policy, "budgets_by_scopes", database.budgets_by_scopes),
-        (policy, "budgets_by_ids", database.budgets_by_ids),
-        (policy, "keys_by_secret_hashes", database.keys_by_secret_hashes),
+        (policy, "organization_by_id", stores.organization_by_id),
+        (policy, "budgets_by_scopes", stores.budgets_by_scopes),
+        (policy, "budgets_by_ids", stores.budgets_by_ids),
+        (policy, "keys_by_secret_hashes", stores.keys_by_secret_hashes),
         (journal, "os", disk.MemoryOs()),
         (journal, "_lock", disk.lock),
         (journal, "_segments", disk.segments),

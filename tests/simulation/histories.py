@@ -4,32 +4,11 @@ import traceback
 from random import Random
 from typing import NamedTuple
 
+from tests.simulation import playing
+from tests.simulation.actions import THEMES, USUAL
 from tests.simulation.database import Broken
 from tests.simulation.world import Step, World
 
-USUAL = {
-    "call": 30, "finish": 18, "hang_up": 1, "speak": 4, "up": 4, "tick": 4, "answer": 2, "hear": 4,
-    "beat": 5, "flow": 30, "pass": 12, "start": 2, "connect": 2,
-}  # fmt: skip
-"""How often each thing happens; `flow` is what usually happens, the rest breaks it up."""
-THEMES = (
-    {"limit": 6, "sleep": 1},
-    {"kill": 5, "speak": 8, "up": 2, "start": 3},
-    {"arm": 6, "start": 5, "beat": 4},
-    {"cut": 6, "notice": 2, "speak": 6, "up": 6, "hear": 6, "connect": 4},
-    {"herd": 3, "sleep": 1, "pass": 6},
-    {"fault": 6, "tick": 4, "up": 4, "speak": 4},
-    {"depose": 3, "fault": 2, "cut": 2, "notice": 1},
-    {"fill": 5, "start": 3, "beat": 4, "arm": 1},
-    {"drain": 4, "start": 6},
-    {"revoke": 2, "sleep": 1, "call": 10, "hear": 3},
-    {"clone": 3, "speak": 8, "up": 6, "hear": 4, "kill": 1},
-    {"clone": 6, "speak": 20, "up": 20, "tick": 8, "finish": 20, "call": 30},
-    {"pass": 25, "finish": 10},
-    {"pass": 15, "speak": 8, "up": 8, "tick": 8, "hear": 8},
-    {"sleep": 4, "call": 20, "beat": 4},
-)
-"""What goes wrong in a history: some of these, so that the others get far."""
 LENGTHS = (30, 60, 120, 200)
 
 
@@ -64,9 +43,9 @@ def run(seed: int, steps: list[Step]) -> str:
     try:
         world = World(seed)
         for step in steps:
-            world.take(step)
+            playing.take(world, step)
             done += 1
-        world.end()
+        playing.end(world)
     except Broken as broken:
         return f"{broken} (after step {done})"
     except Exception as error:  # noqa: BLE001  # whatever is raised is a finding

@@ -1,0 +1,20 @@
+"""What steps do. Each module here has its own actions, how often they usually happen, and themes.
+
+A feature brings its steps as one more module, with any of:
+
+    ACTIONS   name of a step -> what it does
+    USUAL     name -> weight, in every history
+    THEMES    what goes wrong together in some histories: name -> weight, added to the usual
+"""
+
+from tests.simulation.actions import admins, apps, faults, passing, streams
+from tests.simulation.world import Action
+
+MODULES = (apps, streams, passing, faults, admins)
+ACTIONS: dict[str, Action] = {}
+USUAL: dict[str, int] = {}
+THEMES: list[dict[str, int]] = []
+for _module in MODULES:
+    ACTIONS.update(_module.ACTIONS)
+    USUAL.update(getattr(_module, "USUAL", {}))
+    THEMES.extend(getattr(_module, "THEMES", ()))

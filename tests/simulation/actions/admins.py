@@ -1,0 +1,44 @@
+"""What admins do."""
+
+from msgspec import structs
+
+from bursar_server.changes import Change, ChangeKind
+from tests.simulation.database import EPOCH
+from tests.simulation.installation import ORGANIZATION
+from tests.simulation.sidecar import Sidecar
+from tests.simulation.world import Action, Step, World
+
+
+def limit(world: World, _sidecar: Sidecar, step: Step) -> None:
+    tables = world.database.tables.copy()
+    ids = sorted(tables.budgets)
+    budget = tables.budgets[ids[step.b % len(ids)]]
+    limit = (0, 20, 60, 150, 300)[step.c % 5]
+    tables.budgets[budget.id] = structs.replace(
+        budget, limit_nanos=limit, version=budget.version + 1
+    )
+    world.database.tables = tables
+    highest = world.oracle.highest_limit
+    highest[budget.id] = max(highest[budget.id], limit)
+    # Whoever serves the admin tells its own process; others learn it when they take over.
+    world.plane.note(Change(budget.organization_id, ChangeKind.BUDGET, budget.id))
+
+
+def revoke(world: World, _sidecar: Sidecar, step: Step) -> None:
+    tables = world.database.tables.copy()
+    hashes = sorted(tables.keys)
+    key = tables.keys[hashes[step.b % len(hashes)]]
+    if key.revoked_at is not None:
+        return
+    tables.keys[key.secret_hash] = structs.replace(key, revoked_at=EPOCH)
+    tables.policy_version += 1
+    world.database.tables = tables
+    world.oracle.revoked_at[key.id] = world.time.now_ns
+    world.plane.note(Change(ORGANIZATION, ChangeKind.KEY, key.id, (key.secret_hash,)))
+
+
+ACTIONS: dict[str, Action] = {"limit": limit, "revoke": revoke}
+THEMES = (
+    {"limit": 6, "sleep": 1},
+    {"revoke": 2, "sleep": 1, "call": 10, "hear": 3},
+)

@@ -1,0 +1,90 @@
+"""What breaks: processes, disks, commits; and what starts again."""
+
+from random import Random
+
+from tests.simulation.disk import Disk
+from tests.simulation.installation import FIRST_SIDECAR
+from tests.simulation.sidecar import Sidecar
+from tests.simulation.world import MOST_SIDECARS, Action, Step, World
+
+
+def kill(world: World, sidecar: Sidecar, step: Step) -> None:
+    """kill -9, power loss, or the disk is gone; it starts again at once or later."""
+    life = sidecar.life
+    how = step.b % 8
+    if life is not None and how in (0, 1):
+        world.can_prove_nothing(life)
+        if how == 0:
+            sidecar.disk = Disk()
+        else:
+            sidecar.disk.lose_power(Random(step.c))
+        sidecar.boots += 1
+    world.dead(sidecar)
+    if step.c % 2:
+        sidecar.start()
+
+
+def clone(world: World, sidecar: Sidecar, step: Step) -> None:
+    """A copy of the journal's directory is started beside the first process, or elsewhere."""
+    if sidecar.life is None or len(world.sidecars) >= MOST_SIDECARS:
+        return
+    world.can_prove_nothing(sidecar.life)
+    number = sidecar.record.id - FIRST_SIDECAR
+    copy = world.enrol(number, sidecar.disk.copy(), step.b % 300, step.b % 200)
+    if step.c % 2:
+        copy.machine_name = sidecar.machine_name
+        copy.boots = sidecar.boots
+    copy.start()
+
+
+def arm(world: World, sidecar: Sidecar, step: Step) -> None:
+    """The process will end at one of its next writes, with part of it on the disk."""
+    if sidecar.life is not None:
+        sidecar.disk.writes_until_kill = step.b % 4
+        sidecar.disk.torn_percent = (0, 30, 90, 100)[step.c % 4]
+
+
+def start(world: World, sidecar: Sidecar, _step: Step) -> None:
+    sidecar.disk.full = False
+    sidecar.start()
+
+
+def fill(world: World, sidecar: Sidecar, step: Step) -> None:
+    sidecar.disk.full = bool(step.b % 3)
+
+
+def drain(world: World, sidecar: Sidecar, step: Step) -> None:
+    life = sidecar.life
+    if life is not None and (life.draining or step.b % 4 == 0):
+        life.drain()
+        if life.closed:
+            sidecar.life = None
+
+
+def fault(world: World, _sidecar: Sidecar, step: Step) -> None:
+    """The next commit goes wrong."""
+    kinds = ("away", "lost_ack", "crash_before", "crash_after", "lost_ack", "away")
+    world.database.faults = [kinds[step.b % len(kinds)]]
+
+
+def depose(world: World, _sidecar: Sidecar, _step: Step) -> None:
+    """Another control plane takes the shard; the old one does not know yet."""
+    if len(world.planes) < 8:
+        world.new_plane()
+
+
+ACTIONS: dict[str, Action] = {
+    "kill": kill, "clone": clone, "arm": arm, "start": start, "fill": fill, "drain": drain,
+    "fault": fault, "depose": depose,
+}  # fmt: skip
+USUAL = {"start": 2}
+THEMES = (
+    {"kill": 5, "speak": 8, "up": 2, "start": 3},
+    {"arm": 6, "start": 5, "beat": 4},
+    {"fault": 6, "tick": 4, "up": 4, "speak": 4},
+    {"depose": 3, "fault": 2, "cut": 2, "notice": 1},
+    {"fill": 5, "start": 3, "beat": 4, "arm": 1},
+    {"drain": 4, "start": 6},
+    {"clone": 3, "speak": 8, "up": 6, "hear": 4, "kill": 1},
+    {"clone": 6, "speak": 20, "up": 20, "tick": 8, "finish": 20, "call": 30},
+)

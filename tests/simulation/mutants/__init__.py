@@ -1,0 +1,13 @@
+"""Faults put into the cores on purpose, one at a time: the simulation must catch each.
+
+A mutant is a list of attributes that are replaced while it lives. Nothing of this is in the
+programs; a mutant that no history notices means that the invariants or the histories are too weak.
+A feature brings its mutants as one more module here.
+"""
+
+from tests.simulation.mutants import holding, journals, lending, posting
+from tests.simulation.mutants.registry import MUTANTS, Replacement, alive, mutant
+
+MODULES = (lending, posting, holding, journals)
+"""Those whose mutants are registered."""
+__all__ = ["MODULES", "MUTANTS", "Replacement", "alive", "mutant"]

@@ -1,0 +1,49 @@
+"""A history is played: step by step, and healed at its end."""
+
+from tests.simulation.actions import ACTIONS
+from tests.simulation.database import Broken
+from tests.simulation.disk import Killed
+from tests.simulation.world import MS, Step, World
+
+MOST_ROUNDS = 80
+"""Rounds to settle everything at the end; two or three dozen are enough when all is well."""
+
+
+def take(world: World, step: Step) -> None:
+    """Do a step, and check everything after it. Raises Broken."""
+    sidecar = world.sidecars[step.a % len(world.sidecars)]
+    try:
+        ACTIONS[step.name](world, sidecar, step)
+    except Killed:
+        world.dead(sidecar)
+    world.after_step()
+
+
+def end(world: World) -> None:
+    """Heal everything, finish and settle all calls, drain, and look whether all is right."""
+    world.database.faults.clear()
+    for sidecar in world.sidecars:
+        sidecar.disk.full = False
+        sidecar.disk.writes_until_kill = None
+        sidecar.start()
+    for round in range(MOST_ROUNDS):
+        world.time.now_ns += 200 * MS
+        for sidecar in world.sidecars:
+            life = sidecar.life
+            if life is None:
+                continue
+            while life.open:
+                life.finish(life.open[0])
+            life.beat()
+            life.sync()
+            world.flow(sidecar)
+            if round >= MOST_ROUNDS // 3:
+                life.drain()
+                if life.closed:
+                    sidecar.life = None
+        world.after_step()
+        if not world.lives():
+            break
+    else:
+        raise Broken("stranded: a sidecar could not end in an orderly way")
+    world.oracle.settled_at_last()

@@ -1,0 +1,312 @@
+"""What the modules with SQL do, over the tables in memory.
+
+`STORE`, `LEDGER` and the functions beside them have the names and the signatures of the modules
+they stand in for, so that the real tick, writer and service run on them.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from msgspec import structs
+
+from bursar_server.allowances import rules
+from bursar_server.allowances.records import SessionRow, WindowRow
+from bursar_server.allowances.store import OpenedSession
+from bursar_server.budgets.store import BudgetRecord
+from bursar_server.identity.records import KeyRecord, OrganizationRecord
+from bursar_server.ledger.entries import Kind, PostedSoFar, Posting, Settlement
+from tests.simulation.database import Entry, Session, Tables, Window
+
+
+class Store:
+    """`bursar_server.allowances.store`, over Tables."""
+
+    async def check_shard(self, tables: Tables, _shard_id: int) -> int:
+        return tables.owner_epoch
+
+    async def lock_sessions(self, tables: Tables, epochs: Collection[int]) -> dict[int, SessionRow]:
+        return {e: tables.sessions[e].row() for e in sorted(epochs) if e in tables.sessions}
+
+    async def save_sessions(
+        self, tables: Tables, sessions: Sequence[SessionRow], seen_at: datetime
+    ) -> None:
+        for row in sessions:
+            old = tables.sessions[row.session_epoch]
+            tables.sessions[row.session_epoch] = replace(
+                old,
+                state=row.state,
+                applied_seq=max(old.applied_seq, row.applied_seq),
+                settled_count=row.settled_count,
+                highest_settled_n=row.highest_settled_n,
+                last_n=row.last_n,
+                journal=row.journal,
+                seen_at=seen_at,
+            )
+
+    async def windows_held_by(self, tables: Tables, epochs: Collection[int]) -> list[int]:
+        return sorted({window for epoch, window in tables.allowances if epoch in epochs})
+
+    async def open_books(
+        self,
+        tables: Tables,
+        window_ids: Collection[int],
+        pairs: Collection[tuple[int, int]],
+        closing: Collection[int],
+    ) -> tuple[rules.Books, dict[int, WindowRow]]:
+        books = rules.Books()
+        rows: dict[int, WindowRow] = {}
+        for id in sorted(window_ids):
+            window = tables.windows.get(id)
+            if window is None:
+                continue
+            rows[id] = window.row
+            books.windows[id] = rules.WindowBalance(
+                id=id,
+                budget_id=window.row.budget_id,
+                hard=window.hard,
+                limit=window.limit,
+                ceiling=window.ceiling,
+                settled=window.settled,
+                outstanding=window.outstanding,
+                in_doubt=window.in_doubt,
+                overrun=window.overrun,
+                budget_version=window.version,
+            )
+        wanted = set(pairs) | {pair for pair in tables.allowances if pair[0] in closing}
+        for pair in sorted(wanted):
+            if pair in tables.allowances:
+                granted, returned, settled, in_doubt = tables.allowances[pair]
+                books.totals[pair] = rules.Totals(
+                    granted=granted, returned=returned, settled=settled, in_doubt=in_doubt
+                )
+        return books, rows
+
+    async def save_books(
+        self, tables: Tables, books: rules.Books, _windows: dict[int, WindowRow]
+    ) -> None:
+        for window in books.windows.values():
+            if window.changed:
+                tables.windows[window.id] = replace(
+                    tables.windows[window.id],
+                    limit=window.limit,
+                    ceiling=window.ceiling,
+                    version=window.budget_version,
+                    settled=window.settled,
+                    outstanding=window.outstanding,
+                    in_doubt=window.in_doubt,
+                    overrun=window.overrun,
+                )
+        for pair, totals in books.totals.items():
+            if totals.changed:
+                tables.allowances[pair] = (
+                    totals.granted, totals.returned, totals.settled, totals.in_doubt,
+                )  # fmt: skip
+
+    async def last_windows(
+        self, tables: Tables, organization_id: int, budget_ids: Collection[int]
+    ) -> dict[int, WindowRow]:
+        found: dict[int, WindowRow] = {}
+        for window in tables.windows.values():
+            row = window.row
+            if row.organization_id == organization_id and row.budget_id in budget_ids:
+                best = found.get(row.budget_id)
+                if best is None or row.start_at > best.start_at:
+                    found[row.budget_id] = row
+        return found
+
+    async def make_window(
+        self,
+        tables: Tables,
+        budget: BudgetRecord,
+        span: tuple[datetime, datetime | None],
+        opening: tuple[int, int],
+        _now: datetime,
+    ) -> WindowRow:
+        assert not opening[1], "budgets here are older than their windows"
+        for window in tables.windows.values():
+            if window.row.budget_id == budget.id and window.row.start_at == span[0]:
+                return window.row
+        row = WindowRow(
+            len(tables.windows) + 1, budget.organization_id, budget.id, span[0], span[1]
+        )
+        tables.windows[row.id] = Window(
+            row, budget.hard, budget.limit_nanos, budget.limit_nanos, budget.version
+        )
+        return row
+
+    async def windows_of_budgets(
+        self, tables: Tables, organization_id: int, budget_ids: Collection[int], now: datetime
+    ) -> list[int]:
+        return [
+            id
+            for id, window in tables.windows.items()
+            if window.row.organization_id == organization_id
+            and window.row.budget_id in budget_ids
+            and (window.row.end_at is None or window.row.end_at > now or window.outstanding > 0)
+        ]
+
+    async def budgets_with_stale_windows(
+        self, tables: Tables, now: datetime
+    ) -> list[tuple[int, int]]:
+        return sorted(
+            {
+                (window.row.organization_id, window.row.budget_id)
+                for window in tables.windows.values()
+                if window.version != tables.budgets[window.row.budget_id].version
+                and (window.row.end_at is None or window.row.end_at > now or window.outstanding > 0)
+            }
+        )
+
+    async def intern_draw_set(
+        self, tables: Tables, organization_id: int, window_ids: Sequence[int]
+    ) -> int:
+        key = (organization_id, tuple(window_ids))
+        return tables.draw_sets.setdefault(key, len(tables.draw_sets) + 1)
+
+    async def spenders_of_keys(
+        self, _tables: Tables, _organization_id: int, key_ids: Iterable[int]
+    ) -> dict[int, tuple[int | None, int | None, int | None]]:
+        return dict.fromkeys(key_ids, (None, None, None))
+
+    async def save_events(self, _tables: Tables, _events: object, _now: datetime) -> None:
+        """Nobody looks at them here."""
+
+    async def quarantine(
+        self, tables: Tables, session: Any, seq: int, _frame: bytes, _now: datetime
+    ) -> None:
+        tables.quarantined.append((session.session_epoch, seq))
+        old = tables.sessions[session.session_epoch]
+        tables.sessions[session.session_epoch] = replace(old, applied_seq=max(old.applied_seq, seq))
+
+    async def open_session(
+        self,
+        tables: Tables,
+        organization_id: int,
+        _sidecar_organization_id: int,
+        sidecar_id: int,
+        boot_id: str,
+        now: datetime,
+    ) -> OpenedSession:
+        for old in tables.sessions.values():
+            if (old.organization_id, old.sidecar_id, old.boot_id) == (
+                organization_id, sidecar_id, boot_id,
+            ):  # fmt: skip
+                return OpenedSession(old.epoch, old.applied_seq, old.state, resumed=True)
+        epoch = len(tables.sessions) + 1
+        tables.sessions[epoch] = Session(organization_id, epoch, sidecar_id, boot_id, seen_at=now)
+        return OpenedSession(epoch, 0, "open", resumed=False)
+
+    async def prior_sessions(
+        self, tables: Tables, _organization_id: int, sidecar_id: int, epochs: Collection[int]
+    ) -> list[SessionRow]:
+        return [
+            row.row()
+            for row in tables.sessions.values()
+            if row.sidecar_id == sidecar_id and row.epoch in epochs
+        ]
+
+    async def fence(
+        self, tables: Tables, _organization_id: int, epoch: int, journal: str | None
+    ) -> None:
+        old = tables.sessions[epoch]
+        tables.sessions[epoch] = replace(
+            old,
+            state="fenced" if old.state == "open" else old.state,
+            journal=old.journal if old.journal == "truncated" else journal or old.journal,
+        )
+
+    async def see_sidecar(self, *_ignored: object) -> None:
+        """When it came matters to people only."""
+
+    async def session_allowances(
+        self, tables: Tables, organization_id: int, epoch: int, now: datetime
+    ) -> list[tuple[WindowRow, rules.WindowBalance, rules.Totals]]:
+        held = []
+        for (owner, window_id), (granted, returned, settled, _) in tables.allowances.items():
+            window = tables.windows[window_id]
+            row = window.row
+            runs = row.end_at is None or row.end_at > now
+            if owner != epoch or not (runs or granted > returned + settled):
+                continue
+            balance = rules.WindowBalance(
+                id=window_id,
+                budget_id=row.budget_id,
+                hard=window.hard,
+                limit=window.limit,
+                ceiling=window.limit,
+                settled=window.settled,
+            )
+            held.append((row, balance, rules.Totals(granted=granted, returned=returned)))
+            assert row.organization_id == organization_id
+        return held
+
+
+class Ledger:
+    """`bursar_server.ledger.posting`, over Tables."""
+
+    async def posted_so_far(
+        self, tables: Tables, _organization_id: int, settlements: Sequence[Settlement]
+    ) -> dict[tuple[int, int], PostedSoFar]:
+        found: dict[tuple[int, int], PostedSoFar] = {}
+        for settlement in settlements:
+            identity = (settlement.session_epoch, settlement.n)
+            k, amount, final = 0, 0, False
+            while (entry := tables.entries.get((*identity, k))) is not None:
+                amount += entry.amount
+                final = final or entry.kind is Kind.FINAL
+                k += 1
+            if k:
+                found[identity] = PostedSoFar(k - 1, amount, final)
+        return found
+
+    async def write(
+        self, tables: Tables, postings: Sequence[Posting], _posted_at: datetime
+    ) -> None:
+        for posting in postings:
+            settlement = posting.settlement
+            identity = (settlement.session_epoch, settlement.n, posting.k)
+            if identity in tables.entries:
+                raise RuntimeError(f"an entry was there already: {identity}")
+            tables.entries[identity] = Entry(
+                settlement.organization_id,
+                *identity,
+                posting.kind,
+                posting.amount_nanos,
+                posting.credit_account,
+                settlement.budget_window_ids,
+            )
+
+
+async def budgets_by_ids(
+    tables: Tables, organization_id: int, ids: Collection[int]
+) -> list[BudgetRecord]:
+    return [
+        b for b in tables.budgets.values() if b.organization_id == organization_id and b.id in ids
+    ]
+
+
+async def budgets_by_scopes(
+    tables: Tables, organization_id: int, scopes: Sequence[tuple[str, int]]
+) -> list[BudgetRecord]:
+    return [
+        b
+        for b in tables.budgets.values()
+        if b.organization_id == organization_id and (b.scope_kind, b.scope_id) in scopes
+    ]
+
+
+async def keys_by_secret_hashes(
+    tables: Tables, hashes: Collection[bytes]
+) -> dict[bytes, KeyRecord]:
+    return {h: tables.keys[h] for h in hashes if h in tables.keys}
+
+
+async def organization_by_id(tables: Tables, id: int) -> OrganizationRecord | None:
+    found = tables.organizations.get(id)
+    return structs.replace(found, policy_version=tables.policy_version) if found else None
+
+
+STORE = Store()
+LEDGER = Ledger()
