@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from bursar_server.allowances import policy, service, tick, writer
+from bursar_server.allowances import policy, service, tick, windows, writer
 from bursar_sidecar import journal
 from tests.simulation import database, disk, stores
 
@@ -67,7 +67,8 @@ def _stand_ins() -> list[tuple[Any, str, Any]]:
     return [
         (tick, "store", stores.STORE),
         (tick, "posting", stores.LEDGER),
-        (tick, "budgets_by_ids", stores.budgets_by_ids),
+        (windows, "store", stores.STORE),
+        (windows, "budgets_by_ids", stores.budgets_by_ids),
         (writer, "store", stores.STORE),
         (writer, "transaction", database.transaction),
         (writer, "asyncio", paused),

@@ -7,7 +7,7 @@ Nothing is told to anybody before the commit.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import msgspec
@@ -19,8 +19,7 @@ from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
 from bursar_server.allowances.resolutions import Resolution
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.allowances.step import FrameFault, Input, Slice, step
-from bursar_server.budgets.rules import window_at
-from bursar_server.budgets.store import BudgetRecord, budgets_by_ids
+from bursar_server.allowances.windows import MOST_CACHED, Windows
 from bursar_server.database.pool import Connection
 from bursar_server.ledger import entries, posting
 
@@ -77,15 +76,15 @@ class Tick:
         self.owner_epoch = 0
         self._hub = hub
         self._settings = settings
-        self._budgets: dict[tuple[int, int], BudgetRecord] = {}
-        self._current: dict[int, WindowRow] = {}
+        self._windows = Windows()
         self._draw_sets: dict[tuple[int, tuple[int, ...]], int] = {}
         self._spenders: dict[tuple[int, int], tuple[int | None, int | None, int | None]] = {}
 
     def forget(self) -> None:
         """Drop the caches: a transaction failed, so what it made may not exist."""
-        for cache in (self._budgets, self._current, self._draw_sets, self._spenders):
-            cache.clear()
+        self._windows.forget()
+        self._draw_sets.clear()
+        self._spenders.clear()
 
     async def apply(
         self, connection: Connection, batch: Batch, now: datetime, now_ms: int, *, lending: bool
@@ -102,14 +101,13 @@ class Tick:
             resolutions = await store.resolutions(connection, batch.resolutions)
         resolving = {resolution.session_epoch for resolution in resolutions}
         sessions = await self._sessions(connection, batch, resolving)
-        for organization_id, budget_id in batch.changed_budgets:
-            self._budgets.pop((organization_id, budget_id), None)
+        self._windows.changed(batch.changed_budgets)
         needs, by_need, stale = await self._needs(connection, batch, sessions, now)
         postings, repeat_count = await self._postings(connection, batch, sessions)
         books, windows = await self._books(
             connection, batch, sessions, needs, postings, resolving, now
         )
-        limits = await self._limits(connection, batch, books, windows)
+        limits = await self._windows.limits(connection, batch.changed_budgets, books, windows)
         output = step(
             Slice(sessions, windows, books),
             Input(
@@ -178,7 +176,7 @@ class Tick:
             wanted[need.session.organization_id].update(x.budget_id for x in need.request.lines)
         windows: dict[int, WindowRow] = {}
         for organization_id, budget_ids in wanted.items():
-            windows |= await self._current_windows(connection, organization_id, budget_ids, now)
+            windows |= await self._windows.current(connection, organization_id, budget_ids, now)
         needs: list[rules.Need] = []
         by_need: dict[tuple[int, int], WaitingNeed] = {}
         stale: list[WaitingNeed] = []
@@ -201,71 +199,6 @@ class Tick:
                 )
             )
         return needs, by_need, stale
-
-    async def _current_windows(
-        self, connection: Connection, organization_id: int, budget_ids: set[int], now: datetime
-    ) -> dict[int, WindowRow]:
-        """The window each budget is in now, begun where it was not; none for a budget that is
-        gone or disabled."""
-        await self._load_budgets(connection, organization_id, budget_ids)
-        found: dict[int, WindowRow] = {}
-        missing: list[BudgetRecord] = []
-        for budget_id in sorted(budget_ids):
-            budget = self._budgets.get((organization_id, budget_id))
-            if budget is None or budget.disabled:
-                continue
-            current = self._current.get(budget_id)
-            if current is None or (current.end_at is not None and current.end_at <= now):
-                missing.append(budget)
-            else:
-                found[budget_id] = current
-        if missing:
-            last = await store.last_windows(connection, organization_id, [b.id for b in missing])
-            for budget in missing:
-                row = last.get(budget.id)
-                if row is None or (row.end_at is not None and row.end_at <= now):
-                    span = window_at(
-                        budget.window,
-                        now,
-                        created_at=budget.created_at,
-                        last_end=row.end_at if row else None,
-                    )
-                    opening = (0, 0)
-                    if row is None and span.start_at < budget.created_at:
-                        opening = await self._opening(connection, budget, span.start_at)
-                    row = await store.make_window(
-                        connection, budget, (span.start_at, span.end_at), opening, now
-                    )
-                found[budget.id] = self._current[budget.id] = row
-        return found
-
-    @staticmethod
-    async def _opening(
-        connection: Connection, budget: BudgetRecord, since: datetime
-    ) -> tuple[int, int]:
-        """What the budget's first window has seen already: (nanos, entries).
-
-        Nothing for the platform: calls were not posted in its ledger before it had a budget.
-        """
-        if budget.scope_kind == "platform":
-            return 0, 0
-        amount_nanos, count = await posting.spent_before(
-            connection,
-            budget.organization_id,
-            since,
-            (budget.scope_kind, budget.scope_id),
-            budget.models,
-            budget.providers,
-        )
-        return max(0, amount_nanos), count
-
-    async def _load_budgets(
-        self, connection: Connection, organization_id: int, budget_ids: Iterable[int]
-    ) -> None:
-        unknown = [b for b in budget_ids if (organization_id, b) not in self._budgets]
-        if unknown:
-            for record in await budgets_by_ids(connection, organization_id, unknown):
-                self._budgets[organization_id, record.id] = record
 
     async def _postings(
         self, connection: Connection, batch: Batch, sessions: dict[int, SessionRow]
@@ -373,24 +306,6 @@ class Tick:
                 raise FrameFault(f"budget window {window_id} is none of the organization's")
         return books, windows
 
-    async def _limits(
-        self,
-        connection: Connection,
-        batch: Batch,
-        books: rules.Books,
-        windows: dict[int, WindowRow],
-    ) -> dict[int, tuple[int, int]]:
-        limits: dict[int, tuple[int, int]] = {}
-        for organization_id, budget_id in batch.changed_budgets:
-            await self._load_budgets(connection, organization_id, [budget_id])
-            budget = self._budgets.get((organization_id, budget_id))
-            if budget is not None:
-                for window in books.windows.values():
-                    mine = windows[window.id].organization_id == organization_id
-                    if mine and window.budget_id == budget_id:
-                        limits[window.id] = (budget.limit_nanos, budget.version)
-        return limits
-
     async def _save(
         self,
         connection: Connection,
@@ -408,10 +323,8 @@ class Tick:
             await store.save_events(connection, events, now)
 
     def _trim(self) -> None:
-        for cache in (self._budgets, self._current, self._draw_sets, self._spenders):
-            if len(cache) > MOST_CACHED:
-                cache.clear()
-
-
-MOST_CACHED = 100_000
-"""Rows kept of each kind; beyond it the cache starts anew, which costs a query, never a fault."""
+        self._windows.trim()
+        if len(self._draw_sets) > MOST_CACHED:
+            self._draw_sets.clear()
+        if len(self._spenders) > MOST_CACHED:
+            self._spenders.clear()

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from bursar.v1 import allowances_pb2
-from bursar_server.allowances import messages, rules, step, tick, writer
+from bursar_server.allowances import messages, rules, step, tick, windows, writer
 from tests.simulation.database import Tables
 from tests.simulation.mutants.registry import Replacement, mutant
 from tests.simulation.stores import Store
@@ -140,7 +140,7 @@ def a_cut_limit_is_not_applied() -> list[Replacement]:
     async def limits(*_ignored: Any) -> dict[int, tuple[int, int]]:
         return {}
 
-    return [(tick.Tick, "_limits", limits)]
+    return [(windows.Windows, "limits", limits)]
 
 
 @mutant
