@@ -105,12 +105,13 @@ class Store:
                 )  # fmt: skip
 
     async def last_windows(
-        self, tables: Tables, organization_id: int, budget_ids: Collection[int]
+        self, tables: Tables, organization_id: int, budget_ids: Collection[int], now: datetime
     ) -> dict[int, WindowRow]:
         found: dict[int, WindowRow] = {}
         for window in tables.windows.values():
             row = window.row
-            if row.organization_id == organization_id and row.budget_id in budget_ids:
+            mine = row.organization_id == organization_id and row.budget_id in budget_ids
+            if mine and row.start_at <= now:
                 best = found.get(row.budget_id)
                 if best is None or row.start_at > best.start_at:
                     found[row.budget_id] = row

@@ -1,7 +1,7 @@
 """What is said after a tick: committed balances as frames of the session stream."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -42,7 +42,8 @@ def allowance(
         ),
         granted_nanos=totals.granted,
         returned_nanos=totals.returned,
-        starts_in_ms=max(0, int((window.start_at - now).total_seconds() * 1000)),
+        # Rounded up: a sidecar must never think that a window has begun before it has.
+        starts_in_ms=max(0, -((now - window.start_at) // timedelta(milliseconds=1))),
         ends_in_ms=milliseconds_until(window.end_at, now),
         window_end_time=timestamp(window.end_at) if window.end_at else None,
         limit_nanos=balance.limit,

@@ -63,6 +63,7 @@ SELECT DISTINCT budget_window_id FROM allowances WHERE session_epoch = ANY($1::b
 SELECT DISTINCT ON (budget_id) id, budget_id, start_at, end_at
 FROM budget_windows
 WHERE organization_id = $1 AND budget_id = ANY($2::bigint[]) AND split_value = ''
+  AND start_at <= $3
 ORDER BY budget_id, start_at DESC;
 
 -- name: make_window

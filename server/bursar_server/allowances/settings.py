@@ -17,6 +17,9 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How soon idle money is asked for again while a call still waits for it."""
     contended_retry_ms: int = 1_000
     """The retry-after told when only reservations in flight are in the way."""
+    ahead_ms: int = 5_000
+    """How long before the end of a window sessions that use it are lent from the next one: several
+    of their reports, which come once a second. Longer keeps money idle."""
     hold_idle_ms: int = 2_000
     """How long free money may lie idle in a sidecar when its window is in its tail. Shorter brings
     it home sooner, longer spares calls in quick succession their round trips; who waits for it

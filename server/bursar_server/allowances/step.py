@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from bursar_server.allowances import rules
+from bursar_server.allowances.ahead import Ahead
 from bursar_server.allowances.frames import Frame
 from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
 from bursar_server.allowances.resolutions import (
@@ -65,6 +66,8 @@ class Input:
     """Sessions with an open stream."""
     tail: Collection[int] = ()
     """Windows that were in their tail until now."""
+    ahead: Sequence[Ahead] = ()
+    """Sessions to be lent from a window that has not begun."""
 
 
 @dataclass(slots=True)
@@ -275,7 +278,19 @@ def _lend(state: Slice, given: Input, output: Output) -> None:
     traffic = given.traffic(books.windows)
     output.tail = _tail(state, given, needs, traffic)
     users = {window_id: one.sessions for window_id, one in traffic.items()}
+    told: set[tuple[int, int]] = set()
+    for one in given.ahead:
+        key = (one.session_epoch, one.window_id)
+        if state.sessions[one.session_epoch].state != "open" or books.of(*key).granted:
+            continue
+        told.add(key)
+        if key not in wants:
+            wants[key] = rules.Want(*key, 0, one.want)
+        # Whoever uses the window that ends is counted on to use the next one.
+        following = users.get(one.window_id, 1)
+        users[one.window_id] = max(following, users.get(one.after_window_id, 1))
     output.decisions = rules.lend(books, needs, wants.values(), users, given.now_ms, output.tail)
+    output.decisions.touched |= told
     shortage = dict(output.decisions.shortage)
     for window in books.windows.values():
         if window.hard and window.available < 0:

@@ -171,10 +171,10 @@ async def books_of_sessions(
 
 
 async def last_windows(
-    connection: Connection, organization_id: int, budget_ids: Collection[int]
+    connection: Connection, organization_id: int, budget_ids: Collection[int], now: datetime
 ) -> dict[int, WindowRow]:
-    """The latest window of each budget, by budget."""
-    rows = await connection.fetch(QUERIES.current_windows, organization_id, list(budget_ids))
+    """The latest window of each budget that has begun, by budget."""
+    rows = await connection.fetch(QUERIES.current_windows, organization_id, list(budget_ids), now)
     return {
         row["budget_id"]: WindowRow(
             row["id"], organization_id, row["budget_id"], row["start_at"], row["end_at"]

@@ -13,6 +13,7 @@ from datetime import datetime
 import msgspec
 
 from bursar_server.allowances import rules, store
+from bursar_server.allowances.ahead import Ahead
 from bursar_server.allowances.frames import Frame, NeedRequest
 from bursar_server.allowances.hub import Hub, LiveSession
 from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
@@ -104,14 +105,19 @@ class Tick:
         self._windows.changed(batch.changed_budgets)
         needs, by_need, stale = await self._needs(connection, batch, sessions, now)
         postings, repeat_count = await self._postings(connection, batch, sessions)
+        spoken = [(session.session_epoch, frame) for session, frame in batch.frames]
+        ahead: list[Ahead] = []
+        if lending:
+            ahead = await self._windows.ahead(connection, spoken, now, self._settings.ahead_ms)
         books, windows = await self._books(
-            connection, batch, sessions, needs, postings, resolving, now
+            connection, batch, sessions, needs, postings, resolving, ahead, now
         )
+        self._windows.note(windows)
         limits = await self._windows.limits(connection, batch.changed_budgets, books, windows)
         output = step(
             Slice(sessions, windows, books),
             Input(
-                frames=[(session.session_epoch, frame) for session, frame in batch.frames],
+                frames=spoken,
                 postings=postings,
                 needs=needs,
                 limits=limits,
@@ -123,6 +129,7 @@ class Tick:
                 resolutions=resolutions,
                 connected=self._hub.sessions.keys(),
                 tail=self._hub.tail,
+                ahead=ahead,
             ),
         )
         if output.losses:
@@ -271,12 +278,14 @@ class Tick:
         needs: Sequence[rules.Need],
         postings: Sequence[entries.Posting],
         resolving: Collection[int],
+        ahead: Sequence[Ahead],
         now: datetime,
     ) -> tuple[rules.Books, dict[int, WindowRow]]:
         pairs: set[tuple[int, int]] = set()
         owner: dict[int, int] = {}
         for need in needs:
             pairs.update((need.session_epoch, line.window_id) for line in need.lines)
+        pairs.update((one.session_epoch, one.window_id) for one in ahead)
         for session, frame in batch.frames:
             pairs.update((session.session_epoch, r.window_id) for r in frame.reports)
             owner.update((r.window_id, session.organization_id) for r in frame.reports)

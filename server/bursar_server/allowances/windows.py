@@ -4,10 +4,12 @@ Only the writer of a shard begins windows and applies limits to them, so what it
 is committed; `forget` after a transaction that failed.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 from bursar_server.allowances import rules, store
+from bursar_server.allowances.ahead import Ahead, is_due
+from bursar_server.allowances.frames import Frame
 from bursar_server.allowances.records import WindowRow
 from bursar_server.budgets.rules import window_at
 from bursar_server.budgets.store import BudgetRecord, budgets_by_ids
@@ -17,6 +19,9 @@ from bursar_server.ledger import posting
 MOST_CACHED = 100_000
 """Rows kept of each kind; beyond it the cache starts anew, which costs a query, never a fault."""
 
+FORESEEN = ("calendar", "every")
+"""Windows whose next one is known before it begins; others begin with a call, or have none."""
+
 
 class Windows:
     """The budgets and current windows of a shard."""
@@ -24,15 +29,17 @@ class Windows:
     def __init__(self) -> None:
         self._budgets: dict[tuple[int, int], BudgetRecord] = {}
         self._current: dict[int, WindowRow] = {}
+        self._next: dict[int, WindowRow] = {}
+        self._rows: dict[int, WindowRow] = {}
 
     def forget(self) -> None:
         """Drop what is kept: a transaction failed, so what it made may not exist."""
-        self._budgets.clear()
-        self._current.clear()
+        for cache in (self._budgets, self._current, self._next, self._rows):
+            cache.clear()
 
     def trim(self) -> None:
         """Bound what is kept."""
-        if max(len(self._budgets), len(self._current)) > MOST_CACHED:
+        if max(len(self._budgets), len(self._current), len(self._rows)) > MOST_CACHED:
             self.forget()
 
     def changed(self, budgets: Iterable[tuple[int, int]]) -> None:
@@ -77,7 +84,8 @@ class Windows:
             else:
                 found[budget_id] = current
         if missing:
-            last = await store.last_windows(connection, organization_id, [b.id for b in missing])
+            ids = [budget.id for budget in missing]
+            last = await store.last_windows(connection, organization_id, ids, now)
             for budget in missing:
                 row = last.get(budget.id)
                 if row is None or (row.end_at is not None and row.end_at <= now):
@@ -93,8 +101,49 @@ class Windows:
                     row = await store.make_window(
                         connection, budget, (span.start_at, span.end_at), opening, now
                     )
-                found[budget.id] = self._current[budget.id] = row
+                found[budget.id] = self._current[budget.id] = self._rows[row.id] = row
         return found
+
+    async def ahead(
+        self,
+        connection: Connection,
+        frames: Iterable[tuple[int, Frame]],
+        now: datetime,
+        ahead_ms: int,
+    ) -> list[Ahead]:
+        """Who is to be lent from a next window now: of the sessions that report on a window which
+        ends soon, those whose moment has come. Begins next windows where they are missing."""
+        found: list[Ahead] = []
+        for epoch, frame in frames:
+            for report in frame.reports:
+                row = self._rows.get(report.window_id)
+                if row is None or row.end_at is None or report.idle_ms > ahead_ms:
+                    continue
+                if is_due(epoch, row.start_at, row.end_at, now, ahead_ms):
+                    following = await self._following(connection, row, row.end_at, now)
+                    if following is not None:
+                        found.append(Ahead(epoch, following.id, row.id, report.want))
+        return found
+
+    async def _following(
+        self, connection: Connection, row: WindowRow, end_at: datetime, now: datetime
+    ) -> WindowRow | None:
+        """The window after `row`, begun if it was not; None if there is none to foresee."""
+        following = self._next.get(row.budget_id)
+        if following is not None and following.start_at == end_at:
+            return following
+        await self._load(connection, row.organization_id, [row.budget_id])
+        budget = self._budgets.get((row.organization_id, row.budget_id))
+        if budget is None or budget.disabled or budget.window.kind not in FORESEEN:
+            return None
+        span = window_at(budget.window, end_at, created_at=budget.created_at)
+        following = await store.make_window(connection, budget, span, (0, 0), now)
+        self._next[row.budget_id] = self._rows[following.id] = following
+        return following
+
+    def note(self, windows: Mapping[int, WindowRow]) -> None:
+        """Remember when windows run that were read for another reason."""
+        self._rows.update(windows)
 
     @staticmethod
     async def _opening(
