@@ -17,35 +17,20 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import openai
 import pytest
 from google.protobuf import field_mask_pb2
 
-from bursar import pricing
 from bursar.client import BursarClient
-from bursar.usage import Usage
-from bursar.v1 import budgets_pb2, charges_pb2, identity_pb2, ledger_pb2, money_pb2
-from tests.fakes.stack import ServedCall, Stack, running
+from bursar.v1 import budgets_pb2, identity_pb2, money_pb2
+from tests.fakes.provider_bill import MODEL, compare, cost_of, entries_of, posted
+from tests.fakes.stack import Stack, running
 from tests.fakes.until import until
+from tests.fakes.watched_windows import check_every_committed_state, watch
 
-MODEL = "gpt-4o-mini"
 OUTPUT_LLM_TOKENS = 200
 CONCURRENCY = 400
 MILLI_USD = 1_000_000
-
-# Writes down every state of a budget window that was ever committed: what a sampler would miss.
-WATCH_WINDOWS = """
-CREATE TABLE watched_windows (at bigserial, id bigint, settled bigint, lent bigint, ceiling bigint);
-CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO watched_windows (id, settled, lent, ceiling) VALUES (NEW.id, NEW.settled_nanos,
-        NEW.outstanding_nanos + NEW.in_doubt_nanos, NEW.limit_nanos);
-    RETURN NEW;
-END $$;
-CREATE TRIGGER watch AFTER INSERT OR UPDATE ON budget_windows
-    FOR EACH ROW EXECUTE FUNCTION watch();
-"""
 
 
 @dataclass
@@ -178,101 +163,14 @@ def standing(admin: BursarClient, name: str) -> budgets_pb2.BudgetStanding:
     return admin.budgets.GetBudget(budgets_pb2.GetBudgetRequest(name=name)).standing
 
 
-def entries_of(admin: BursarClient, key: str) -> dict[str, list[ledger_pb2.Entry]]:
-    """The key's entries by the call id in their tags."""
-    found: dict[str, list[ledger_pb2.Entry]] = {}
-    page = ""
-    while True:
-        answer = admin.ledger.ListEntries(
-            ledger_pb2.ListEntriesRequest(key=key, page_size=1000, page_token=page)
-        )
-        for entry in answer.entries:
-            call = next(tag for tag in entry.tags if tag.startswith("call:"))
-            found.setdefault(call.removeprefix("call:"), []).append(entry)
-        page = answer.next_page_token
-        if not page:
-            return found
-
-
-def cost_of(call: ServedCall) -> int:
-    """What the provider's bill for the call comes to."""
-    price = pricing.snapshot().lookup(MODEL, "openai")
-    assert price is not None
-    usage = Usage(
-        input=call.billed["input"] - call.billed["cached_input"],
-        cached_input=call.billed["cached_input"],
-        output=call.billed["output"],
-    )
-    return pricing.charge(price, usage).cost_nanos
-
-
-def posted(admin: BursarClient, key: str, served: dict[str, ServedCall]) -> None:
-    """Wait until every call the provider served is in the ledger."""
-    until(lambda: served.keys() <= entries_of(admin, key).keys(), "every served call is posted")
-
-
 def verify(stack: Stack) -> None:
     done = stack.cli("ledger", "verify")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def compare(
-    served: dict[str, ServedCall], entries: dict[str, list[ledger_pb2.Entry]]
-) -> Counter[str]:
-    """Every call the provider served is in the ledger exactly once, at its cost; those whose end
-    was not seen are there at their reservation, marked so."""
-    kinds: Counter[str] = Counter()
-    for call_id, call in served.items():
-        found = entries.get(call_id, [])
-        assert len(found) == 1, f"call {call_id} has {len(found)} entries: {call} {found}"
-        entry = found[0]
-        if entry.kind == charges_pb2.SETTLEMENT_KIND_PROVISIONAL:
-            assert entry.amount.nanos == entry.reserved.nanos
-            kinds["provisional"] += 1
-        elif entry.usage.estimate_reason:
-            assert entry.amount.nanos >= cost_of(call), entry
-            kinds["estimated"] += 1
-        else:
-            assert entry.amount.nanos == cost_of(call), (entry, call)
-            assert entry.provider_request_id == call.response_id
-            kinds["exact"] += 1
-    for call_id in entries.keys() - served.keys():
-        # Never reached the provider, as far as the provider knows: only a crash leaves these.
-        assert all(e.kind != charges_pb2.SETTLEMENT_KIND_FINAL or e.amount.nanos == 0
-                   for e in entries[call_id]), entries[call_id]  # fmt: skip
-        kinds["not served"] += 1
-    return kinds
-
-
-async def watched(stack: Stack, statement: str, *values: object) -> list[asyncpg.Record]:
-    connection = await asyncpg.connect(stack.database_url())
-    try:
-        return list(await connection.fetch(statement, *values))
-    finally:
-        await connection.close()
-
-
-async def check_every_committed_state(stack: Stack) -> int:
-    """settled + lent <= limit in every state of every window that was ever committed."""
-    wrong = await watched(
-        stack, "SELECT * FROM watched_windows WHERE settled + lent > ceiling ORDER BY at LIMIT 5"
-    )
-    assert not wrong, wrong
-    rows = await watched(stack, "SELECT count(*) AS count FROM watched_windows")
-    return int(rows[0]["count"])
-
-
 @pytest.fixture(scope="module", autouse=True)
 def watching(stack: Stack) -> None:
-    asyncio.run(watched_setup(stack))
-
-
-async def watched_setup(stack: Stack) -> None:
-    connection = await asyncpg.connect(stack.database_url())
-    try:
-        await connection.execute(WATCH_WINDOWS)
-    finally:
-        await connection.close()
+    asyncio.run(watch(stack.database_url()))
 
 
 async def test_budgets_hold_are_used_and_are_refused_honestly(
@@ -300,7 +198,7 @@ async def test_budgets_hold_are_used_and_are_refused_honestly(
     ):
         spent += entry.amount.nanos
         assert spent <= min(tight.limit.nanos, wide.limit.nanos)
-    assert await check_every_committed_state(stack) > 10
+    assert await check_every_committed_state(stack.database_url()) > 10
 
     for refusal in tally.refusals:
         if refusal["status"] == 402:
@@ -351,7 +249,7 @@ async def test_a_killed_sidecar_loses_nothing_and_counts_nothing_twice(
     posted(admin, name, served)
     kinds = compare(served, entries_of(admin, name))
     assert kinds["provisional"] > 0, (kinds, caller.tally.ended)
-    await check_every_committed_state(stack)
+    await check_every_committed_state(stack.database_url())
     until(lambda: standing(admin, budget.name).outstanding.nanos < budget.limit.nanos, "money")
     verify(stack)
 
@@ -385,5 +283,5 @@ async def test_control_plane_and_postgres_killed_under_load(
     kinds = compare(served, entries_of(admin, name))
     assert kinds == {"exact": len(served)}
     assert len(served) == caller.tally.ended["served"]
-    await check_every_committed_state(stack)
+    await check_every_committed_state(stack.database_url())
     verify(stack)

@@ -32,6 +32,31 @@ class ServedCall(msgspec.Struct):
     billed: dict[str, int]
 
 
+def served_by(provider: str) -> dict[str, ServedCall]:
+    """Every call that a simulated provider served, by call id, once none is in flight."""
+
+    def get(path: str) -> bytes:
+        with urllib.request.urlopen(f"{provider}{path}") as answer:
+            content: bytes = answer.read()
+            return content
+
+    until(
+        lambda: json.loads(get("/simulated/totals"))["in_flight"] == 0,
+        "the provider is done with every call",
+    )
+    calls: dict[str, ServedCall] = {}
+    after = ""
+    while True:
+        lines = get(f"/simulated/calls?format=jsonl&page_size=1000&page_token={after}").splitlines()
+        if not lines:
+            return calls
+        for line in lines:
+            call = msgspec.json.decode(line, type=ServedCall)
+            assert call.call_id not in calls, "a call was served twice"
+            calls[call.call_id] = call
+            after = str(call.sequence)
+
+
 class Stack:
     """One running `bursar up`."""
 
@@ -114,30 +139,7 @@ class Stack:
 
     def served(self) -> dict[str, ServedCall]:
         """Every call the provider served, by call id, once none is in flight."""
-        provider = self.ready["provider"]
-
-        def get(path: str) -> bytes:
-            with urllib.request.urlopen(f"{provider}{path}") as answer:
-                content: bytes = answer.read()
-                return content
-
-        until(
-            lambda: json.loads(get("/simulated/totals"))["in_flight"] == 0,
-            "the provider is done with every call",
-        )
-        calls: dict[str, ServedCall] = {}
-        after = ""
-        while True:
-            lines = get(
-                f"/simulated/calls?format=jsonl&page_size=1000&page_token={after}"
-            ).splitlines()
-            if not lines:
-                return calls
-            for line in lines:
-                call = msgspec.json.decode(line, type=ServedCall)
-                assert call.call_id not in calls, "a call was served twice"
-                calls[call.call_id] = call
-                after = str(call.sequence)
+        return served_by(self.ready["provider"])
 
     def stop(self) -> int:
         """Ctrl-C; returns the exit code."""

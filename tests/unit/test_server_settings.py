@@ -39,12 +39,12 @@ def test_the_defaults_are_those_that_are_documented() -> None:
 def test_an_option_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "bursar.toml"
     file.write_text(
-        'pool_size = 5\ndrain_ms = 6\nlog_level = "debug"\n[lending]\nvalid_for_ms = 7\n'
+        'pool_size = 5\ndrain_ms = 6\nlog_level = "debug"\n[lending]\nvalid_for_ms = 7000\n'
     )
     environment = {"BURSAR_CONFIG": str(file), "BURSAR_POOL_SIZE": "8", "BURSAR_DRAIN_MS": "9"}
     settings = load(environment, pool_size="10", log_level=None)
     assert (settings.pool_size, settings.drain_ms, settings.log_level) == (10, 9, "debug")
-    assert lending_settings(settings).valid_for_ms == 7
+    assert lending_settings(settings).valid_for_ms == 7000
     assert load(environment, config=str(file)).pool_size == 8
 
 
@@ -108,7 +108,11 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, said: str) -> None:
 
 def test_a_bad_way_of_lending_is_named(tmp_path: Path) -> None:
     file = tmp_path / "bursar.toml"
-    for line, said in (("valid_for = 1", "valid_for"), ('valid_for_ms = "1"', "valid_for_ms")):
+    for line, said in (
+        ("valid_for = 1", "valid_for"),
+        ('valid_for_ms = "1"', "valid_for_ms"),
+        ("valid_for_ms = 2999", "valid_for_ms"),
+    ):
         file.write_text(f"[lending]\n{line}\n")
         with pytest.raises(SettingsError, match=rf"lending: .*{said}`"):
             lending_settings(load(config=str(file)))

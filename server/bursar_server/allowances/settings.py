@@ -1,14 +1,19 @@
 """How lending behaves: every limit and delay of it, with its reason."""
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 
 class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Delays in milliseconds; amounts in pieces."""
 
-    valid_for_ms: int = 30_000
+    valid_for_ms: Annotated[int, Meta(ge=3_000, le=3_600_000)] = 30_000
     """How long policy and allowances hold after the last applied frame was sent. Shorter cuts
-    off a partitioned sidecar sooner, longer lets it go on through a longer outage."""
+    off a partitioned sidecar sooner, longer lets it go on through a longer outage. A sidecar speaks
+    within a third of it and half a second, and takes silence over two thirds for a dead stream:
+    below three seconds quiet streams would be given up."""
     need_tick_ms: int = 5
     """How long a transaction waits for company when a call waits for it."""
     idle_tick_ms: int = 100
