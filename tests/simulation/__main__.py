@@ -1,22 +1,26 @@
 """Run any number of simulated histories: `make simulate SEEDS=100000`.
 
-Prints a line now and then, and the rate; a failure prints its seed and a shrunk history.
+Prints a line now and then, the rate, and how often each fault happened and each branch of the
+protocol was taken. A failure prints its seed and a shrunk history, which can be kept in a file and
+run again.
 """
 
 import argparse
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
-from tests.simulation import histories, mutants
+from tests.simulation import coverage, histories, mutants
 from tests.simulation.driving import in_memory
+from tests.simulation.recorded import record
 
 SHOW_EVERY_S = 10.0
 MOST_SEEDS_OF_A_MUTANT = 1_500
 """No mutant lives that long: the toughest needed a few hundred."""
 
 
-def simulate(first: int, count: int) -> int:
+def simulate(first: int, count: int, keep: Path | None) -> int:
     """Run the histories of these seeds; returns how many failed."""
     began = shown = time.monotonic()
     failed = 0
@@ -26,7 +30,11 @@ def simulate(first: int, count: int) -> int:
         steps += len(histories.history(seed))
         if failure is not None:
             failed += 1
-            print(histories.shrink(failure), flush=True)
+            small = histories.shrink(failure)
+            print(small, flush=True)
+            if keep is not None:
+                keep.mkdir(parents=True, exist_ok=True)
+                (keep / f"{seed}.json").write_text(histories.written(small) + "\n")
         now = time.monotonic()
         if now - shown >= SHOW_EVERY_S or done == count:
             shown = now
@@ -35,15 +43,25 @@ def simulate(first: int, count: int) -> int:
                 f"{done} histories, {steps} steps, {failed} failed, {rate:.0f} histories/s",
                 flush=True,
             )
+    print(f"what they reached:\n{coverage.report()}")
     return failed
 
 
-def kill_matrix() -> int:
+def replay(path: Path) -> int:
+    """Run a kept history; returns 1 if it fails."""
+    kept = histories.read(path.read_text())
+    what = histories.run(kept.seed, kept.steps)
+    print(f"seed {kept.seed}, {len(kept.steps)} steps: {what or 'nothing broke'}")
+    print(f"what it reached:\n{coverage.report()}")
+    return 1 if what else 0
+
+
+def kill_matrix(names: list[str]) -> int:
     """Print by which seed each mutant is caught; returns how many survived."""
     survived = 0
     print("| mutant | caught by seed | what was seen | also seen |")
     print("|---|---:|---|---|")
-    for name in mutants.MUTANTS:
+    for name in names:
         seen: Counter[str] = Counter()
         first = ""
         for seed in range(MOST_SEEDS_OF_A_MUTANT):
@@ -51,7 +69,7 @@ def kill_matrix() -> int:
                 failure = histories.fails(seed)
             if failure is not None:
                 first = first or f"{seed} | {failure.what.partition(' (after')[0]}"
-                seen[failure.what.partition(":")[0]] += 1
+                seen[histories.kind(failure.what)] += 1
                 if sum(seen.values()) == 5:
                     break
         survived += not first
@@ -65,11 +83,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="simulate", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1_000, help="how many histories")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--keep", type=Path, help="a directory for the histories that failed")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="run a kept history")
     parser.add_argument("--mutants", action="store_true", help="print the mutants' kill matrix")
+    parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="with this one alive")
+    parser.add_argument("--record", metavar="MUTANT", help="keep a history that it breaks")
     given = parser.parse_args()
     with in_memory():
-        faults = kill_matrix() if given.mutants else simulate(given.first, given.seeds)
+        if given.record:
+            path = record(given.record, MOST_SEEDS_OF_A_MUTANT)
+            print(path or f"no history of {MOST_SEEDS_OF_A_MUTANT} seeds is broken by it")
+            faults = int(path is None)
+        elif given.mutants:
+            faults = kill_matrix([given.mutant] if given.mutant else list(mutants.MUTANTS))
+        elif given.mutant:
+            with mutants.alive(given.mutant):
+                faults = run(given)
+        else:
+            faults = run(given)
     sys.exit(1 if faults else 0)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Run what was asked for on the programs as they are now."""
+    if given.replay is not None:
+        return replay(given.replay)
+    return simulate(given.first, given.seeds, given.keep)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ answered, and when a stream's frames are read.
 """
 
 from collections import defaultdict, deque
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,9 +21,11 @@ from bursar_server.changes import Change
 from bursar_server.errors import BursarError, invalid
 from bursar_server.ledger.entries import Kind
 from bursar_server.sidecars.records import SidecarRecord
+from tests.simulation.coverage import saw
 from tests.simulation.database import EPOCH, Broken, Crash, Database
 from tests.simulation.driving import drive
 from tests.simulation.stores import STORE
+from tests.simulation.versions import as_older
 
 
 class Time:
@@ -52,10 +55,23 @@ class ServerClock:
         return self._time.now_ns // 1_000_000
 
 
+@dataclass(slots=True)
+class Link:
+    """The network between a machine and the control plane: each way works or is dead."""
+
+    up: bool = True
+    down: bool = True
+
+
 class Stream:
     """A stream with both directions in flight; what `hub.Stream` is to the control plane."""
 
-    def __init__(self, number: int, sidecar: SidecarRecord, plane: "ControlPlane") -> None:
+    def __init__(
+        self, number: int, sidecar: SidecarRecord, plane: "ControlPlane", link: Link
+    ) -> None:
+        self.link = link
+        self.older = plane.older
+        """Whether one end is an older build."""
         self.number = number
         self.sidecar_id = sidecar.id
         self.secret_hash = sidecar.secret_hash
@@ -72,7 +88,7 @@ class Stream:
 
     def send(self, frame: allowances_pb2.ControlFrame) -> None:
         """On its way to the sidecar."""
-        self.down.append(frame)
+        self.down.append(as_older(frame) if self.older else frame)
 
     def end(self, reason: str) -> None:
         """The control plane ends it."""
@@ -91,7 +107,10 @@ class QuietDesk(PolicyDesk):
 class ControlPlane:
     """A process that owns the shard from its start until another one takes it."""
 
-    def __init__(self, database: Database, time: Time, skew_ms: int) -> None:
+    def __init__(
+        self, database: Database, time: Time, skew_ms: int, *, older: bool = False
+    ) -> None:
+        self.older = older
         pool: Any = database
         settings = LendingSettings()
         self.clock = ServerClock(time, skew_ms)
@@ -127,6 +146,8 @@ class ControlPlane:
 
     def read(self, stream: Stream, most: int) -> None:
         """Take frames off the stream, check them, and hand them to the writer."""
+        if not stream.link.up:
+            return
         while stream.up and most > 0 and stream.served and self.alive:
             most -= 1
             message = stream.up.popleft()
@@ -153,12 +174,22 @@ class ControlPlane:
         batch = self.writer._take()
         if not (batch.frames or batch.needs or batch.changed_budgets):
             return
+        told = [s for _, frame in batch.frames for s in frame.settlements]
+        entries = self.database.tables.entries
+        saw(
+            "a charge was said again and dropped",
+            sum((s.session_epoch, s.n, 0) in entries for s in told),
+        )
         try:
             drive(self.writer._apply(batch))
             if self.owner_epoch != self.database.tables.owner_epoch:
                 raise Broken("6: a control plane that was deposed has written")
             self._facts_are_posted(batch)
-        except (Crash, Deposed):
+        except Deposed:
+            saw("a deposed owner was stopped")
+            self.alive = False
+            return
+        except Crash:
             self.alive = False
             return
         for session in {s for s in self.hub.sessions.values() if _fault(s)}:

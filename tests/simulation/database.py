@@ -14,7 +14,14 @@ from bursar_server.budgets.store import BudgetRecord
 from bursar_server.errors import unavailable
 from bursar_server.identity.records import KeyRecord, OrganizationRecord
 from bursar_server.ledger.entries import Kind
+from tests.simulation.coverage import saw
 
+_FAULTS = {
+    "away": "the database was away",
+    "lost_ack": "the acknowledgement of a commit was lost",
+    "crash_before": "a control plane died before its commit",
+    "crash_after": "a control plane died behind its commit",
+}
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -125,6 +132,8 @@ async def transaction(database: Any, *, read_only: bool = False) -> AsyncIterato
     if read_only:
         return
     fault = database.faults.pop(0) if database.faults else ""
+    if fault:
+        saw(_FAULTS[fault])
     if fault == "away":
         raise unavailable("the connection is gone")
     if fault == "crash_before":

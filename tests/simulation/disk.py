@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from random import Random
 from types import SimpleNamespace
 
+from tests.simulation.coverage import saw
+
 _INODES = itertools.count(1)
 
 
@@ -36,7 +38,14 @@ class Disk:
         if self.writes_until_kill is not None:
             if self.writes_until_kill == 0:
                 self.writes_until_kill = None
-                file += data[: len(data) * self.torn_percent // 100]
+                taken = len(data) * self.torn_percent // 100
+                file += data[:taken]
+                if not taken:
+                    saw("a process was killed by a write that did not reach the disk")
+                elif taken < len(data):
+                    saw("a process was killed by a write that reached the disk in part")
+                else:
+                    saw("a process was killed behind its write")
                 raise Killed
             self.writes_until_kill -= 1
         if self.full:
@@ -49,12 +58,16 @@ class Disk:
         file += data
         return len(data)
 
-    def lose_power(self, random: Random) -> None:
-        """Everything behind the last sync is kept in part, or not at all."""
+    def lose_power(self, random: Random) -> bool:
+        """Everything behind the last sync is kept in part, or not at all; whether any is gone."""
+        lost = False
         for name, data in self.files.items():
             kept = self.synced.get(name, 0)
             if kept < len(data):
-                del data[random.randint(kept, len(data)) :]
+                size = random.randint(kept, len(data))
+                lost = lost or size < len(data)
+                del data[size:]
+        return lost
 
     def copy(self) -> "Disk":
         """The same files on another disk."""

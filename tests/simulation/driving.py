@@ -15,6 +15,7 @@ import structlog
 from bursar_server.allowances import policy, service, tick, windows, writer
 from bursar_sidecar import journal
 from tests.simulation import database, disk, stores
+from tests.simulation.coverage import saw
 
 T = TypeVar("T")
 
@@ -43,6 +44,11 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 
 class MemorySync(journal._Sync):
     """Syncs when the simulation says so, not in a thread."""
+
+    def follow(self, fd: int, old: int) -> None:
+        if old >= 0:
+            saw("a journal went on in a new segment")
+        super().follow(fd, old)
 
     def start(self, directories: list[Any]) -> None:
         self._directories = directories

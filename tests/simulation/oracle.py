@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
+from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.ledger.entries import PROVISIONAL_ACCOUNT, Kind
 from bursar_sidecar.allowances import Reservation
 from bursar_sidecar.cashier import Hold
 from bursar_sidecar.desk import Call, Refusal
 from tests.simulation.control_process import Time
+from tests.simulation.coverage import saw
 from tests.simulation.database import EPOCH, Broken, Database, Entry, Tables
 from tests.simulation.sidecar import Life
 
@@ -66,6 +68,8 @@ class Oracle:
         """By budget."""
         self.revoked_at: dict[int, int] = {}
         """By key id, in true time."""
+        self.changed_at: dict[int, int] = {}
+        """By budget id, when it was disabled or enabled last, in true time."""
         self.budgets_of_key: dict[int, set[int]] = {}
         self.hashes = {key.id: key.secret_hash for key in database.tables.keys.values()}
         self.unproven: set[int] = set()
@@ -91,8 +95,11 @@ class Oracle:
                     raise Broken(f"7: admitted with {pool.free_nanos} free after it")
                 self._in_time(pool.window_id)
         key_id = call.spender.key_id
-        if drawn != self.budgets_of_key[key_id]:
-            raise Broken(f"7: drew on budgets {drawn} instead of {self.budgets_of_key[key_id]}")
+        for budget_id in drawn ^ self._applicable(key_id):
+            # What was disabled or enabled lately may be known here already, or not yet.
+            changed_at = self.changed_at.get(budget_id)
+            if changed_at is None or self.time.now_ns > changed_at + KEY_TRUST_NS:
+                raise Broken(f"7: drew on budgets {drawn} instead of {self._applicable(key_id)}")
         if self.hashes[key_id] in life.refused_keys:
             raise Broken("7: a key is used by a sidecar that was told of its revocation")
         revoked_at = self.revoked_at.get(key_id)
@@ -113,6 +120,10 @@ class Oracle:
             self.attempts[epoch, n] = attempt
             for window_id in window_ids:
                 self.open_w[epoch, window_id] += attempt.ceiling
+
+    def _applicable(self, key_id: int) -> set[int]:
+        budgets = self.database.tables.budgets
+        return {id for id in self.budgets_of_key[key_id] if not budgets[id].disabled}
 
     def _in_time(self, window_id: int) -> None:
         row = self.database.tables.windows[window_id].row
@@ -155,10 +166,15 @@ class Oracle:
         """The end of a call is about to be recorded."""
         for attempt in self._attempts_of(hold):
             attempt.told, attempt.unsure = cost_nanos, True
+            if cost_nanos > attempt.ceiling:
+                saw("a charge cost more than was set aside")
             for epoch, _n, window_ids in attempt.parts:
                 for window_id in window_ids:
                     self.open_w[epoch, window_id] -= attempt.ceiling
                     self.told_sum[epoch, window_id] += cost_nanos
+                    end_at = self.database.tables.windows[window_id].row.end_at
+                    if end_at is not None and self.time.now_ns >= _ns(end_at):
+                        saw("a call ended after its window")
 
     def recorded(self, hold: Hold) -> None:
         """The end of a call is in the journal."""
@@ -168,6 +184,8 @@ class Oracle:
     def refused(self, _life: Life, refusal: Refusal) -> None:
         """Counted by reason, to know what histories reach."""
         self.refusals[refusal.reason] += 1
+        if refusal.reason == "no_allowance":
+            saw("no call could start without a valid policy")
 
     def _attempts_of(self, hold: Hold) -> list[Attempt]:
         first = hold.opened.parts[0]
@@ -180,6 +198,7 @@ class Oracle:
         changes: dict[tuple[int, int, int], int] = defaultdict(int)
         for entry in islice(after.entries.values(), len(before.entries), None):
             self._entry(entry)
+            _count(entry)
             for window_id in entry.window_ids:
                 self.posted[window_id] += entry.amount
                 changes[entry.epoch, entry.n, window_id] += entry.amount
@@ -214,6 +233,15 @@ class Oracle:
                 )
             if not window.hard:
                 continue
+            old_window = before.windows.get(window_id, window)
+            if window.overrun > old_window.overrun:
+                saw("a charge was overrun")
+            if window.in_doubt > old_window.in_doubt:
+                saw("money was in doubt")
+            if window.in_doubt < old_window.in_doubt:
+                saw("money in doubt was settled by evidence")
+            if window.row.organization_id == PLATFORM_ORGANIZATION_ID and window_id in granted:
+                saw("the platform's budgets were lent")
             if window.outstanding + window.in_doubt != held[window_id]:
                 raise Broken(
                     f"2: window {window_id} has {window.outstanding} + {window.in_doubt} out, "
@@ -222,14 +250,13 @@ class Oracle:
             exposed = window.settled + held[window_id]
             if window_id in granted and exposed > window.limit:
                 raise Broken(f"2: granted up to {exposed} of {window.limit}")
-            old_window = before.windows.get(window_id, window)
             exposed_before = old_window.settled + old_window.outstanding + old_window.in_doubt
             allowed = max(window.ceiling, exposed_before + posted_now[window_id])
             if exposed > allowed:
                 raise Broken(f"2: {exposed} is out and spent of a ceiling of {window.ceiling}")
             if window.ceiling > self.highest_limit[window.row.budget_id]:
                 raise Broken("2: the ceiling is above every limit there was")
-        self._sessions(after)
+        self._sessions(before, after)
 
     def _entry(self, entry: Entry) -> None:
         attempt = self.attempts.get((entry.epoch, entry.n))
@@ -244,8 +271,10 @@ class Oracle:
         if entry.kind is Kind.FINAL and attempt.told is not None and entry.amount != attempt.told:
             raise Broken(f"6: {entry.epoch}-{entry.n} cost {attempt.told}, posted {entry.amount}")
 
-    def _sessions(self, after: Tables) -> None:
-        for session in after.sessions.values():
+    def _sessions(self, before: Tables, after: Tables) -> None:
+        for epoch, session in after.sessions.items():
+            if session.state == "closed" and before.sessions[epoch].state != "closed":
+                saw("a session closed")
             if session.state == "closed" and session.settled_count != session.last_n:
                 raise Broken(f"6: session {session.epoch} is closed with numbers missing")
 
@@ -316,6 +345,17 @@ class Oracle:
     def _provisional_open(tables: Tables) -> int:
         finals = {(e.epoch, e.n) for e in tables.entries.values() if e.kind is not Kind.PROVISIONAL}
         return sum(e.amount for e in tables.entries.values() if (e.epoch, e.n) not in finals)
+
+
+def _count(entry: Entry) -> None:
+    if entry.k == 1 and entry.amount <= 0 and entry.kind is Kind.PROVISIONAL:
+        saw("a final took its provisional back")
+    elif entry.kind is Kind.FINAL:
+        saw("a final was posted")
+    elif entry.kind is Kind.PROVISIONAL:
+        saw("a provisional was posted")
+    elif entry.kind is Kind.RELEASED:
+        saw("a release was posted")
 
 
 def _ns(at: datetime) -> int:

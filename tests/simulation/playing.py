@@ -23,7 +23,8 @@ def end(world: World) -> None:
     """Heal everything, finish and settle all calls, drain, and look whether all is right."""
     world.database.faults.clear()
     for sidecar in world.sidecars:
-        sidecar.disk.full = False
+        sidecar.empty_disk()
+        sidecar.link.up = sidecar.link.down = True
         sidecar.disk.writes_until_kill = None
         sidecar.start()
     for round in range(MOST_ROUNDS):

@@ -4,24 +4,26 @@ Only what production leaves to the event loop and to gRPC is written here: waiti
 saying what the outboxes hold, hearing what came, and the beat.
 """
 
-import contextlib
 from typing import Any, Protocol
 
 from bursar.usage import Usage
 from bursar.v1 import allowances_pb2
 from bursar_server.sidecars.records import SidecarRecord
 from bursar_sidecar.allowances import Book, LineIsFullError, Plan, Reservation
-from bursar_sidecar.cashier import Cashier, Hold, _Ticket
+from bursar_sidecar.cashier import RESOLVE_WAIT_S, Cashier, Hold, _Ticket
 from bursar_sidecar.clock import NANOS_PER_MS
 from bursar_sidecar.desk import Call, Outcome, OutcomeKind, Refusal, Spender
-from bursar_sidecar.identity import Identity, KnownKey
-from bursar_sidecar.journal import Journal, JournalLimits
+from bursar_sidecar.identity import Identity, KnownKey, hash_of
+from bursar_sidecar.journal import Journal, JournalFullError, JournalLimits
+from bursar_sidecar.journal_recovery import COMPLETE
 from bursar_sidecar.pools import Leg
 from bursar_sidecar.roster import StreamRestart
-from bursar_sidecar.session import Session
-from tests.simulation.control_process import ControlPlane, Stream, Time
+from bursar_sidecar.session import WELCOME_TIMEOUT_S, Session
+from tests.simulation.control_process import ControlPlane, Link, Stream, Time
+from tests.simulation.coverage import saw
 from tests.simulation.disk import Disk, DiskPath
 from tests.simulation.driving import MemorySync, drive
+from tests.simulation.versions import as_older, reading_journals
 
 LIMITS = JournalLimits(segment_bytes=3_000, unacknowledged_bytes=20_000, open_calls=20)
 """Small, so that every history rotates segments and some reach the caps."""
@@ -99,6 +101,10 @@ class Turn:
         self.refusal = refusal
 
 
+class KeyAskedError(Exception):
+    """It was asked who a key is; the call waits for the answer."""
+
+
 class QuietSession(Session):
     """The session without its timers."""
 
@@ -116,14 +122,16 @@ class SteppedCashier(Cashier):
 
     async def _resolve(self, key_hash: bytes) -> KnownKey:
         self._session.resolve(key_hash)
-        raise Refusal("no_allowance", "it is asked who the key is")
+        raise KeyAskedError
 
     def _open(self, call: Call, reservation: Reservation) -> Hold:
         witness = self.life.witness
         witness.intends(self.life, reservation, call)
         try:
             return super()._open(call, reservation)
-        except Refusal:
+        except Refusal as refusal:
+            full = isinstance(refusal.__cause__, JournalFullError)
+            saw(f"a full {'journal' if full else 'disk'} refused a call")
             witness.undone(reservation)
             raise
 
@@ -162,9 +170,10 @@ class Life:
         self.book = Book()
         self.identity = Identity()
         dial: Any = None
-        self.session = QuietSession(
-            dial, self.clock, self.book, self.identity, self.journal, build="simulated"
-        )
+        with reading_journals(older=machine.older):
+            self.session = QuietSession(
+                dial, self.clock, self.book, self.identity, self.journal, build="simulated"
+            )
         self.session._boot_id = f"{machine.name}-{number}"
         self.roster = self.session._roster
         self.cashier = SteppedCashier(
@@ -173,7 +182,11 @@ class Life:
         self.cashier.life = self
         self.stream: Stream | None = None
         self.hello_sent_at = 0
+        self.heard_at: int | None = None
+        """When the present stream was heard last."""
         self.waiting: list[_Ticket] = []
+        self.asking: list[tuple[tuple[str, int, str], int]] = []
+        """Calls whose key is asked for, and until when they wait for the answer."""
         self.open: list[Hold] = []
         self.refused_keys: set[bytes] = set()
         """Whose refusal this process has heard."""
@@ -185,6 +198,11 @@ class Life:
 
     def call(self, api_key: str, ceiling_nanos: int, plan: str) -> None:
         """An app's call; `plan` is what the provider will do with it."""
+        deadline = self.clock.boot_ns() + int(RESOLVE_WAIT_S * 1e9)
+        self._call((api_key, ceiling_nanos, plan), deadline)
+
+    def _call(self, call: tuple[str, int, str], deadline: int) -> None:
+        api_key, ceiling_nanos, plan = call
         try:
             spender: Spender = drive(self.cashier.identify(api_key))
             hold = drive(
@@ -195,6 +213,9 @@ class Life:
                     )
                 )
             )  # fmt: skip
+        except KeyAskedError:
+            if self.clock.boot_ns() < deadline:
+                self.asking.append((call, deadline))
         except Waits as waits:
             self.waiting.append(waits.ticket)
         except Refusal as refusal:
@@ -210,6 +231,13 @@ class Life:
     def look_at_lines(self) -> None:
         """Waiting calls whose turn came start; those that waited too long leave."""
         now = self.clock.boot_ns()
+        asking, self.asking = self.asking, []
+        for call, deadline in asking:
+            known = self.identity.known(hash_of(call[0]), now) is not None
+            if known and not self.draining:
+                self._call(call, deadline)
+            elif now < deadline:
+                self.asking.append((call, deadline))
         for ticket in list(self.waiting):
             turn: Any = ticket.future
             assert isinstance(turn, Turn)
@@ -219,16 +247,21 @@ class Life:
             self.waiting.remove(ticket)
             self.cashier.leave_line(ticket)
             if turn.hold is not None:
+                saw("a call waited and was admitted")
                 self._dispatch(turn.hold)
             else:
+                if turn.refusal is None:
+                    saw("a call waited too long")
                 refusal = turn.refusal or self.cashier._too_late(ticket)
                 self.witness.refused(self, refusal)
 
     def hang_up(self, ticket: _Ticket) -> None:
         """The app of a waiting call is gone."""
+        saw("an app hung up while its call waited")
         self.waiting.remove(ticket)
         turn: Any = ticket.future
         if turn.hold is not None:
+            saw("an app hung up as its call was admitted")
             self.witness.told(turn.hold, 0)
             self.cashier._release(turn.hold)
         self.cashier.leave_line(ticket)
@@ -244,13 +277,18 @@ class Life:
         self.cashier.settle(
             hold, Outcome(kinds[kind], Usage(), int(told), finished_at=self.clock.wall_ns())
         )
-        if not self.journal._unwritten:
+        if self.journal._unwritten:
+            saw("a full disk kept a charge from being written")
+        else:
             self.witness.recorded(hold)
 
     # -- the stream ----------------------------------------------------------------------------
 
     def connect(self, plane: ControlPlane, number: int) -> None:
         """Say Hello on a new stream."""
+        link = self.machine.link
+        if not link.up:
+            return
         self.lose_stream()
         self.hello_sent_at = self.clock.boot_ns()
         hello = allowances_pb2.Hello(
@@ -258,15 +296,21 @@ class Life:
             build="simulated",
             prior_sessions=self.roster.prior_sessions(),
         )
-        stream = Stream(number, self.machine.record, plane)
+        stream = Stream(number, self.machine.record, plane, link)
+        if self.machine.older != plane.older:
+            saw(f"an older {'sidecar' if self.machine.older else 'control plane'} met a newer peer")
+        stream.older = stream.older or self.machine.older
+        if not link.down:
+            saw("a Hello arrived and its Welcome did not")
         refused = plane.open(stream, self.machine.record, hello)
-        if not refused:
+        if not refused or not link.down:
             self.stream = stream
         elif "hello.prior_sessions" in refused:
             self.roster.disown(refused)
 
     def lose_stream(self) -> None:
         """The stream is over for this side."""
+        self.heard_at = None
         if self.stream is not None:
             self.stream = None
             self.session.connected = False
@@ -281,16 +325,20 @@ class Life:
             if now - outbox.last_sent_at >= self.roster.valid_for_ms * NANOS_PER_MS // 3:
                 outbox.keep_alive()
             while (frame := outbox.compose(self.book, now)) is not None:
-                self.stream.up.append(frame)
+                self.stream.up.append(as_older(frame) if self.stream.older else frame)
                 if not outbox.has_news:
                     break
 
     def hear(self, most: int) -> None:
         """Hear frames that came."""
         stream = self.stream
+        if not self.machine.link.down:
+            return
         while stream is not None and stream.down and most > 0:
             most -= 1
             frame = stream.down.popleft()
+            self.heard_at = self.clock.boot_ns()
+            _heard(frame)
             for key in frame.policy.keys:
                 if key.refusal:
                     self.refused_keys.add(key.key_hash)
@@ -304,7 +352,18 @@ class Life:
             self.lose_stream()
 
     def beat(self) -> None:
-        """Time is told: to the journal after a fault, to the lines, to who waited too long."""
+        """Time is told: to the journal after a fault, to the lines, to who waited too long, and to
+        who listens to a peer that says nothing."""
+        now = self.clock.boot_ns()
+        if self.stream is not None:
+            # As `Session._converse` and `_listen` do.
+            since = self.hello_sent_at if self.heard_at is None else self.heard_at
+            silence_ms = self.roster.valid_for_ms * 2 // 3
+            if not self.session.connected:
+                silence_ms = int(WELCOME_TIMEOUT_S * 1000)
+            if now - since >= silence_ms * NANOS_PER_MS:
+                saw("a silent stream was given up")
+                self.lose_stream()
         self.journal.retry()
         if self.book.waiters:
             self.session._serve_lines()
@@ -350,6 +409,27 @@ class Life:
         return [outbox.leg for outbox in self.roster.outboxes()]
 
 
+_OUTCOMES = {
+    allowances_pb2.NEED_OUTCOME_GRANTED: "a need was granted",
+    allowances_pb2.NEED_OUTCOME_EXHAUSTED: "a need was refused: exhausted",
+    allowances_pb2.NEED_OUTCOME_CONTENDED: "a need was refused: contended",
+    allowances_pb2.NEED_OUTCOME_STALE: "a need was refused: stale",
+}
+
+
+def _heard(frame: allowances_pb2.ControlFrame) -> None:
+    """Count what came."""
+    if frame.HasField("welcome"):
+        saw(f"a session {'was resumed' if frame.welcome.resumed else 'began'}")
+    if frame.HasField("fence"):
+        saw("a session was fenced")
+    for verdict in frame.verdicts:
+        saw(_OUTCOMES[verdict.outcome])
+    saw("money was recalled", len(frame.recalls))
+    saw("a window was in its tail", sum(each.tail for each in frame.allowances))
+    saw("a key was refused", sum(bool(key.refusal) for key in frame.policy.keys))
+
+
 class Sidecar:
     """A machine that runs one sidecar process after the other."""
 
@@ -363,6 +443,9 @@ class Sidecar:
         self.witness = witness
         self.boots = 1
         self.machine_name = name
+        self.link = Link()
+        self.older = False
+        """Whether it runs an older build."""
         self.lives = 0
         self.life: Life | None = None
 
@@ -375,5 +458,17 @@ class Sidecar:
         """Start the process, unless one runs."""
         if self.life is None:
             self.lives += 1
-            with contextlib.suppress(OSError):  # the disk is full: it can't start yet
+            try:
                 self.life = Life(self, self.lives)
+            except OSError:  # the disk is full: it can't start yet
+                saw("a disk was too full to start")
+                return
+            for session in self.life.journal.recovered:
+                whole = session.journal == COMPLETE
+                saw(f"a {'whole' if whole else 'cut'} journal was replayed")
+
+    def empty_disk(self) -> None:
+        """There is room on its disk again."""
+        if self.disk.full:
+            saw("a full disk had room again")
+            self.disk.full = False

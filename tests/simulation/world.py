@@ -11,13 +11,17 @@ from typing import NamedTuple
 
 from bursar_server.sidecars.records import SidecarRecord
 from tests.simulation.control_process import ControlPlane, Stream, Time
+from tests.simulation.coverage import saw
 from tests.simulation.database import EPOCH, Broken, Database
 from tests.simulation.disk import Disk, Killed
 from tests.simulation.installation import FIRST_SIDECAR, ORGANIZATION, applicable, tables_of
 from tests.simulation.oracle import Oracle
 from tests.simulation.sidecar import Clock, Life, Sidecar
 
+MIXED = 0.25
+"""Of the worlds, how many begin with some programs of an older build."""
 MOST_SIDECARS = 5
+MOST_PLANES = 8
 MS = 1_000_000
 
 
@@ -47,12 +51,15 @@ class World:
             self.oracle.budgets_of_key[key.id] = applicable(key, tables)
         self.skews_ms = [random.randint(-20, 20) for _ in range(8)]
         self.planes: list[ControlPlane] = []
-        self.new_plane()
+        builds = Random(seed ^ 0x01D)
+        mixed = builds.random() < MIXED
+        self.new_plane(older=mixed and builds.random() < 0.5)
         self.streams: list[Stream] = []
         self.sidecars: list[Sidecar] = []
         for number in range(random.randint(1, 3)):
             self.enrol(number, Disk(), random.randint(-400, 400), random.randint(-300, 300))
         for sidecar in self.sidecars:
+            sidecar.older = mixed and builds.random() < 0.5
             sidecar.start()
 
     def enrol(self, number: int, disk: Disk, skew_ms: int, drift_ppm: int) -> Sidecar:
@@ -70,14 +77,16 @@ class World:
             EPOCH,
         )
         clock = Clock(self.time, skew_ms, drift_ppm)
+        if drift_ppm:
+            saw(f"a clock ran {'fast' if drift_ppm > 0 else 'slow'}")
         sidecar = Sidecar(f"s{len(self.sidecars)}", record, clock, disk, self.oracle)
         self.sidecars.append(sidecar)
         return sidecar
 
-    def new_plane(self) -> None:
+    def new_plane(self, *, older: bool = False) -> None:
         """Another process takes the shard."""
         skew = self.skews_ms[len(self.planes) % len(self.skews_ms)]
-        self.planes.append(ControlPlane(self.database, self.time, skew))
+        self.planes.append(ControlPlane(self.database, self.time, skew, older=older))
 
     @property
     def plane(self) -> ControlPlane:
@@ -143,7 +152,7 @@ class World:
                     if stream.plane is plane:
                         stream.served = False
         if not self.plane.alive:
-            self.new_plane()
+            self.new_plane(older=self.plane.older)
 
     def can_prove_nothing(self, life: Life) -> None:
         """What its journal says of its sessions is not the whole truth from now on."""

@@ -31,7 +31,15 @@ def finish(world: World, sidecar: Sidecar, step: Step) -> None:
 
 def hang_up(world: World, sidecar: Sidecar, step: Step) -> None:
     life = sidecar.life
-    if life is not None and life.waiting:
+    if life is None:
+        return
+    if step.c % 2:
+        # The answer comes in the very moment in which the app leaves.
+        world.flow(sidecar)
+        admitted = [t for t in life.waiting if t.hold is not None]
+        if admitted and life is sidecar.life:
+            life.hang_up(admitted[0])
+    elif life.waiting:
         life.hang_up(life.waiting[step.b % len(life.waiting)])
 
 

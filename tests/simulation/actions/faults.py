@@ -2,10 +2,11 @@
 
 from random import Random
 
+from tests.simulation.coverage import saw
 from tests.simulation.disk import Disk
 from tests.simulation.installation import FIRST_SIDECAR
 from tests.simulation.sidecar import Sidecar
-from tests.simulation.world import MOST_SIDECARS, Action, Step, World
+from tests.simulation.world import MOST_PLANES, MOST_SIDECARS, Action, Step, World
 
 
 def kill(world: World, sidecar: Sidecar, step: Step) -> None:
@@ -15,10 +16,15 @@ def kill(world: World, sidecar: Sidecar, step: Step) -> None:
     if life is not None and how in (0, 1):
         world.can_prove_nothing(life)
         if how == 0:
+            saw("a disk was lost")
             sidecar.disk = Disk()
         else:
-            sidecar.disk.lose_power(Random(step.c))
+            saw("a machine lost power")
+            if sidecar.disk.lose_power(Random(step.c)):
+                saw("a power loss cut a journal")
         sidecar.boots += 1
+    elif life is not None:
+        saw("a process was killed")
     world.dead(sidecar)
     if step.c % 2:
         sidecar.start()
@@ -31,6 +37,8 @@ def clone(world: World, sidecar: Sidecar, step: Step) -> None:
     world.can_prove_nothing(sidecar.life)
     number = sidecar.record.id - FIRST_SIDECAR
     copy = world.enrol(number, sidecar.disk.copy(), step.b % 300, step.b % 200)
+    saw(f"a disk was copied {'on its' if step.c % 2 else 'to another'} machine")
+    copy.older = sidecar.older
     if step.c % 2:
         copy.machine_name = sidecar.machine_name
         copy.boots = sidecar.boots
@@ -45,12 +53,15 @@ def arm(world: World, sidecar: Sidecar, step: Step) -> None:
 
 
 def start(world: World, sidecar: Sidecar, _step: Step) -> None:
-    sidecar.disk.full = False
+    sidecar.empty_disk()
     sidecar.start()
 
 
 def fill(world: World, sidecar: Sidecar, step: Step) -> None:
-    sidecar.disk.full = bool(step.b % 3)
+    if step.b % 3:
+        sidecar.disk.full = True
+    else:
+        sidecar.empty_disk()
 
 
 def drain(world: World, sidecar: Sidecar, step: Step) -> None:
@@ -58,6 +69,7 @@ def drain(world: World, sidecar: Sidecar, step: Step) -> None:
     if life is not None and (life.draining or step.b % 4 == 0):
         life.drain()
         if life.closed:
+            saw("a sidecar ended in an orderly way")
             sidecar.life = None
 
 
@@ -69,13 +81,25 @@ def fault(world: World, _sidecar: Sidecar, step: Step) -> None:
 
 def depose(world: World, _sidecar: Sidecar, _step: Step) -> None:
     """Another control plane takes the shard; the old one does not know yet."""
-    if len(world.planes) < 8:
+    if len(world.planes) < MOST_PLANES:
+        saw("a second owner took the shard")
         world.new_plane()
+
+
+def replace(world: World, sidecar: Sidecar, step: Step) -> None:
+    """A roll-out, or its undoing: one program is stopped and started as another build."""
+    saw("a program was replaced by another build")
+    if step.b % 3:
+        world.dead(sidecar)
+        sidecar.older = not sidecar.older
+        sidecar.start()
+    elif len(world.planes) < MOST_PLANES:
+        world.new_plane(older=not world.plane.older)
 
 
 ACTIONS: dict[str, Action] = {
     "kill": kill, "clone": clone, "arm": arm, "start": start, "fill": fill, "drain": drain,
-    "fault": fault, "depose": depose,
+    "fault": fault, "depose": depose, "replace": replace,
 }  # fmt: skip
 USUAL = {"start": 2}
 THEMES = (
@@ -85,6 +109,8 @@ THEMES = (
     {"depose": 3, "fault": 2, "cut": 2, "notice": 1},
     {"fill": 5, "start": 3, "beat": 4, "arm": 1},
     {"drain": 4, "start": 6},
+    {"replace": 4, "speak": 4, "up": 4},
+    {"replace": 2, "clone": 5, "call": 20, "speak": 10, "up": 10, "tick": 6, "finish": 10},
     {"clone": 3, "speak": 8, "up": 6, "hear": 4, "kill": 1},
     {"clone": 6, "speak": 20, "up": 20, "tick": 8, "finish": 20, "call": 30},
 )

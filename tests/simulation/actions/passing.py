@@ -1,5 +1,6 @@
 """Time passes."""
 
+from tests.simulation.coverage import saw
 from tests.simulation.sidecar import Sidecar
 from tests.simulation.world import MS, Action, Step, World
 
@@ -11,7 +12,8 @@ def pass_on(world: World, _sidecar: Sidecar, step: Step) -> None:
 
 def sleep(world: World, _sidecar: Sidecar, step: Step) -> None:
     """Longer than any validity."""
-    world.time.now_ns += MS * (20_000 + step.b % 40_000)
+    saw("nothing ran for longer than any validity")
+    world.time.now_ns += MS * (31_000 + step.b % 40_000)
 
 
 ACTIONS: dict[str, Action] = {"pass": pass_on, "sleep": sleep}

@@ -126,3 +126,13 @@ def the_line_moves_after_the_lapse() -> list[Replacement]:
                 self.listener.admitted(waiter)
 
     return [(session_module.Session, "pump", pump)]
+
+
+@mutant
+def a_window_ends_a_little_late() -> list[Replacement]:
+    original = pools.Pool.place
+
+    def place(self: pools.Pool, *, ends_in_ms: int, **times: int) -> None:
+        original(self, ends_in_ms=ends_in_ms + 1 if ends_in_ms else 0, **times)
+
+    return [(pools.Pool, "place", place)]

@@ -1,9 +1,11 @@
 """Mutants of what the control plane lends, takes back and tells."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+
+from msgspec import structs
 
 from bursar.v1 import allowances_pb2
 from bursar_server.allowances import messages, rules, step, tick, windows, writer
@@ -155,3 +157,42 @@ def a_deposed_owner_writes_on() -> list[Replacement]:
         return await original(self, *rest, **named)
 
     return [(Store, "check_shard", check_shard), (tick.Tick, "apply", apply)]
+
+
+@mutant
+def more_settled_than_its_journal_knows_is_refused() -> list[Replacement]:
+    original = step._close
+
+    def close(state: step.Slice, given: step.Input, output: step.Output) -> None:
+        for _, frame in given.frames:
+            for said in frame.closes:
+                if said.last_n < state.sessions[said.session_epoch].highest_settled_n:
+                    raise step.FrameFault("more is settled than the journal knows of")
+        original(state, given, output)
+
+    return [(step, "_close", close)]
+
+
+@mutant
+def who_has_nothing_is_asked_for_it() -> list[Replacement]:
+    original = rules.choose_recalls
+
+    def choose_recalls(
+        shortage: Mapping[int, int], waiting: Iterable[rules.Need], holders: Iterable[rules.Holder]
+    ) -> list[rules.Holder]:
+        known = list(holders)
+        asked = original(shortage, waiting, known)
+        return asked + [h for h in known if h.window_id in shortage and h not in asked]
+
+    return [(rules, "choose_recalls", choose_recalls)]
+
+
+@mutant
+def a_closing_session_is_lent_to() -> list[Replacement]:
+    original = step._lend
+
+    def lend(state: step.Slice, given: step.Input, output: step.Output) -> None:
+        rows = {e: structs.replace(row, state="open") for e, row in state.sessions.items()}
+        original(step.Slice(rows, state.windows, state.books), given, output)
+
+    return [(step, "_lend", lend)]
