@@ -16,6 +16,7 @@ _KINDS: Final = {
     alerts_pb2.EVENT_KIND_SOFT_LIMIT_CROSSED: "soft limit crossed",
     alerts_pb2.EVENT_KIND_OVERRUN: "overrun",
     alerts_pb2.EVENT_KIND_FRAME_QUARANTINED: "frame quarantined",
+    alerts_pb2.EVENT_KIND_SHADOW_REFUSAL: "shadow refusal",
 }
 
 COLUMNS: Final = (

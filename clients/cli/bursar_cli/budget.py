@@ -16,6 +16,12 @@ from bursar_cli.verbs import Session, changes, noun, verb
 
 app = noun("budget", "Budgets: the most that may be spent, per window of time.")
 
+_ENFORCEMENTS: Final = {
+    budgets_pb2.ENFORCEMENT_HARD: "hard",
+    budgets_pb2.ENFORCEMENT_SOFT: "soft",
+    budgets_pb2.ENFORCEMENT_SHADOW: "shadow",
+}
+
 WINDOW_WORDS: Final = (
     "lifetime",
     "hourly",
@@ -79,8 +85,15 @@ def _calls(budget: budgets_pb2.Budget) -> str:
 
 
 def _enforcement(budget: budgets_pb2.Budget) -> str:
-    word = "soft" if budget.enforcement == budgets_pb2.ENFORCEMENT_SOFT else "hard"
+    word = _ENFORCEMENTS.get(budget.enforcement, "hard")
     return f"{word}, disabled" if budget.disabled else word
+
+
+def _would_refuse(budget: budgets_pb2.Budget) -> int | None:
+    """Of a shadow budget, how many calls it would have refused."""
+    if budget.enforcement != budgets_pb2.ENFORCEMENT_SHADOW or not budget.HasField("standing"):
+        return None
+    return int(budget.standing.would_refuse_count)
 
 
 def _window_end(budget: budgets_pb2.Budget) -> Any:
@@ -100,6 +113,12 @@ COLUMNS: Final = (
     Column("Overrun", _standing("overrun"), wide=True),
     Column("Remaining", _remaining),
     Column("Used", _used),
+    Column("Would refuse", _would_refuse),
+    Column(
+        "Would save",
+        lambda budget: when_set(budget.standing, "would_refuse"),
+        name="would_refuse_amount",
+    ),
     Column(
         "Window start", lambda budget: when_set(budget.standing, "window_start_time"), wide=True
     ),
@@ -166,6 +185,9 @@ def create_budget(
     soft: Annotated[
         bool, typer.Option("--soft", help="Refuse nothing: write an alert when it is crossed.")
     ] = False,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Refuse nothing: count what would have been refused.")
+    ] = False,
     display_name: DisplayName = None,
 ) -> None:
     """Make a budget. It counts from now on; sidecars know within a second.
@@ -173,7 +195,11 @@ def create_budget(
     bursar budget create --scope team/search --limit 10 --window monthly
     bursar budget create --scope org/acme --limit 500USD --window monthly --time-zone Europe/Berlin
     bursar budget create --scope platform --limit 1000 --window daily --provider openai --soft
+    bursar budget create --scope team/search --limit 5 --window daily --shadow
     """
+    if soft and shadow:
+        raise UsageFault("--soft or --shadow", "give one of them at most")
+    kind = budgets_pb2.ENFORCEMENT_SHADOW if shadow else budgets_pb2.ENFORCEMENT_HARD
     scope = typed.scope_name(scope)
     read_window = typed.window(window, time_zone)
     organization = _organization_of(session, scope)
@@ -186,7 +212,7 @@ def create_budget(
         selector=selector if selector.models or selector.providers else None,
         limit=session.amount(limit, "--limit", organization),
         window=read_window,
-        enforcement=budgets_pb2.ENFORCEMENT_SOFT if soft else budgets_pb2.ENFORCEMENT_HARD,
+        enforcement=budgets_pb2.ENFORCEMENT_SOFT if soft else kind,
     )
     request = budgets_pb2.CreateBudgetRequest(budget=budget, request_id=new_request_id())
     session.show(session.client.budgets.CreateBudget(request), COLUMNS)

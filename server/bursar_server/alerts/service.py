@@ -15,6 +15,7 @@ _KINDS: Final = {
     "soft_limit_crossed": alerts_pb2.EVENT_KIND_SOFT_LIMIT_CROSSED,
     "overrun": alerts_pb2.EVENT_KIND_OVERRUN,
     "frame_quarantined": alerts_pb2.EVENT_KIND_FRAME_QUARANTINED,
+    "shadow_refusal": alerts_pb2.EVENT_KIND_SHADOW_REFUSAL,
 }
 
 

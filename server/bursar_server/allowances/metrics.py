@@ -11,7 +11,13 @@ RECALLS = Counter("bursar_recalls_total", "Requests to sidecars to give free mon
 SOFT_CROSSINGS = Counter(
     "bursar_soft_limit_crossings_total", "Soft budgets whose spend crossed their limit."
 )
+SHADOW_REFUSALS = Counter(
+    "bursar_shadow_refusals_total",
+    "Calls that a shadow budget would have refused, for each such budget.",
+)
 OVERRUNS = Counter("bursar_overruns_total", "Entries that cost more than their allowances covered.")
+OF_EVENTS = {"soft_limit_crossed": SOFT_CROSSINGS, "overrun": OVERRUNS}
+"""Those that count events of a kind."""
 QUARANTINED = Counter(
     "bursar_frames_quarantined_total", "Frames that could not be applied and were set aside."
 )

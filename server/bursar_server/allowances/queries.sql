@@ -68,8 +68,8 @@ ORDER BY budget_id, start_at DESC;
 
 -- name: make_window
 INSERT INTO budget_windows (organization_id, budget_id, start_at, end_at, limit_nanos,
-                            budget_version, ceiling_nanos, hard, settled_nanos, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, greatest($5::bigint, $8::bigint), $7, $8, $9)
+                            budget_version, ceiling_nanos, hard, settled_nanos, created_at, shadow)
+VALUES ($1, $2, $3, $4, $5, $6, greatest($5::bigint, $8::bigint), $7, $8, $9, $10)
 ON CONFLICT (organization_id, budget_id, split_value, start_at) DO UPDATE
 SET end_at = budget_windows.end_at
 RETURNING id, budget_id, start_at, end_at;
@@ -80,7 +80,8 @@ VALUES ($1, $2, $3, $4, $5);
 
 -- name: lock_windows
 SELECT id, organization_id, budget_id, hard, limit_nanos, ceiling_nanos, settled_nanos,
-       outstanding_nanos, in_doubt_nanos, overrun_nanos, budget_version, start_at, end_at
+       outstanding_nanos, in_doubt_nanos, overrun_nanos, budget_version, start_at, end_at,
+       shadow, would_refuse_count, would_refuse_nanos
 FROM budget_windows
 WHERE id = ANY($1::bigint[])
 ORDER BY id
@@ -117,11 +118,12 @@ UPDATE budget_windows AS w
 SET limit_nanos = c.limit_nanos, ceiling_nanos = c.ceiling_nanos,
     settled_nanos = c.settled_nanos, outstanding_nanos = c.outstanding_nanos,
     in_doubt_nanos = c.in_doubt_nanos, overrun_nanos = c.overrun_nanos,
-    budget_version = c.budget_version
+    budget_version = c.budget_version, would_refuse_count = c.would_refuse_count,
+    would_refuse_nanos = c.would_refuse_nanos
 FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
-            $7::bigint[], $8::bigint[], $9::bigint[])
+            $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
      AS c (organization_id, id, limit_nanos, ceiling_nanos, settled_nanos, outstanding_nanos,
-           in_doubt_nanos, overrun_nanos, budget_version)
+           in_doubt_nanos, overrun_nanos, budget_version, would_refuse_count, would_refuse_nanos)
 WHERE w.organization_id = c.organization_id AND w.id = c.id;
 
 -- name: save_totals

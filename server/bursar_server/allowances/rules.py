@@ -57,6 +57,9 @@ class WindowBalance:
     in_doubt: int = 0
     overrun: int = 0
     budget_version: int = 1
+    shadow: bool = False
+    would_refuse_count: int = 0
+    would_refuse_nanos: int = 0
     changed: bool = False
     crossed: bool = False
 
@@ -160,7 +163,7 @@ class Books:
                     overrun = max(overrun, window.overrun - overrun_before)
                 if window.ceiling != window.limit:
                     window.ratchet()
-            elif settled_before <= window.limit < window.settled:
+            elif not window.shadow and settled_before <= window.limit < window.settled:
                 window.crossed = True
         return overrun
 

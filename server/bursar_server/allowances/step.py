@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from bursar_server.allowances import rules
+from bursar_server.allowances import rules, shadow
 from bursar_server.allowances.ahead import Ahead
 from bursar_server.allowances.frames import Frame
 from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
@@ -149,10 +149,12 @@ def _find(
 
 def _post(state: Slice, given: Input, output: Output) -> None:
     postings = given.postings
+    shadows = shadow.Judge(state.books)
     adjustments: dict[tuple[int, int, tuple[int, ...]], int] = defaultdict(int)
     for entry in postings:
         settlement = entry.settlement
         if entry.k > 0:
+            shadows.adjust(entry)
             call = (settlement.session_epoch, settlement.n, settlement.budget_window_ids)
             adjustments[call] += entry.amount_nanos
             continue
@@ -170,6 +172,8 @@ def _post(state: Slice, given: Input, output: Output) -> None:
                 given.now,
                 output,
             )
+        # Before it counts itself.
+        shadows.judge(entry)
         entry.overrun_nanos = state.books.post(
             settlement.session_epoch, settlement.budget_window_ids, entry.amount_nanos
         )
@@ -189,11 +193,13 @@ def _post(state: Slice, given: Input, output: Output) -> None:
             output.events.append(
                 EventRow(
                     organization_id=organization_id,
-                    kind="soft_limit_crossed",
+                    kind="shadow_refusal" if window.shadow else "soft_limit_crossed",
                     budget_id=window.budget_id,
                     budget_window_id=window.id,
-                    summary="the spend of a soft budget crossed its limit",
-                    amount_nanos=window.settled,
+                    summary="a shadow budget would have refused its first call in this window"
+                    if window.shadow
+                    else "the spend of a soft budget crossed its limit",
+                    amount_nanos=window.would_refuse_nanos if window.shadow else window.settled,
                     currency=currencies[organization_id],
                 )
             )

@@ -84,6 +84,9 @@ async def open_books(
             in_doubt=row["in_doubt_nanos"],
             overrun=row["overrun_nanos"],
             budget_version=row["budget_version"],
+            shadow=row["shadow"],
+            would_refuse_count=row["would_refuse_count"],
+            would_refuse_nanos=row["would_refuse_nanos"],
         )
     rows: list[asyncpg.Record] = []
     if pairs:
@@ -118,6 +121,8 @@ async def save_books(connection: Connection, books: Books, windows: dict[int, Wi
             [w.in_doubt for w in changed],
             [w.overrun for w in changed],
             [w.budget_version for w in changed],
+            [w.would_refuse_count for w in changed],
+            [w.would_refuse_nanos for w in changed],
         )
     totals = [(epoch, window, t) for (epoch, window), t in books.totals.items() if t.changed]
     if totals:
@@ -205,6 +210,7 @@ async def make_window(
         budget.hard,
         amount_nanos,
         now,
+        budget.shadow,
     )
     assert row is not None  # the statement returns the row in either case
     if entry_count:

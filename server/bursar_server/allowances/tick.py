@@ -63,6 +63,8 @@ class Outcome(msgspec.Struct):
     entry_count: int
     repeat_count: int
     events: list[EventRow]
+    shadow_refusal_count: int
+    """Calls times the shadow budgets that would have refused them."""
     tail: set[int]
     """Of these windows those in their tail."""
     lent: bool
@@ -150,6 +152,7 @@ class Tick:
             entry_count=len(postings),
             repeat_count=repeat_count,
             events=output.events,
+            shadow_refusal_count=sum(len(p.would_refuse_window_ids) for p in postings if not p.k),
             tail=output.tail,
             lent=lending,
         )

@@ -294,8 +294,10 @@ class Writer:
         """Say what was committed: to each session one frame."""
         metrics.ENTRIES.inc(outcome.entry_count)
         metrics.DUPLICATES.inc(outcome.repeat_count)
+        metrics.SHADOW_REFUSALS.inc(outcome.shadow_refusal_count)
         for event in outcome.events:
-            (metrics.OVERRUNS if event.kind == "overrun" else metrics.SOFT_CROSSINGS).inc()
+            if event.kind in metrics.OF_EVENTS:
+                metrics.OF_EVENTS[event.kind].inc()
         if outcome.lent:
             self._hub.note_tail(outcome.windows, outcome.tail)
         now, now_ms = self._clock.now(), self._clock.monotonic_ms()

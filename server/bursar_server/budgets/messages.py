@@ -47,6 +47,12 @@ _ENFORCEMENTS: Final[dict[int, Enforcement]] = {
     budgets_pb2.ENFORCEMENT_UNSPECIFIED: "hard",
     budgets_pb2.ENFORCEMENT_HARD: "hard",
     budgets_pb2.ENFORCEMENT_SOFT: "soft",
+    budgets_pb2.ENFORCEMENT_SHADOW: "shadow",
+}
+_ENFORCEMENT_VALUES: Final = {
+    "hard": budgets_pb2.ENFORCEMENT_HARD,
+    "soft": budgets_pb2.ENFORCEMENT_SOFT,
+    "shadow": budgets_pb2.ENFORCEMENT_SHADOW,
 }
 _SCOPES: Final[dict[str, ScopeKind]] = {
     "organizations": "organization",
@@ -150,7 +156,7 @@ def read_window(window: budgets_pb2.Window, field: str) -> WindowSpec:
 def read_enforcement(value: int, field: str) -> Enforcement:
     """What happens at the limit; hard if nothing is said."""
     if value not in _ENFORCEMENTS:
-        raise invalid(field, value, "ENFORCEMENT_HARD or ENFORCEMENT_SOFT")
+        raise invalid(field, value, "ENFORCEMENT_HARD, ENFORCEMENT_SOFT or ENFORCEMENT_SHADOW")
     return _ENFORCEMENTS[value]
 
 
@@ -202,22 +208,20 @@ def budget_message(
         selector=budgets_pb2.Selector(models=record.models, providers=record.providers),
         limit=money_pb2.Money(nanos=record.limit_nanos, currency=record.currency),
         window=window_message(record.window),
-        enforcement=budgets_pb2.ENFORCEMENT_HARD if record.hard else budgets_pb2.ENFORCEMENT_SOFT,
+        enforcement=_ENFORCEMENT_VALUES[record.enforcement],
         disabled=record.disabled,
         version=record.version,
         create_time=timestamp(record.created_at),
         update_time=timestamp(record.updated_at),
-        standing=None
-        if standing is None
-        else _standing_message(standing, record.currency, holders),
+        standing=None if standing is None else _standing_message(record, standing, holders),
     )
 
 
 def _standing_message(
-    standing: Standing, currency: str, holders: Sequence[Holder]
+    record: BudgetRecord, standing: Standing, holders: Sequence[Holder]
 ) -> budgets_pb2.BudgetStanding:
     def money(nanos: int) -> money_pb2.Money:
-        return money_pb2.Money(nanos=nanos, currency=currency)
+        return money_pb2.Money(nanos=nanos, currency=record.currency)
 
     committed_nanos = standing.settled_nanos + standing.outstanding_nanos + standing.in_doubt_nanos
     return budgets_pb2.BudgetStanding(
@@ -229,6 +233,8 @@ def _standing_message(
         in_doubt=money(standing.in_doubt_nanos),
         overrun=money(standing.overrun_nanos),
         available=money(max(0, standing.limit_nanos - committed_nanos)),
+        would_refuse_count=standing.would_refuse_count,
+        would_refuse=money(standing.would_refuse_nanos) if record.shadow else None,
         holders=[
             budgets_pb2.BudgetHolder(
                 sidecar=format_name("sidecars", holder.sidecar_slug),

@@ -132,7 +132,7 @@ ORDER BY o.slug;
 -- name: current_windows
 SELECT DISTINCT ON (budget_id)
     id, budget_id, start_at, end_at, limit_nanos, settled_nanos, outstanding_nanos,
-    in_doubt_nanos, overrun_nanos, hard
+    in_doubt_nanos, overrun_nanos, would_refuse_count, would_refuse_nanos
 FROM budget_windows
 WHERE organization_id = $1 AND budget_id = ANY($2::bigint[]) AND split_value = ''
   AND start_at <= $3 AND (end_at IS NULL OR end_at > $3)

@@ -17,7 +17,7 @@ import msgspec
 
 WindowKind = Literal["calendar", "every", "from_first_call", "lifetime"]
 WindowUnit = Literal["second", "minute", "hour", "day", "week", "month", "quarter", "year"]
-Enforcement = Literal["hard", "soft"]
+Enforcement = Literal["hard", "soft", "shadow"]
 ScopeKind = Literal["platform", "organization", "team", "project", "user", "key"]
 
 # 10^9 units: more than any budget on earth, and far from where 64 bits end (9.2 * 10^9), so that

@@ -40,6 +40,11 @@ class BudgetRecord(msgspec.Struct, frozen=True):
         """Whether it can refuse."""
         return self.enforcement == "hard"
 
+    @property
+    def shadow(self) -> bool:
+        """Whether it counts what it would refuse if it could."""
+        return self.enforcement == "shadow"
+
 
 class NewBudget(msgspec.Struct, frozen=True):
     """What a budget is made of."""
@@ -68,6 +73,8 @@ class Standing(msgspec.Struct, frozen=True):
     outstanding_nanos: int
     in_doubt_nanos: int
     overrun_nanos: int
+    would_refuse_count: int = 0
+    would_refuse_nanos: int = 0
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -218,6 +225,8 @@ async def current_windows(
             outstanding_nanos=row["outstanding_nanos"],
             in_doubt_nanos=row["in_doubt_nanos"],
             overrun_nanos=row["overrun_nanos"],
+            would_refuse_count=row["would_refuse_count"],
+            would_refuse_nanos=row["would_refuse_nanos"],
         )
         for row in rows
     }

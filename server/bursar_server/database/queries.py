@@ -14,26 +14,34 @@ class QueryFileError(Exception):
 
 
 class Queries:
-    """The queries of one file, as attributes: `q.key_by_secret_hash` is the text of that query.
+    """The queries of one file or several, as attributes: `q.key_by_secret_hash` is the text of one.
 
     A file is a row of sections, each headed by a line `-- name: key_by_secret_hash`; other
     comments belong to the section they stand in.
     """
 
-    def __init__(self, source: str, text: str) -> None:
+    def __init__(self, source: str, *texts: str) -> None:
         self._source = source
-        self._queries = _sections(source, text)
+        self._queries: dict[str, str] = {}
+        for text in texts:
+            found = _sections(source, text)
+            for name in found.keys() & self._queries.keys():
+                raise QueryFileError(f"{source}: a second query {name!r}")
+            self._queries |= found
 
     @classmethod
-    def load(cls, package: str | None, file: str = "queries.sql") -> "Queries":
-        """The queries of `file` in `package` (give `__package__`)."""
+    def load(cls, package: str | None, *files: str) -> "Queries":
+        """The queries of `files` in `package` (give `__package__`); queries.sql if none is said."""
         if not package:
             raise QueryFileError("queries belong to a package: load(__package__)")
-        try:
-            text = resources.files(package).joinpath(file).read_text(encoding="utf-8")
-        except OSError as error:
-            raise QueryFileError(f"{package}/{file} can't be read: {error}") from error
-        return cls(f"{package}/{file}", text)
+        files = files or ("queries.sql",)
+        texts = []
+        for file in files:
+            try:
+                texts.append(resources.files(package).joinpath(file).read_text(encoding="utf-8"))
+            except OSError as error:
+                raise QueryFileError(f"{package}/{file} can't be read: {error}") from error
+        return cls(f"{package}/{' and '.join(files)}", *texts)
 
     @property
     def names(self) -> frozenset[str]:

@@ -69,6 +69,7 @@ class PostedSoFar(msgspec.Struct, frozen=True):
     last_k: int
     amount_nanos: int
     final: bool
+    would_refuse_window_ids: tuple[int, ...] = ()
 
 
 class Posting(msgspec.Struct):
@@ -86,6 +87,8 @@ class Posting(msgspec.Struct):
     project_id: int | None = None
     user_id: int | None = None
     overrun_nanos: int = 0
+    would_refuse_window_ids: tuple[int, ...] = ()
+    """The shadow windows that would have refused the call."""
 
 
 def plan(
@@ -110,16 +113,14 @@ def plan(
             postings.append(Posting(settlement, 0, settlement.kind, amount, credit))
             known[identity] = PostedSoFar(0, amount, settlement.kind is not Kind.PROVISIONAL)
         elif settlement.kind is Kind.FINAL and not posted.final:
-            k = posted.last_k
-            postings.append(
-                Posting(
-                    settlement, k + 1, Kind.PROVISIONAL, -posted.amount_nanos, PROVISIONAL_ACCOUNT
-                )
+            k, cost = posted.last_k, settlement.cost_nanos
+            back = Posting(
+                settlement, k + 1, Kind.PROVISIONAL, -posted.amount_nanos, PROVISIONAL_ACCOUNT
             )
-            cost = settlement.cost_nanos
-            postings.append(
-                Posting(settlement, k + 2, Kind.FINAL, cost, payable(settlement.provider))
-            )
+            final = Posting(settlement, k + 2, Kind.FINAL, cost, payable(settlement.provider))
+            for entry in (back, final):
+                entry.would_refuse_window_ids = posted.would_refuse_window_ids
+                postings.append(entry)
             known[identity] = PostedSoFar(k + 2, cost, True)
     return postings
 

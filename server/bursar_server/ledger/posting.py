@@ -31,7 +31,10 @@ async def posted_so_far(
     )
     return {
         (row["session_epoch"], row["n"]): PostedSoFar(
-            row["last_k"], row["amount_nanos"], row["final"]
+            row["last_k"],
+            row["amount_nanos"],
+            row["final"],
+            tuple(row["would_refuse_window_ids"] or ()),
         )
         for row in rows
     }
@@ -90,7 +93,8 @@ _COLUMNS = (
     "requested_model", "price_version", "input_llm_tokens", "cached_input_llm_tokens",
     "cache_write_5m_llm_tokens", "cache_write_1h_llm_tokens", "output_llm_tokens",
     "reasoning_llm_tokens", "further_usage", "estimate_reason", "provider_request_id",
-    "http_status", "stream", "admitted_at", "finished_at", "overrun_nanos", "posted_at",
+    "http_status", "stream", "admitted_at", "finished_at", "overrun_nanos",
+    "would_refuse_window_ids", "posted_at",
 )  # fmt: skip
 """In the order of `_row`."""
 
@@ -136,5 +140,6 @@ def _row(posting: Posting, posted_at: datetime) -> tuple[object, ...]:
         settlement.admitted_at,
         settlement.finished_at,
         posting.overrun_nanos,
+        posting.would_refuse_window_ids or None,
         posted_at,
     )

@@ -1,6 +1,7 @@
 -- name: entries_so_far
 SELECT session_epoch, n, max(k) AS last_k, sum(amount_nanos)::bigint AS amount_nanos,
-       bool_or(kind = 'final') AS final
+       bool_or(kind = 'final') AS final,
+       max(would_refuse_window_ids) AS would_refuse_window_ids
 FROM entries
 WHERE organization_id = $1
   AND (session_epoch, n) IN (SELECT * FROM unnest($2::bigint[], $3::bigint[]))

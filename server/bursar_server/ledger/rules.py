@@ -43,7 +43,7 @@ CHECKS: Final = (
     Check(
         "outstanding_equals_allowances",
         "What a hard window has outstanding and in doubt is what its allowances hold, and a soft"
-        " window lends nothing.",
+        " or shadow window lends nothing.",
     ),
     Check(
         "overrun_equals_allowances",
@@ -85,6 +85,11 @@ CHECKS: Final = (
         "lost_equals_entries",
         "What an allowance counts as lost is the sum of what was posted as lost in its window, less"
         " what evidence took back.",
+    ),
+    Check(
+        "would_refuse_equals_entries",
+        "What a shadow window counts as refused, were it hard, is the calls whose entries say so"
+        " and what they cost; the others fitted into the highest limit there was.",
     ),
     Check(
         "resolved_sessions_hold_nothing",

@@ -11,7 +11,7 @@ from bursar_server.database.queries import Queries
 from bursar_server.ledger.rules import Check, EntryPlace
 
 q = Queries.load(__package__)
-verify_q = Queries.load(__package__, "verify.sql")
+verify_q = Queries.load(__package__, "verify.sql", "verify_shadow.sql")
 
 # A verification reads the whole ledger of an organization, several times over.
 VERIFY_TIMEOUT_S: Final = 600.0

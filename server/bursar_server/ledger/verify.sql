@@ -97,7 +97,7 @@ compared AS (
                     o.slug, w.id, w.start_at, w.outstanding_nanos, w.in_doubt_nanos,
                     coalesce(h.outstanding_nanos, 0), coalesce(h.in_doubt_nanos, 0))
         WHEN NOT w.hard AND w.outstanding_nanos + w.in_doubt_nanos <> 0
-        THEN format('%s window %s from %s: it is soft and lends %s nanos', o.slug, w.id,
+        THEN format('%s window %s from %s: it is not hard and lends %s nanos', o.slug, w.id,
                     w.start_at, w.outstanding_nanos + w.in_doubt_nanos)
     END AS difference
     FROM budget_windows AS w

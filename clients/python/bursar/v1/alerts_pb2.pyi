@@ -40,6 +40,8 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """More was posted to a hard budget than its allowances covered."""
     EVENT_KIND_FRAME_QUARANTINED: _EventKind.ValueType  # 3
     """A frame could not be applied and was set aside."""
+    EVENT_KIND_SHADOW_REFUSAL: _EventKind.ValueType  # 4
+    """A shadow budget met the first call of its window that a hard one would have refused."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
     """What happened."""
@@ -52,6 +54,8 @@ EVENT_KIND_OVERRUN: EventKind.ValueType  # 2
 """More was posted to a hard budget than its allowances covered."""
 EVENT_KIND_FRAME_QUARANTINED: EventKind.ValueType  # 3
 """A frame could not be applied and was set aside."""
+EVENT_KIND_SHADOW_REFUSAL: EventKind.ValueType  # 4
+"""A shadow budget met the first call of its window that a hard one would have refused."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 @_typing.final
@@ -79,7 +83,7 @@ class Event(_message.Message):
     """For people."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """The amount it is about: what is settled, or the overrun."""
+        """The amount it is about: what is settled, the overrun, or what a hard budget would have refused."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

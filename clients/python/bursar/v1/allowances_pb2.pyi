@@ -68,7 +68,7 @@ class _AllowanceModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Allowan
     ALLOWANCE_MODE_LENT: _AllowanceMode.ValueType  # 1
     """A hard budget: spend only what is granted."""
     ALLOWANCE_MODE_OBSERVED: _AllowanceMode.ValueType  # 2
-    """A soft budget: nothing is lent, calls only name the window."""
+    """A soft or shadow budget: nothing is lent, calls only name the window."""
 
 class AllowanceMode(_AllowanceMode, metaclass=_AllowanceModeEnumTypeWrapper):
     """Whether money is lent."""
@@ -78,7 +78,7 @@ ALLOWANCE_MODE_UNSPECIFIED: AllowanceMode.ValueType  # 0
 ALLOWANCE_MODE_LENT: AllowanceMode.ValueType  # 1
 """A hard budget: spend only what is granted."""
 ALLOWANCE_MODE_OBSERVED: AllowanceMode.ValueType  # 2
-"""A soft budget: nothing is lent, calls only name the window."""
+"""A soft or shadow budget: nothing is lent, calls only name the window."""
 Global___AllowanceMode: _TypeAlias = AllowanceMode  # noqa: Y015
 
 class _NeedOutcome:
@@ -324,7 +324,7 @@ class NeedLine(_message.Message):
     budget_id: _builtins.int
     """The budget."""
     amount_nanos: _builtins.int
-    """What must be free for the call, in nanos; 0 for a soft budget, whose window must only be
+    """What must be free for the call, in nanos; 0 for a soft or shadow budget, whose window must only be
     known.
     """
     least_nanos: _builtins.int

@@ -27,17 +27,17 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62ursar/v1/budgets.proto\x12\tbursar.v1\x1a\x15\x62ursar/v1/money.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x03\n\x06Window\x12.\n\x08\x63\x61lendar\x18\x01 \x01(\x0b\x32\x1a.bursar.v1.Window.CalendarH\x00\x12(\n\x05\x65very\x18\x02 \x01(\x0b\x32\x17.bursar.v1.Window.EveryH\x00\x12:\n\x0f\x66rom_first_call\x18\x03 \x01(\x0b\x32\x1f.bursar.v1.Window.FromFirstCallH\x00\x12.\n\x08lifetime\x18\x04 \x01(\x0b\x32\x1a.bursar.v1.Window.LifetimeH\x00\x12\x11\n\ttime_zone\x18\x05 \x01(\t\x1a=\n\x08\x43\x61lendar\x12!\n\x04unit\x18\x01 \x01(\x0e\x32\x13.bursar.v1.TimeUnit\x12\x0e\n\x06\x61nchor\x18\x02 \x01(\x05\x1ai\n\x05\x45very\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12!\n\x04unit\x18\x02 \x01(\x0e\x32\x13.bursar.v1.TimeUnit\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x41\n\rFromFirstCall\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12!\n\x04unit\x18\x02 \x01(\x0e\x32\x13.bursar.v1.TimeUnit\x1a\n\n\x08LifetimeB\x06\n\x04kind\"-\n\x08Selector\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x11\n\tproviders\x18\x02 \x03(\t\"\xfd\x02\n\x0e\x42udgetStanding\x12\x35\n\x11window_start_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fwindow_end_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x05limit\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x07settled\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Money\x12%\n\x0boutstanding\x18\x05 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08in_doubt\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x07overrun\x18\x07 \x01(\x0b\x32\x10.bursar.v1.Money\x12#\n\tavailable\x18\x08 \x01(\x0b\x32\x10.bursar.v1.Money\x12(\n\x07holders\x18\t \x03(\x0b\x32\x17.bursar.v1.BudgetHolder\"\xcb\x01\n\x0c\x42udgetHolder\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x15\n\rsession_epoch\x18\x03 \x01(\x03\x12%\n\x0boutstanding\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08in_doubt\x18\x05 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x32\n\x0elast_seen_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9b\x03\n\x06\x42udget\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\x12%\n\x08selector\x18\x05 \x01(\x0b\x32\x13.bursar.v1.Selector\x12\x1f\n\x05limit\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x06window\x18\x07 \x01(\x0b\x32\x11.bursar.v1.Window\x12+\n\x0b\x65nforcement\x18\x08 \x01(\x0e\x32\x16.bursar.v1.Enforcement\x12\x10\n\x08\x64isabled\x18\t \x01(\x08\x12\x0f\n\x07version\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08standing\x18\r \x01(\x0b\x32\x19.bursar.v1.BudgetStanding\"6\n\x10GetBudgetRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"`\n\x12ListBudgetsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\"R\n\x13ListBudgetsResponse\x12\"\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x11.bursar.v1.Budget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x13\x43reateBudgetRequest\x12!\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x11.bursar.v1.Budget\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"i\n\x13UpdateBudgetRequest\x12!\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x11.bursar.v1.Budget\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"9\n\x13\x44\x65leteBudgetRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x16\n\x14\x44\x65leteBudgetResponse*V\n\x0b\x45nforcement\x12\x1b\n\x17\x45NFORCEMENT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NFORCEMENT_HARD\x10\x01\x12\x14\n\x10\x45NFORCEMENT_SOFT\x10\x02*\xcc\x01\n\x08TimeUnit\x12\x19\n\x15TIME_UNIT_UNSPECIFIED\x10\x00\x12\x14\n\x10TIME_UNIT_SECOND\x10\x01\x12\x14\n\x10TIME_UNIT_MINUTE\x10\x02\x12\x12\n\x0eTIME_UNIT_HOUR\x10\x03\x12\x11\n\rTIME_UNIT_DAY\x10\x04\x12\x12\n\x0eTIME_UNIT_WEEK\x10\x05\x12\x13\n\x0fTIME_UNIT_MONTH\x10\x06\x12\x15\n\x11TIME_UNIT_QUARTER\x10\x07\x12\x12\n\x0eTIME_UNIT_YEAR\x10\x08\x32\xf1\x02\n\rBudgetService\x12;\n\tGetBudget\x12\x1b.bursar.v1.GetBudgetRequest\x1a\x11.bursar.v1.Budget\x12L\n\x0bListBudgets\x12\x1d.bursar.v1.ListBudgetsRequest\x1a\x1e.bursar.v1.ListBudgetsResponse\x12\x41\n\x0c\x43reateBudget\x12\x1e.bursar.v1.CreateBudgetRequest\x1a\x11.bursar.v1.Budget\x12\x41\n\x0cUpdateBudget\x12\x1e.bursar.v1.UpdateBudgetRequest\x1a\x11.bursar.v1.Budget\x12O\n\x0c\x44\x65leteBudget\x12\x1e.bursar.v1.DeleteBudgetRequest\x1a\x1f.bursar.v1.DeleteBudgetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62ursar/v1/budgets.proto\x12\tbursar.v1\x1a\x15\x62ursar/v1/money.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x03\n\x06Window\x12.\n\x08\x63\x61lendar\x18\x01 \x01(\x0b\x32\x1a.bursar.v1.Window.CalendarH\x00\x12(\n\x05\x65very\x18\x02 \x01(\x0b\x32\x17.bursar.v1.Window.EveryH\x00\x12:\n\x0f\x66rom_first_call\x18\x03 \x01(\x0b\x32\x1f.bursar.v1.Window.FromFirstCallH\x00\x12.\n\x08lifetime\x18\x04 \x01(\x0b\x32\x1a.bursar.v1.Window.LifetimeH\x00\x12\x11\n\ttime_zone\x18\x05 \x01(\t\x1a=\n\x08\x43\x61lendar\x12!\n\x04unit\x18\x01 \x01(\x0e\x32\x13.bursar.v1.TimeUnit\x12\x0e\n\x06\x61nchor\x18\x02 \x01(\x05\x1ai\n\x05\x45very\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12!\n\x04unit\x18\x02 \x01(\x0e\x32\x13.bursar.v1.TimeUnit\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x41\n\rFromFirstCall\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12!\n\x04unit\x18\x02 \x01(\x0e\x32\x13.bursar.v1.TimeUnit\x1a\n\n\x08LifetimeB\x06\n\x04kind\"-\n\x08Selector\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x11\n\tproviders\x18\x02 \x03(\t\"\xc1\x03\n\x0e\x42udgetStanding\x12\x35\n\x11window_start_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fwindow_end_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x05limit\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x07settled\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Money\x12%\n\x0boutstanding\x18\x05 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08in_doubt\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x07overrun\x18\x07 \x01(\x0b\x32\x10.bursar.v1.Money\x12#\n\tavailable\x18\x08 \x01(\x0b\x32\x10.bursar.v1.Money\x12(\n\x07holders\x18\t \x03(\x0b\x32\x17.bursar.v1.BudgetHolder\x12\x1a\n\x12would_refuse_count\x18\n \x01(\x03\x12&\n\x0cwould_refuse\x18\x0b \x01(\x0b\x32\x10.bursar.v1.Money\"\xcb\x01\n\x0c\x42udgetHolder\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x15\n\rsession_epoch\x18\x03 \x01(\x03\x12%\n\x0boutstanding\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08in_doubt\x18\x05 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x32\n\x0elast_seen_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9b\x03\n\x06\x42udget\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\x12%\n\x08selector\x18\x05 \x01(\x0b\x32\x13.bursar.v1.Selector\x12\x1f\n\x05limit\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x06window\x18\x07 \x01(\x0b\x32\x11.bursar.v1.Window\x12+\n\x0b\x65nforcement\x18\x08 \x01(\x0e\x32\x16.bursar.v1.Enforcement\x12\x10\n\x08\x64isabled\x18\t \x01(\x08\x12\x0f\n\x07version\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08standing\x18\r \x01(\x0b\x32\x19.bursar.v1.BudgetStanding\"6\n\x10GetBudgetRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"`\n\x12ListBudgetsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\"R\n\x13ListBudgetsResponse\x12\"\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x11.bursar.v1.Budget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x13\x43reateBudgetRequest\x12!\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x11.bursar.v1.Budget\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"i\n\x13UpdateBudgetRequest\x12!\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x11.bursar.v1.Budget\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"9\n\x13\x44\x65leteBudgetRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x16\n\x14\x44\x65leteBudgetResponse*n\n\x0b\x45nforcement\x12\x1b\n\x17\x45NFORCEMENT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NFORCEMENT_HARD\x10\x01\x12\x14\n\x10\x45NFORCEMENT_SOFT\x10\x02\x12\x16\n\x12\x45NFORCEMENT_SHADOW\x10\x03*\xcc\x01\n\x08TimeUnit\x12\x19\n\x15TIME_UNIT_UNSPECIFIED\x10\x00\x12\x14\n\x10TIME_UNIT_SECOND\x10\x01\x12\x14\n\x10TIME_UNIT_MINUTE\x10\x02\x12\x12\n\x0eTIME_UNIT_HOUR\x10\x03\x12\x11\n\rTIME_UNIT_DAY\x10\x04\x12\x12\n\x0eTIME_UNIT_WEEK\x10\x05\x12\x13\n\x0fTIME_UNIT_MONTH\x10\x06\x12\x15\n\x11TIME_UNIT_QUARTER\x10\x07\x12\x12\n\x0eTIME_UNIT_YEAR\x10\x08\x32\xf1\x02\n\rBudgetService\x12;\n\tGetBudget\x12\x1b.bursar.v1.GetBudgetRequest\x1a\x11.bursar.v1.Budget\x12L\n\x0bListBudgets\x12\x1d.bursar.v1.ListBudgetsRequest\x1a\x1e.bursar.v1.ListBudgetsResponse\x12\x41\n\x0c\x43reateBudget\x12\x1e.bursar.v1.CreateBudgetRequest\x1a\x11.bursar.v1.Budget\x12\x41\n\x0cUpdateBudget\x12\x1e.bursar.v1.UpdateBudgetRequest\x1a\x11.bursar.v1.Budget\x12O\n\x0c\x44\x65leteBudget\x12\x1e.bursar.v1.DeleteBudgetRequest\x1a\x1f.bursar.v1.DeleteBudgetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bursar.v1.budgets_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENFORCEMENT']._serialized_start=2170
-  _globals['_ENFORCEMENT']._serialized_end=2256
-  _globals['_TIMEUNIT']._serialized_start=2259
-  _globals['_TIMEUNIT']._serialized_end=2463
+  _globals['_ENFORCEMENT']._serialized_start=2238
+  _globals['_ENFORCEMENT']._serialized_end=2348
+  _globals['_TIMEUNIT']._serialized_start=2351
+  _globals['_TIMEUNIT']._serialized_end=2555
   _globals['_WINDOW']._serialized_start=129
   _globals['_WINDOW']._serialized_end=611
   _globals['_WINDOW_CALENDAR']._serialized_start=356
@@ -51,25 +51,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SELECTOR']._serialized_start=613
   _globals['_SELECTOR']._serialized_end=658
   _globals['_BUDGETSTANDING']._serialized_start=661
-  _globals['_BUDGETSTANDING']._serialized_end=1042
-  _globals['_BUDGETHOLDER']._serialized_start=1045
-  _globals['_BUDGETHOLDER']._serialized_end=1248
-  _globals['_BUDGET']._serialized_start=1251
-  _globals['_BUDGET']._serialized_end=1662
-  _globals['_GETBUDGETREQUEST']._serialized_start=1664
-  _globals['_GETBUDGETREQUEST']._serialized_end=1718
-  _globals['_LISTBUDGETSREQUEST']._serialized_start=1720
-  _globals['_LISTBUDGETSREQUEST']._serialized_end=1816
-  _globals['_LISTBUDGETSRESPONSE']._serialized_start=1818
-  _globals['_LISTBUDGETSRESPONSE']._serialized_end=1900
-  _globals['_CREATEBUDGETREQUEST']._serialized_start=1902
-  _globals['_CREATEBUDGETREQUEST']._serialized_end=1978
-  _globals['_UPDATEBUDGETREQUEST']._serialized_start=1980
-  _globals['_UPDATEBUDGETREQUEST']._serialized_end=2085
-  _globals['_DELETEBUDGETREQUEST']._serialized_start=2087
-  _globals['_DELETEBUDGETREQUEST']._serialized_end=2144
-  _globals['_DELETEBUDGETRESPONSE']._serialized_start=2146
-  _globals['_DELETEBUDGETRESPONSE']._serialized_end=2168
-  _globals['_BUDGETSERVICE']._serialized_start=2466
-  _globals['_BUDGETSERVICE']._serialized_end=2835
+  _globals['_BUDGETSTANDING']._serialized_end=1110
+  _globals['_BUDGETHOLDER']._serialized_start=1113
+  _globals['_BUDGETHOLDER']._serialized_end=1316
+  _globals['_BUDGET']._serialized_start=1319
+  _globals['_BUDGET']._serialized_end=1730
+  _globals['_GETBUDGETREQUEST']._serialized_start=1732
+  _globals['_GETBUDGETREQUEST']._serialized_end=1786
+  _globals['_LISTBUDGETSREQUEST']._serialized_start=1788
+  _globals['_LISTBUDGETSREQUEST']._serialized_end=1884
+  _globals['_LISTBUDGETSRESPONSE']._serialized_start=1886
+  _globals['_LISTBUDGETSRESPONSE']._serialized_end=1968
+  _globals['_CREATEBUDGETREQUEST']._serialized_start=1970
+  _globals['_CREATEBUDGETREQUEST']._serialized_end=2046
+  _globals['_UPDATEBUDGETREQUEST']._serialized_start=2048
+  _globals['_UPDATEBUDGETREQUEST']._serialized_end=2153
+  _globals['_DELETEBUDGETREQUEST']._serialized_start=2155
+  _globals['_DELETEBUDGETREQUEST']._serialized_end=2212
+  _globals['_DELETEBUDGETRESPONSE']._serialized_start=2214
+  _globals['_DELETEBUDGETRESPONSE']._serialized_end=2236
+  _globals['_BUDGETSERVICE']._serialized_start=2558
+  _globals['_BUDGETSERVICE']._serialized_end=2927
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,10 @@ class _EnforcementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Enforceme
     """A call that would not fit is refused."""
     ENFORCEMENT_SOFT: _Enforcement.ValueType  # 2
     """Nothing is refused: crossing the limit writes an event and counts in a metric."""
+    ENFORCEMENT_SHADOW: _Enforcement.ValueType  # 3
+    """Nothing is refused: what a hard budget would have refused is counted, and the first of it in a
+    window writes an event.
+    """
 
 class Enforcement(_Enforcement, metaclass=_EnforcementEnumTypeWrapper):
     """What happens at the limit."""
@@ -49,6 +53,10 @@ ENFORCEMENT_HARD: Enforcement.ValueType  # 1
 """A call that would not fit is refused."""
 ENFORCEMENT_SOFT: Enforcement.ValueType  # 2
 """Nothing is refused: crossing the limit writes an event and counts in a metric."""
+ENFORCEMENT_SHADOW: Enforcement.ValueType  # 3
+"""Nothing is refused: what a hard budget would have refused is counted, and the first of it in a
+window writes an event.
+"""
 Global___Enforcement: _TypeAlias = Enforcement  # noqa: Y015
 
 class _TimeUnit:
@@ -287,6 +295,14 @@ class BudgetStanding(_message.Message):
     OVERRUN_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
     HOLDERS_FIELD_NUMBER: _builtins.int
+    WOULD_REFUSE_COUNT_FIELD_NUMBER: _builtins.int
+    WOULD_REFUSE_FIELD_NUMBER: _builtins.int
+    would_refuse_count: _builtins.int
+    """Of a shadow budget: how many calls a hard one would have refused. Each is judged when it is
+    posted, by what the calls that were let through had spent by then: a hard budget refuses what
+    could cost more than is left. A call that is tried again counts again; one that never reached
+    its provider does not.
+    """
     @_builtins.property
     def window_start_time(self) -> _timestamp_pb2.Timestamp:
         """When the window began."""
@@ -325,6 +341,10 @@ class BudgetStanding(_message.Message):
         hold most, at most 1000.
         """
 
+    @_builtins.property
+    def would_refuse(self) -> _money_pb2.Money:
+        """What those calls cost; part of `settled`. Set for shadow budgets only."""
+
     def __init__(
         self,
         *,
@@ -337,10 +357,12 @@ class BudgetStanding(_message.Message):
         overrun: _money_pb2.Money | None = ...,
         available: _money_pb2.Money | None = ...,
         holders: _abc.Iterable[Global___BudgetHolder] | None = ...,
+        would_refuse_count: _builtins.int = ...,
+        would_refuse: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "in_doubt", b"in_doubt", "limit", b"limit", "outstanding", b"outstanding", "overrun", b"overrun", "settled", b"settled", "window_end_time", b"window_end_time", "window_start_time", b"window_start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "in_doubt", b"in_doubt", "limit", b"limit", "outstanding", b"outstanding", "overrun", b"overrun", "settled", b"settled", "window_end_time", b"window_end_time", "window_start_time", b"window_start_time", "would_refuse", b"would_refuse"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "holders", b"holders", "in_doubt", b"in_doubt", "limit", b"limit", "outstanding", b"outstanding", "overrun", b"overrun", "settled", b"settled", "window_end_time", b"window_end_time", "window_start_time", b"window_start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "holders", b"holders", "in_doubt", b"in_doubt", "limit", b"limit", "outstanding", b"outstanding", "overrun", b"overrun", "settled", b"settled", "window_end_time", b"window_end_time", "window_start_time", b"window_start_time", "would_refuse", b"would_refuse", "would_refuse_count", b"would_refuse_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,7 +65,7 @@ budgets = Table(
     CheckConstraint(
         "window_kind IN ('calendar','every','from_first_call','lifetime')", name="window_kind"
     ),
-    CheckConstraint("enforcement IN ('hard','soft')", name="enforcement"),
+    CheckConstraint("enforcement IN ('hard','soft','shadow')", name="enforcement"),
 )
 Index("budgets_scope_idx", budgets.c.organization_id, budgets.c.scope_kind, budgets.c.scope_id)
 
@@ -107,15 +107,24 @@ budget_windows = Table(
     Column("outstanding_nanos", BigInteger, nullable=False, server_default=text("0")),
     Column("in_doubt_nanos", BigInteger, nullable=False, server_default=text("0")),
     Column("overrun_nanos", BigInteger, nullable=False, server_default=text("0")),
-    # Hard: money is lent and the ceiling holds. Soft: only settled_nanos moves.
+    # Hard: money is lent and the ceiling holds. Soft or shadow: only settled_nanos moves.
     Column("hard", Boolean, nullable=False),
     created_column(),
+    # Shadow: what a hard budget would have refused is counted: calls, and what they cost.
+    Column("shadow", Boolean, nullable=False, server_default=text("false")),
+    Column("would_refuse_count", BigInteger, nullable=False, server_default=text("0")),
+    Column("would_refuse_nanos", BigInteger, nullable=False, server_default=text("0")),
     ForeignKeyConstraint(
         ["organization_id", "budget_id"], ["budgets.organization_id", "budgets.id"]
     ),
     UniqueConstraint("organization_id", "budget_id", "split_value", "start_at"),
     CheckConstraint(
         "outstanding_nanos >= 0 AND in_doubt_nanos >= 0 AND overrun_nanos >= 0", name="parts"
+    ),
+    CheckConstraint(
+        "NOT (hard AND shadow) AND would_refuse_count >= 0"
+        " AND (shadow OR would_refuse_count = 0 AND would_refuse_nanos = 0)",
+        name="shadow",
     ),
     # The second guard behind the writer's own: a grant that does not fit cannot be committed. A
     # posted fact moves money from outstanding to settled, or raises settled and overrun alike, so

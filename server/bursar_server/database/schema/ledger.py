@@ -82,6 +82,9 @@ entries = Table(
     Column("admitted_at", DateTime(timezone=True), nullable=False),
     Column("finished_at", DateTime(timezone=True), nullable=False),
     Column("posted_at", DateTime(timezone=True), nullable=False),
+    # The shadow windows among what was drawn on whose budget would have refused the call, were it
+    # hard; null for none. The same on all postings of a call.
+    Column("would_refuse_window_ids", ARRAY(BigInteger)),
     CheckConstraint("kind IN ('final','provisional','released','lost')", name="kind"),
     CheckConstraint("k > 0 OR amount_nanos >= 0 OR kind = 'lost'", name="amount"),
 )
@@ -115,5 +118,8 @@ events = Table(
     Column("amount_nanos", BigInteger, nullable=False),
     Column("currency", Text, nullable=False),
     created_column(),
-    CheckConstraint("kind IN ('soft_limit_crossed','overrun','frame_quarantined')", name="kind"),
+    CheckConstraint(
+        "kind IN ('soft_limit_crossed','overrun','frame_quarantined','shadow_refusal')",
+        name="kind",
+    ),
 )
