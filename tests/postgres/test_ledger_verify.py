@@ -84,6 +84,7 @@ async def test_a_true_ledger_is_found_true(
         "draw_sets_exist": 11,
         "charges_are_whole": 7,
         "lost_equals_entries": 0,
+        "would_refuse_equals_entries": 4,
         "resolved_sessions_hold_nothing": 0,
     }
     assert all(check.description.endswith(".") for check in answer.checks)

@@ -3,9 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -22,41 +20,10 @@ from bursar.v1 import (
     sidecars_pb2,
 )
 from bursar_cli.__main__ import build_app
-from tests.fakes.admin_server import ADMIN_KEY, AdminServer, AdminState, at, money
+from tests.fakes.admin_server import AdminState, at, money
+from tests.unit.conftest import Bursar
 
 UNIT = 1_000_000_000
-Bursar = Callable[..., Any]
-
-
-@pytest.fixture
-def server() -> Iterator[AdminServer]:
-    with AdminServer() as running:
-        running.state.add_organization("acme", "EUR")
-        running.state.add_organization("platform")
-        yield running
-
-
-@pytest.fixture
-def state(server: AdminServer) -> AdminState:
-    return server.state
-
-
-@pytest.fixture
-def bursar(server: AdminServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bursar:
-    """Runs a command that is expected to succeed; gives what it wrote to standard output."""
-    monkeypatch.setenv("BURSAR_ADDRESS", server.address)
-    monkeypatch.setenv("BURSAR_ADMIN_KEY", ADMIN_KEY)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, code: int = 0) -> Any:
-        result = CliRunner().invoke(build_app(), list(arguments))
-        assert result.exit_code == code, f"{result.stdout}\n{result.stderr}"
-        assert "\x1b" not in result.output, "coloured, though no terminal reads it"
-        if arguments[-2:] == ("-o", "json") and not code:
-            return json.loads(result.stdout)
-        return result.stdout
-
-    return run
 
 
 def csv_rows(text: str) -> list[dict[str, str]]:
