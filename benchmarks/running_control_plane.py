@@ -21,9 +21,10 @@ from bursar_server.allowances.settings import LendingSettings
 from bursar_server.changes import Change, ChangeFeed, ChangeKind
 from bursar_server.clock import SystemClock
 from bursar_server.database.migrate import migrate
-from bursar_server.database.pool import Pool, create_pool
+from bursar_server.database.pool import Pool, create_pool, transaction
 from bursar_server.grpc_server.admission import AdminKeys
 from bursar_server.grpc_server.border import Border
+from bursar_server.identity.store import record_change
 from tests.fakes.scripted_sidecar import ScriptedSidecar
 
 ORGANIZATION = 5_000
@@ -63,9 +64,12 @@ class ControlPlane:
         return key_hash
 
     async def revoke(self, key_id: int, key_hash: bytes) -> None:
-        """Revoke a key as its service does: commit, then tell."""
-        await self.pool.execute("UPDATE keys SET revoked_at = now() WHERE id = $1", key_id)
-        self.feed.publish(Change(ORGANIZATION, ChangeKind.KEY, key_id, (key_hash,)))
+        """Revoke a key as its service does: commit with its record, then tell."""
+        change = Change(ORGANIZATION, ChangeKind.KEY, key_id, (key_hash,))
+        async with transaction(self.pool) as connection:
+            await connection.execute("UPDATE keys SET revoked_at = now() WHERE id = $1", key_id)
+            await record_change(connection, change)
+        self.feed.publish(change)
 
     async def add_budgets(self, count: int) -> list[int]:
         """Hard budgets of the organization; returns their ids."""

@@ -25,6 +25,8 @@ from bursar_sidecar.desk import Spender
 MAX_KEYS: Final = 10_000
 # Refused and unknown keys are kept apart, so that guessed ones can't push good ones out.
 MAX_REFUSED_KEYS: Final = 10_000
+# Keys asked for again on a new stream, the latest used first.
+MAX_KEYS_ASKED_AGAIN: Final = 4_096
 # Answers kept to "which budgets apply", by key and model.
 MAX_PLANS: Final = 20_000
 # Longer texts are no keys of ours; asking about them would only cost a round trip.
@@ -87,6 +89,7 @@ class Identity:
     def __init__(self) -> None:
         self.generation = 0
         self.policy_version = 0
+        self._unheard: set[bytes] = set()
         self._keys: OrderedDict[bytes, KnownKey] = OrderedDict()
         self._refused: OrderedDict[bytes, KnownKey] = OrderedDict()
         self._hash_by_id: OrderedDict[int, bytes] = OrderedDict()
@@ -131,7 +134,13 @@ class Identity:
             plan = self._plans[question] = self._match(spender, provider, model, requested_model)
         return plan
 
-    def latest_hashes(self, most: int) -> list[bytes]:
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing counts any more that only an older stream told: until then no version of
+        the present one can be called applied."""
+        return not self._unheard
+
+    def _latest_hashes(self, most: int) -> list[bytes]:
         """The keys used last, the latest first: what to ask for on a new stream."""
         return [
             key_hash for key_hash, _entry in zip(reversed(self._keys), range(most), strict=False)
@@ -164,13 +173,18 @@ class Identity:
 
     # -- what the control plane says -----------------------------------------------------------
 
-    def begin_generation(self, trusted_until: int) -> None:
+    def begin_generation(self, trusted_until: int) -> list[bytes]:
         """A new stream's first word on the organization: its own budgets follow whole.
 
-        Keys told before count until `trusted_until` unless they are told again; refused ones are
-        forgotten, because the new stream does not watch over them.
+        Returns the keys to ask for again: they count until `trusted_until` unless they are told.
+        Others are forgotten, refused ones among them, because the new stream does not watch over
+        them: they are asked for when they are used.
         """
         self.generation += 1
+        asked = self._latest_hashes(MAX_KEYS_ASKED_AGAIN)
+        self._unheard = set(asked)
+        for key_hash in [h for h in self._keys if h not in self._unheard]:
+            del self._keys[key_hash]
         for entry in self._keys.values():
             if entry.generation == self.generation - 1:
                 entry.trusted_until = trusted_until
@@ -181,6 +195,7 @@ class Identity:
             if rule.scope[0] == allowances_pb2.SCOPE_KIND_ORGANIZATION
         ]:
             self._drop(budget_id)
+        return asked
 
     def apply(
         self,
@@ -199,6 +214,7 @@ class Identity:
         for budget_id in delta.removed_budget_ids:
             self._drop(budget_id)
         for key in delta.keys:
+            self._unheard.discard(key.key_hash)
             self._learn(key, organization, organization_id, currency, now)
         self.policy_version = max(self.policy_version, delta.policy_version)
         self._plans.clear()

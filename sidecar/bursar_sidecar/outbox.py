@@ -218,6 +218,8 @@ class Outbox:
             self.closes.extendleft(reversed(frame.closes))
         self.sent.clear()
         self.seq = last_seq
+        # Of the older stream: the new one tells the policy anew.
+        self.policy_ack = None
         # Needs that were applied may still wait there, those that were not must leave no gap.
         waiting = [*self._asked.values(), *self._needs.values()]
         self._withdrawn = deque(need for need in self._asked if need <= self._applied_need_id)

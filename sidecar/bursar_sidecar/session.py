@@ -45,8 +45,6 @@ WELCOME_TIMEOUT_S: Final = 10.0
 # home), and otherwise (windows end, a full disk may have room again).
 WAITING_BEAT_S: Final = 0.05
 IDLE_BEAT_S: Final = 0.5
-# Keys asked for again on a new stream, the latest used first; others are asked for when used.
-MAX_KEYS_ASKED_AGAIN: Final = 4_096
 
 
 class Listener(Protocol):
@@ -341,8 +339,8 @@ class Session:
             identity.apply_platform(delta, whole=first)
         else:
             if first:
-                identity.begin_generation(leg.valid_until if leg.policy_known else now)
-                outbox.resolve(identity.latest_hashes(MAX_KEYS_ASKED_AGAIN))
+                trusted_until = leg.valid_until if leg.policy_known else now
+                outbox.resolve(identity.begin_generation(trusted_until))
             identity.apply(delta, leg.organization, leg.organization_id, leg.currency, now)
         if first:
             self._roster.told_policy(leg)
@@ -354,7 +352,9 @@ class Session:
         for budget in delta.budgets:
             leg.reopen_budget(budget.budget_id)
             self._book.touch(budget.budget_id)
-        outbox.policy_ack = (delta.policy_version, leg.last_n)
+        # The platform's budgets are in force at once, keys once all have been told again.
+        if leg.platform or identity.is_current:
+            outbox.policy_ack = (delta.policy_version, leg.last_n)
         if self.listener is not None:
             self.listener.policy_changed()
 

@@ -12,9 +12,10 @@ from bursar_server.allowances.control import AllowanceControl
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.changes import Change, ChangeFeed, ChangeKind
 from bursar_server.clock import SystemClock
-from bursar_server.database.pool import Pool
+from bursar_server.database.pool import Pool, transaction
 from bursar_server.grpc_server.admission import AdminKeys
 from bursar_server.grpc_server.border import Border
+from bursar_server.identity.store import record_change
 from tests.fakes.scripted_sidecar import ScriptedSidecar
 
 SECRET = "bs-first"
@@ -44,7 +45,7 @@ class World:
             " VALUES ($1, 'b-' || nextval('ids'), '', $2, $3, $4, 'lifetime', $5) RETURNING id",
             ORGANIZATION, scope, scope_id, limit, enforcement,
         )  # fmt: skip
-        self.feed.publish(Change(ORGANIZATION, ChangeKind.BUDGET, budget_id))
+        await self.announce(Change(ORGANIZATION, ChangeKind.BUDGET, budget_id))
         return int(budget_id)
 
     async def set_limit(self, budget_id: int, limit: int) -> None:
@@ -52,7 +53,17 @@ class World:
             "UPDATE budgets SET limit_nanos = $2, version = version + 1 WHERE id = $1",
             budget_id, limit,
         )  # fmt: skip
-        self.feed.publish(Change(ORGANIZATION, ChangeKind.BUDGET, budget_id))
+        await self.announce(Change(ORGANIZATION, ChangeKind.BUDGET, budget_id))
+
+    async def announce(self, change: Change) -> None:
+        """Put a change on record and tell of it, as a service does."""
+        await self.record(change)
+        self.feed.publish(change)
+
+    async def record(self, change: Change) -> int:
+        """Put a change on record, and tell nobody; returns its policy version."""
+        async with transaction(self.pool) as connection:
+            return await record_change(connection, change)
 
     async def standing(self, budget_id: int) -> tuple[int, int, int, int]:
         row = await self.pool.fetchrow(

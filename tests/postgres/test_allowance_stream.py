@@ -206,11 +206,11 @@ async def test_keys_are_told_with_the_budgets_of_their_scopes_and_pushed(world: 
     assert (by_hash[hashes[0]].team, by_hash[hashes[0]].key_id) == ("teams/search", KEY_ID)
     assert [b.budget_id for b in told.budgets] == [budget]
     await world.pool.execute("UPDATE keys SET revoked_at = now() WHERE id = $1", KEY_ID)
-    world.feed.publish(Change(ORGANIZATION, ChangeKind.KEY, KEY_ID, (hashes[0],)))
+    await world.announce(Change(ORGANIZATION, ChangeKind.KEY, KEY_ID, (hashes[0],)))
     told = (await sidecar.until(lambda f: len(f.policy.keys) == 1)).policy
     assert told.keys[0].refusal == allowances_pb2.KEY_REFUSAL_REVOKED
     await world.pool.execute("UPDATE budgets SET disabled = true WHERE id = $1", budget)
-    world.feed.publish(Change(ORGANIZATION, ChangeKind.BUDGET, budget))
+    await world.announce(Change(ORGANIZATION, ChangeKind.BUDGET, budget))
     told = (await sidecar.until(lambda f: len(f.policy.removed_budget_ids) > 0)).policy
     assert list(told.removed_budget_ids) == [budget]
     verdict = await sidecar.need(1, (budget, 1))
@@ -298,7 +298,7 @@ async def test_a_wrong_or_disabled_credential_is_refused(world: World) -> None:
         await world.sidecar("bs-wrong").open("boot-1")
     sidecar = await world.sidecar().open("boot-1")
     await world.pool.execute("UPDATE sidecars SET disabled = true WHERE id = 1")
-    world.feed.publish(Change(ORGANIZATION, ChangeKind.SIDECAR, 1))
+    await world.announce(Change(ORGANIZATION, ChangeKind.SIDECAR, 1))
     code, details = await sidecar.ended()
     assert code is grpc.StatusCode.ABORTED
     assert "credential" in details
@@ -387,7 +387,7 @@ async def test_a_budget_made_late_counts_what_its_window_has_seen(world: World) 
         " ($1, 'late', '', 'team', $2, '{*mini}', 100, 'calendar', 'year', 'hard') RETURNING id",
         ORGANIZATION, TEAM_ID,
     )  # fmt: skip
-    world.feed.publish(Change(ORGANIZATION, ChangeKind.BUDGET, budget))
+    await world.announce(Change(ORGANIZATION, ChangeKind.BUDGET, budget))
     verdict = await sidecar.need(1, (budget, 41))
     assert verdict.outcome == allowances_pb2.NEED_OUTCOME_EXHAUSTED
     assert verdict.binding[0].settled_nanos == 60

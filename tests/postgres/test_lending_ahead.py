@@ -36,7 +36,7 @@ async def daily(world: World, clock: ShiftedClock, enforcement: str = "hard") ->
         " window_start_at = $2, created_at = $2, version = version + 1 WHERE id = $1",
         budget_id, clock.now() + timedelta(minutes=1) - timedelta(days=1),
     )  # fmt: skip
-    world.feed.publish(Change(ORGANIZATION, ChangeKind.BUDGET, budget_id))
+    await world.announce(Change(ORGANIZATION, ChangeKind.BUDGET, budget_id))
     return budget_id
 
 

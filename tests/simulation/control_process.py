@@ -158,6 +158,8 @@ class ControlPlane:
                 if message.seq != session.received_seq + 1:
                     raise invalid("seq", message.seq, f"{session.received_seq + 1}, without gaps")
                 frame = check_frame(message, session.organization_id, session.own_epochs)
+                if frame.policy_ack is not None:
+                    session.hear_policy(*frame.policy_ack)
             except BursarError as error:
                 self.refusals.append(str(error))
                 self.close(stream)
@@ -215,9 +217,7 @@ class ControlPlane:
             return
         desk = self.desk
         asked, desk._asked = desk._asked, defaultdict(set)
-        changes, desk._changes = desk._changes, []
-        if asked or changes:
-            drive(desk._tell(asked, changes))
+        drive(desk._tell(asked))
 
     def note(self, change: Change) -> None:
         """A change was committed in this process."""

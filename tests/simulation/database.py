@@ -11,6 +11,7 @@ from typing import Any
 
 from bursar_server.allowances.records import SessionRow, WindowRow
 from bursar_server.budgets.store import BudgetRecord
+from bursar_server.changes import Change
 from bursar_server.errors import unavailable
 from bursar_server.identity.records import KeyRecord, OrganizationRecord
 from bursar_server.ledger.entries import Kind
@@ -48,12 +49,15 @@ class Session:
     last_n: int | None = None
     journal: str | None = None
     seen_at: datetime = EPOCH
+    policy_version: int = 0
+    policy_last_n: int = 0
 
     def row(self) -> SessionRow:
         """As the writer reads it."""
         return SessionRow(
             self.organization_id, self.epoch, self.state, self.applied_seq, self.settled_count,
             self.highest_settled_n, self.last_n, self.journal,
+            policy_version=self.policy_version, policy_last_n=self.policy_last_n,
         )  # fmt: skip
 
 
@@ -100,16 +104,26 @@ class Tables:
     keys: dict[bytes, KeyRecord] = field(default_factory=dict)
     quarantined: list[tuple[int, int]] = field(default_factory=list)
     owner_epoch: int = 0
-    policy_version: int = 1
+    changes: dict[int, tuple[Change, ...]] = field(default_factory=dict)
+    """By organization: what each policy version from 2 on changed."""
     organizations: dict[int, OrganizationRecord] = field(default_factory=dict)
     """They never change here."""
+
+    def policy_version(self, organization_id: int) -> int:
+        """The policy version of an organization."""
+        return 1 + len(self.changes.get(organization_id, ()))
+
+    def record(self, change: Change) -> None:
+        """A change, as its transaction puts it on record."""
+        before = self.changes.get(change.organization_id, ())
+        self.changes[change.organization_id] = (*before, change)
 
     def copy(self) -> "Tables":
         """A snapshot."""
         return Tables(
             dict(self.sessions), dict(self.windows), dict(self.allowances), dict(self.entries),
             dict(self.draw_sets), dict(self.budgets), dict(self.keys), list(self.quarantined),
-            self.owner_epoch, self.policy_version, self.organizations,
+            self.owner_epoch, dict(self.changes), self.organizations,
         )  # fmt: skip
 
 

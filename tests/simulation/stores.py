@@ -4,7 +4,7 @@
 they stand in for, so that the real tick, writer and service run on them.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -15,6 +15,7 @@ from bursar_server.allowances import rules
 from bursar_server.allowances.records import SessionRow, WindowRow
 from bursar_server.allowances.store import OpenedSession
 from bursar_server.budgets.store import BudgetRecord
+from bursar_server.changes import Change
 from bursar_server.identity.records import KeyRecord, OrganizationRecord
 from bursar_server.ledger.entries import Kind, PostedSoFar, Posting, Settlement
 from tests.simulation.database import Entry, Session, Tables, Window
@@ -42,8 +43,23 @@ class Store:
                 highest_settled_n=row.highest_settled_n,
                 last_n=row.last_n,
                 journal=row.journal,
-                seen_at=seen_at,
+                seen_at=seen_at if row.applied_seq > old.applied_seq else old.seen_at,
+                policy_version=row.policy_version,
+                policy_last_n=row.policy_last_n,
             )
+
+    async def policy_versions(
+        self, tables: Tables, organization_ids: Collection[int]
+    ) -> dict[int, int]:
+        return {id: tables.policy_version(id) for id in organization_ids}
+
+    async def policy_changes(
+        self, tables: Tables, since: Mapping[int, int]
+    ) -> dict[int, list[tuple[int, Change]]]:
+        return {
+            id: list(enumerate(tables.changes.get(id, ())[told - 1 :], told + 1))
+            for id, told in since.items()
+        }
 
     async def windows_held_by(self, tables: Tables, epochs: Collection[int]) -> list[int]:
         return sorted({window for epoch, window in tables.allowances if epoch in epochs})
@@ -175,11 +191,18 @@ class Store:
         """Nobody looks at them here."""
 
     async def quarantine(
-        self, tables: Tables, session: Any, seq: int, _frame: bytes, _now: datetime
+        self, tables: Tables, session: Any, seq: int, _frame: bytes, now: datetime
     ) -> None:
         tables.quarantined.append((session.session_epoch, seq))
         old = tables.sessions[session.session_epoch]
-        tables.sessions[session.session_epoch] = replace(old, applied_seq=max(old.applied_seq, seq))
+        version, last_n = session.policy_heard
+        tables.sessions[session.session_epoch] = replace(
+            old,
+            applied_seq=max(old.applied_seq, seq),
+            seen_at=now,
+            policy_version=max(old.policy_version, version),
+            policy_last_n=max(old.policy_last_n, last_n),
+        )
 
     async def open_session(
         self,
@@ -194,9 +217,13 @@ class Store:
             if (old.organization_id, old.sidecar_id, old.boot_id) == (
                 organization_id, sidecar_id, boot_id,
             ):  # fmt: skip
+                tables.sessions[old.epoch] = replace(old, seen_at=max(old.seen_at, now))
                 return OpenedSession(old.epoch, old.applied_seq, old.state, resumed=True)
         epoch = len(tables.sessions) + 1
-        tables.sessions[epoch] = Session(organization_id, epoch, sidecar_id, boot_id, seen_at=now)
+        tables.sessions[epoch] = Session(
+            organization_id, epoch, sidecar_id, boot_id, seen_at=now,
+            policy_version=tables.policy_version(organization_id),
+        )  # fmt: skip
         return OpenedSession(epoch, 0, "open", resumed=False)
 
     async def prior_sessions(
@@ -306,7 +333,7 @@ async def keys_by_secret_hashes(
 
 async def organization_by_id(tables: Tables, id: int) -> OrganizationRecord | None:
     found = tables.organizations.get(id)
-    return structs.replace(found, policy_version=tables.policy_version) if found else None
+    return structs.replace(found, policy_version=tables.policy_version(id)) if found else None
 
 
 STORE = Store()

@@ -123,8 +123,29 @@ def test_the_key_used_longest_ago_is_forgotten_first(
     known(identity, "bk-1")
     tell(identity, keys=[key("bk-3", 3)])
     assert identity.known(hash_of("bk-2"), NOW) is None
-    assert identity.latest_hashes(10) == [hash_of("bk-3"), hash_of("bk-1")]
-    assert identity.latest_hashes(1) == [hash_of("bk-3")]
+    assert identity.begin_generation(NOW) == [hash_of("bk-3"), hash_of("bk-1")]
+
+
+def test_keys_beyond_those_asked_for_again_count_no_more(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity_module, "MAX_KEYS_ASKED_AGAIN", 1)
+    tell(identity, keys=[key("bk-1", 1), key("bk-2", 2)])
+    assert identity.begin_generation(NOW + NANOS_PER_SECOND) == [hash_of("bk-2")]
+    assert identity.known(hash_of("bk-1"), NOW) is None
+    assert known(identity, "bk-2").spender is not None
+
+
+def test_a_new_stream_is_current_once_all_keys_were_told_again(identity: Identity) -> None:
+    assert identity.is_current
+    tell(identity, keys=[key("bk-1", 1), key("bk-2", 2)])
+    identity.begin_generation(NOW + NANOS_PER_SECOND)
+    assert not identity.is_current
+    revoked = allowances_pb2.KEY_REFUSAL_REVOKED
+    tell(identity, keys=[allowances_pb2.KeyPolicy(key_hash=hash_of("bk-2"), refusal=revoked)])
+    assert not identity.is_current
+    tell(identity, keys=[key("bk-1", 1)])
+    assert identity.is_current
 
 
 def test_every_scope_of_the_key_applies(identity: Identity) -> None:

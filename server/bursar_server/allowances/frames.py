@@ -86,7 +86,8 @@ class Frame(msgspec.Struct, frozen=True):
     withdrawn: frozenset[int]
     settlements: tuple[Settlement, ...]
     resolve: tuple[bytes, ...]
-    policy_version: int
+    policy_ack: tuple[int, int] | None
+    """(policy version in force, highest n admitted under an older one)."""
     closes: tuple[Close, ...]
     raw: bytes
 
@@ -120,13 +121,23 @@ def check_frame(
             _hash(r.key_hash, f"resolve_keys[{i}].key_hash")
             for i, r in enumerate(message.resolve_keys)
         ),
-        policy_version=message.policy_ack.policy_version,
+        policy_ack=_policy_ack(message),
         closes=tuple(
             _close(c, f"close_sessions[{i}]", own_epochs)
             for i, c in enumerate(message.close_sessions)
         ),
         raw=message.SerializeToString(),
     )
+
+
+def _policy_ack(message: allowances_pb2.SidecarFrame) -> tuple[int, int] | None:
+    if not message.HasField("policy_ack"):
+        return None
+    ack = message.policy_ack
+    if not 0 <= ack.last_n_under_older <= MOST_COUNT:
+        raise invalid("policy_ack.last_n_under_older", ack.last_n_under_older, f"0 to {MOST_COUNT}")
+    version = _count(ack.policy_version, "policy_ack.policy_version")
+    return version, ack.last_n_under_older
 
 
 def _report(message: allowances_pb2.AllowanceUsage, field: str) -> Report:

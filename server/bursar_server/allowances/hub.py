@@ -13,6 +13,7 @@ from bursar.v1 import allowances_pb2
 from bursar_server.allowances.frames import Frame, Report
 from bursar_server.allowances.rules import Holder
 from bursar_server.allowances.tail import Traffic
+from bursar_server.errors import invalid
 from bursar_server.identity.store import KeyRecord
 
 log = structlog.get_logger(__name__)
@@ -105,6 +106,23 @@ class LiveSession:
         self.keys: dict[bytes, KeyRecord | None] = {}
         self.scopes: set[Scope] = set()
         self.budget_ids: set[int] = set()
+        self.policy_told: int | None = None
+        """The policy version that it was told on this stream; None: nothing yet."""
+        self.policy_told_at_ms = 0
+        self.policy_heard = (0, 0)
+        """What it acknowledged on this stream: (version, last n admitted under an older one)."""
+
+    def hear_policy(self, version: int, last_n: int) -> None:
+        """It acknowledges a policy. Raises BursarError (INVALID_ARGUMENT) if that can't be."""
+        heard_version, heard_n = self.policy_heard
+        told = self.policy_told or 0
+        if not heard_version <= version <= told:
+            wanted = f"{heard_version} (acknowledged) to {told} (told)"
+            raise invalid("policy_ack.policy_version", version, wanted)
+        if last_n < heard_n:
+            wanted = f"at least {heard_n}, as acknowledged before"
+            raise invalid("policy_ack.last_n_under_older", last_n, wanted)
+        self.policy_heard = (version, last_n)
 
     def send(self, frame: ControlFrame) -> None:
         """Queue a frame of this session."""

@@ -1,134 +1,82 @@
 """What sidecars must know of keys, budgets and prices, told when asked for and when it changes.
 
 A session is told of the keys it asked for and of the budgets whose scope such a key falls under;
-each later change of those is pushed. One task does it all in order, so that an older state never
-overtakes a newer one. Reading again after a commit is all it does: announcements carry no data.
+each later change of those is pushed. What changed is read from the rows that each change wrote in
+its own transaction: an announcement only wakes, and one that is lost costs a second. All that goes
+into a delta is read in one snapshot with the version it carries, so that a sidecar that
+acknowledges a version has applied everything up to it.
 """
 
 import asyncio
+import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import structlog
 
-from bursar import pricing, wire
+from bursar import pricing
 from bursar.v1 import allowances_pb2
+from bursar_server.allowances import store
 from bursar_server.allowances.hub import Hub, LiveSession, Scope, Stream
+from bursar_server.allowances.policy_messages import (
+    affected,
+    budget_policy,
+    key_policy,
+    price_parts,
+    scopes_of,
+)
 from bursar_server.allowances.settings import LendingSettings
-from bursar_server.budgets.store import BudgetRecord, budgets_by_ids, budgets_by_scopes
+from bursar_server.budgets.store import budgets_by_ids, budgets_by_scopes
 from bursar_server.changes import Change, ChangeKind
 from bursar_server.clock import Clock
 from bursar_server.database.pool import Connection, Pool, transaction
-from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.errors import BursarError
-from bursar_server.identity.store import (
-    KeyRecord,
-    keys_by_secret_hashes,
-    organization_by_id,
-)
+from bursar_server.identity.store import KeyRecord, keys_by_secret_hashes
 from bursar_server.prices.store import overlay
 from bursar_server.sidecars.store import sidecar_by_secret_hash
 
 log = structlog.get_logger(__name__)
 
-MOST_PRICE_BYTES = 256 * 1024
-"""Of one part of a price book."""
 RETRY_MS = 200
 """Pause before a change is read again after the database failed; tried until it is told."""
-
-_SCOPE_KINDS = {
-    "platform": allowances_pb2.SCOPE_KIND_PLATFORM,
-    "organization": allowances_pb2.SCOPE_KIND_ORGANIZATION,
-    "team": allowances_pb2.SCOPE_KIND_TEAM,
-    "project": allowances_pb2.SCOPE_KIND_PROJECT,
-    "user": allowances_pb2.SCOPE_KIND_USER,
-    "key": allowances_pb2.SCOPE_KIND_KEY,
-}
+BEAT_MS = 1_000
+"""How often changes are looked for that nobody announced: those of other processes, and those whose
+announcement was lost."""
+QUIET_GAP_MS = 200
+"""Between two deltas for a session that nothing in them concerns. It is told the version for the
+sake of its acknowledgement, and need not be told of each of a thousand new keys."""
 
 
-def key_policy(
-    key: KeyRecord | None, secret_hash: bytes, organization_id: int, now: datetime
-) -> allowances_pb2.KeyPolicy:
-    """What a sidecar of the organization is told of a key. Pure."""
+@dataclass(slots=True)
+class _Telling:
+    """What one session is told, and what is known of it once it is told."""
 
-    def refused(why: "allowances_pb2.KeyRefusal.ValueType") -> allowances_pb2.KeyPolicy:
-        return allowances_pb2.KeyPolicy(key_hash=secret_hash, refusal=why)
+    session: LiveSession
+    version: int
+    delta: allowances_pb2.PolicyDelta = field(default_factory=allowances_pb2.PolicyDelta)
+    frames: list[tuple[LiveSession, allowances_pb2.ControlFrame]] = field(default_factory=list)
+    keys: dict[bytes, KeyRecord | None] = field(default_factory=dict)
+    scopes: set[Scope] = field(default_factory=set)
+    budget_ids: set[int] = field(default_factory=set)
+    gone_budget_ids: set[int] = field(default_factory=set)
 
-    if key is None or key.organization_id != organization_id or key.secret_hash != secret_hash:
-        return refused(allowances_pb2.KEY_REFUSAL_UNKNOWN)
-    if key.revoked_at is not None:
-        return refused(allowances_pb2.KEY_REFUSAL_REVOKED)
-    if (
-        key.disabled
-        or key.organization_disabled
-        or key.team_disabled
-        or key.project_disabled
-        or key.user_disabled
-    ):
-        return refused(allowances_pb2.KEY_REFUSAL_DISABLED)
-    expires_in_ms = 0
-    if key.expires_at is not None:
-        expires_in_ms = int((key.expires_at - now).total_seconds() * 1000)
-        if expires_in_ms <= 0:
-            return refused(allowances_pb2.KEY_REFUSAL_EXPIRED)
-    return allowances_pb2.KeyPolicy(
-        key_hash=secret_hash,
-        key_id=key.id,
-        name=f"keys/{key.slug}",
-        team_id=key.team_id or 0,
-        team=f"teams/{key.team_slug}" if key.team_slug else "",
-        project_id=key.project_id or 0,
-        project=f"projects/{key.project_slug}" if key.project_slug else "",
-        user_id=key.user_id or 0,
-        user=f"users/{key.user_slug}" if key.user_slug else "",
-        allowed_models=key.allowed_models,
-        tags=key.tags,
-        expires_in_ms=expires_in_ms,
-    )
+    @property
+    def is_empty(self) -> bool:
+        """Whether only the version is news."""
+        delta = self.delta
+        return not (self.frames or delta.keys or delta.budgets or delta.removed_budget_ids)
 
-
-def scopes_of(key: KeyRecord) -> list[Scope]:
-    """The scopes below the organization that a key's calls fall under."""
-    links = [("team", key.team_id), ("project", key.project_id), ("user", key.user_id)]
-    return [("key", key.id), *((kind, id) for kind, id in links if id is not None)]
-
-
-def budget_policy(budget: BudgetRecord) -> allowances_pb2.BudgetPolicy:
-    """What a sidecar is told of a budget."""
-    return allowances_pb2.BudgetPolicy(
-        budget_id=budget.id,
-        name=f"budgets/{budget.slug}",
-        display_name=budget.display_name,
-        scope_kind=_SCOPE_KINDS[budget.scope_kind],
-        scope_id=budget.scope_id,
-        scope=budget.scope_name,
-        models=budget.models,
-        providers=budget.providers,
-        hard=budget.hard,
-        version=budget.version,
-    )
-
-
-def price_parts(
-    snapshot_version: str, overlay_version: int, prices: Sequence[pricing.Price]
-) -> list[allowances_pb2.ControlFrame]:
-    """An overlay of prices in frames of bounded size, at least one."""
-    parts: list[allowances_pb2.PriceBook] = [allowances_pb2.PriceBook()]
-    size = 0
-    for price in prices:
-        message = wire.price_to_proto(price)
-        size += message.ByteSize() + 8
-        if size > MOST_PRICE_BYTES and parts[-1].prices:
-            parts.append(allowances_pb2.PriceBook())
-            size = message.ByteSize()
-        parts[-1].prices.append(message)
-    for number, part in enumerate(parts):
-        part.snapshot_version = snapshot_version
-        part.overlay_version = overlay_version
-        part.part = number
-        part.part_count = len(parts)
-    return [allowances_pb2.ControlFrame(prices=part) for part in parts]
+    def told(self, now_ms: int) -> list[tuple[LiveSession, allowances_pb2.ControlFrame]]:
+        """The frames to send, the version last; from now on the session counts as told."""
+        session = self.session
+        session.keys |= self.keys
+        session.scopes |= self.scopes
+        session.budget_ids |= self.budget_ids
+        session.budget_ids -= self.gone_budget_ids
+        session.policy_told, session.policy_told_at_ms = self.version, now_ms
+        self.delta.policy_version = self.version
+        return [*self.frames, (session, allowances_pb2.ControlFrame(policy=self.delta))]
 
 
 class PolicyDesk:
@@ -140,9 +88,12 @@ class PolicyDesk:
         self._clock = clock
         self._settings = settings
         self._asked: dict[LiveSession, set[bytes]] = defaultdict(set)
-        self._changes: list[Change] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_behind = False
+        """Whether a session waits to be told a version that does not concern it."""
+        self._handed_on: dict[int, int] = {}
+        """By organization: the version up to which changed budgets were handed on."""
         self.on_budget: Callable[[int, int], None] = lambda organization_id, budget_id: None
 
     def start(self) -> "asyncio.Task[None]":
@@ -158,7 +109,6 @@ class PolicyDesk:
 
     def note(self, change: Change) -> None:
         """A committed change; listener of the change feed."""
-        self._changes.append(change)
         if change.kind is ChangeKind.BUDGET:
             self.on_budget(change.organization_id, change.id)
         self._wake.set()
@@ -180,128 +130,185 @@ class PolicyDesk:
     async def greet(
         self, connection: Connection, session: LiveSession, snapshot_version: str
     ) -> list[allowances_pb2.ControlFrame]:
-        """What a session is told first: the budgets of its own scope, and prices laid over the
-        snapshot (all of them for a build with another snapshot)."""
-        kind = "platform" if session.platform else "organization"
-        own: Scope = (kind, session.organization_id)
-        delta = allowances_pb2.PolicyDelta()
-        await self._add_scopes(connection, session, [own], delta)
-        frames = [allowances_pb2.ControlFrame(policy=delta)]
+        """What a session is told first: prices laid over the snapshot (all of them for a build with
+        another snapshot), and the budgets of its own scope. The connection is in a transaction of
+        one snapshot."""
+        organization_id = session.organization_id
+        versions = await store.policy_versions(connection, [organization_id])
+        telling = _Telling(session, versions[organization_id])
         if not session.platform:
-            frames += await self._price_frames(connection, session, snapshot_version)
-        return frames
+            telling.frames = [
+                (session, frame)
+                for frame in await self._price_frames(connection, session, snapshot_version)
+            ]
+        kind = "platform" if session.platform else "organization"
+        await self._add_scopes(connection, telling, [(kind, organization_id)])
+        return [frame for _, frame in telling.told(self._clock.monotonic_ms())]
 
     async def _run(self) -> None:
         while True:
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                pause_ms = QUIET_GAP_MS if self._is_behind else BEAT_MS
+                async with asyncio.timeout(pause_ms / 1000):
+                    await self._wake.wait()
             self._wake.clear()
             asked, self._asked = self._asked, defaultdict(set)
-            changes, self._changes = self._changes, []
             try:
-                await self._tell(asked, changes)
+                await self._tell(asked)
             except BursarError as error:
                 log.warning("policy_retried", reason=error.reason)
                 for session, hashes in asked.items():
                     self._asked[session] |= hashes
-                self._changes = changes + self._changes
                 self._wake.set()
                 await asyncio.sleep(RETRY_MS / 1000)
 
-    async def _tell(self, asked: dict[LiveSession, set[bytes]], changes: Sequence[Change]) -> None:
-        # Listed before the first await: sessions that come later read the new state anyhow.
-        sessions = list(self._hub.sessions.values())
-        frames: list[tuple[LiveSession, allowances_pb2.ControlFrame]] = []
+    async def _tell(self, asked: Mapping[LiveSession, Collection[bytes]]) -> None:
+        """Answer what was asked, and tell each session what changed since it was told."""
+        # One that is not greeted yet reads the new state anyhow.
+        sessions = [s for s in self._hub.sessions.values() if s.policy_told is not None]
+        if not sessions:
+            return
+        now_ms = self._clock.monotonic_ms()
+        tellings: list[_Telling] = []
         async with transaction(self._pool, read_only=True) as connection:
+            versions = await store.policy_versions(
+                connection, {session.organization_id for session in sessions}
+            )
+            changes = await self._changes(connection, sessions, versions)
             for session in sessions:
-                mine = [c for c in changes if c.organization_id == session.organization_id]
-                delta = allowances_pb2.PolicyDelta()
-                hashes = asked.get(session, set()) | _affected(session, mine)
-                await self._add_keys(connection, session, hashes, delta)
-                budgets = {c.id for c in mine if c.kind is ChangeKind.BUDGET}
-                if budgets:
-                    await self._add_budgets(connection, session, budgets, delta)
-                if delta.keys or delta.budgets or delta.removed_budget_ids:
-                    delta.policy_version = await self._version(connection, session)
-                    frames.append((session, allowances_pb2.ControlFrame(policy=delta)))
-                if not session.platform and any(
-                    c.kind is ChangeKind.PRICES
-                    and c.organization_id in (session.organization_id, PLATFORM_ORGANIZATION_ID)
-                    for c in changes
-                ):
-                    for frame in await self._price_frames(
-                        connection, session, session.stream.price_snapshot_version
-                    ):
-                        frames.append((session, frame))
-            for change in changes:
-                if change.kind is ChangeKind.SIDECAR:
-                    await self._check_sidecar(connection, change)
-        for session, frame in frames:
-            session.send(frame)
+                telling = await self._telling(
+                    connection,
+                    session,
+                    versions.get(session.organization_id, 0),
+                    changes.get(session.organization_id, []),
+                    asked.get(session, ()),
+                )
+                if telling is not None:
+                    tellings.append(telling)
+        self._is_behind = False
+        for telling in tellings:
+            if telling.is_empty and now_ms - telling.session.policy_told_at_ms < QUIET_GAP_MS:
+                self._is_behind = True
+                continue
+            for session, frame in telling.told(now_ms):
+                session.send(frame)
+        self._hand_on(versions, changes)
 
-    async def _add_keys(
+    async def _changes(
+        self,
+        connection: Connection,
+        sessions: Collection[LiveSession],
+        versions: Mapping[int, int],
+    ) -> dict[int, list[tuple[int, Change]]]:
+        """By organization, (version, change) since the oldest version that a session was told."""
+        oldest: dict[int, int] = {}
+        for session in sessions:
+            told = session.policy_told or 0
+            id = session.organization_id
+            oldest[id] = min(told, oldest.get(id, told), self._handed_on.get(id, told))
+        oldest = {id: told for id, told in oldest.items() if told < versions.get(id, 0)}
+        return await store.policy_changes(connection, oldest) if oldest else {}
+
+    def _hand_on(
+        self, versions: Mapping[int, int], changes: Mapping[int, list[tuple[int, Change]]]
+    ) -> None:
+        """Changed budgets, to whoever lends from them: their announcement may have been lost."""
+        for id, version in versions.items():
+            before = self._handed_on.get(id, 0)
+            for at, change in changes.get(id, ()):
+                if at > before and change.kind is ChangeKind.BUDGET:
+                    self.on_budget(id, change.id)
+            self._handed_on[id] = version
+
+    async def _telling(
         self,
         connection: Connection,
         session: LiveSession,
-        hashes: Collection[bytes],
-        delta: allowances_pb2.PolicyDelta,
+        version: int,
+        changes: Collection[tuple[int, Change]],
+        asked: Collection[bytes],
+    ) -> _Telling | None:
+        """What is news for a session; None: nothing, or its stream was ended."""
+        told = session.policy_told or 0
+        if version == told and not asked:
+            return None
+        mine = [change for at, change in changes if at > told]
+        if len(mine) != version - told:
+            # What it missed is not on record any more, or the database went back to an older
+            # state: it begins anew and is told all there is.
+            session.stream.end("its policy is not one that changes are known of")
+            return None
+        telling = _Telling(session, version)
+        await self._add_keys(connection, telling, {*asked, *affected(session.keys, mine)})
+        budget_ids = {change.id for change in mine if change.kind is ChangeKind.BUDGET}
+        if budget_ids:
+            await self._add_budgets(connection, telling, budget_ids)
+        if any(change.kind is ChangeKind.PRICES for change in mine):
+            await self._add_prices(connection, telling)
+        sidecar_id = session.stream.sidecar_id
+        if any(c.kind is ChangeKind.SIDECAR and c.id == sidecar_id for c in mine):
+            await self._check_credential(connection, session.stream)
+        return telling
+
+    async def _add_keys(
+        self, connection: Connection, telling: _Telling, hashes: Collection[bytes]
     ) -> None:
         if not hashes:
             return
         found = await keys_by_secret_hashes(connection, list(hashes))
         now = self._clock.now()
+        organization_id = telling.session.organization_id
         scopes: list[Scope] = []
         for secret_hash in hashes:
             key = found.get(secret_hash)
-            policy = key_policy(key, secret_hash, session.organization_id, now)
-            delta.keys.append(policy)
+            policy = key_policy(key, secret_hash, organization_id, now)
+            telling.delta.keys.append(policy)
             own = key if key is not None and policy.key_id else None
             # A refused key of ours is remembered whole: what it hangs on may be enabled again.
-            if key is not None and key.organization_id == session.organization_id:
-                session.keys[secret_hash] = key
-            else:
-                session.keys[secret_hash] = None
+            ours = key is not None and key.organization_id == organization_id
+            telling.keys[secret_hash] = key if ours else None
             if own is not None:
                 scopes += scopes_of(own)
-        await self._add_scopes(connection, session, scopes, delta)
+        await self._add_scopes(connection, telling, scopes)
 
+    @staticmethod
     async def _add_scopes(
-        self,
-        connection: Connection,
-        session: LiveSession,
-        scopes: Iterable[Scope],
-        delta: allowances_pb2.PolicyDelta,
+        connection: Connection, telling: _Telling, scopes: Iterable[Scope]
     ) -> None:
+        session = telling.session
         fresh = [scope for scope in dict.fromkeys(scopes) if scope not in session.scopes]
         if fresh:
-            session.scopes.update(fresh)
+            telling.scopes.update(fresh)
             for budget in await budgets_by_scopes(connection, session.organization_id, fresh):
                 if not budget.disabled:
-                    session.budget_ids.add(budget.id)
-                    delta.budgets.append(budget_policy(budget))
-        delta.policy_version = await self._version(connection, session)
+                    telling.budget_ids.add(budget.id)
+                    telling.delta.budgets.append(budget_policy(budget))
 
-    async def _add_budgets(
-        self,
-        connection: Connection,
-        session: LiveSession,
-        budget_ids: set[int],
-        delta: allowances_pb2.PolicyDelta,
-    ) -> None:
+    @staticmethod
+    async def _add_budgets(connection: Connection, telling: _Telling, budget_ids: set[int]) -> None:
+        session = telling.session
         records = await budgets_by_ids(connection, session.organization_id, list(budget_ids))
         found = {budget.id: budget for budget in records}
-        for budget_id in budget_ids:
+        for budget_id in budget_ids - telling.budget_ids:
             budget = found.get(budget_id)
             if budget is not None and not budget.disabled:
                 if (budget.scope_kind, budget.scope_id) in session.scopes:
-                    session.budget_ids.add(budget_id)
-                    delta.budgets.append(budget_policy(budget))
+                    telling.budget_ids.add(budget_id)
+                    telling.delta.budgets.append(budget_policy(budget))
             elif budget_id in session.budget_ids:
-                session.budget_ids.discard(budget_id)
-                delta.removed_budget_ids.append(budget_id)
+                telling.gone_budget_ids.add(budget_id)
+                telling.delta.removed_budget_ids.append(budget_id)
 
-    async def _version(self, connection: Connection, session: LiveSession) -> int:
-        record = await organization_by_id(connection, session.organization_id)
-        return record.policy_version if record is not None else 0
+    async def _add_prices(self, connection: Connection, telling: _Telling) -> None:
+        """Prices of the platform concern all the sessions of the stream."""
+        session = telling.session
+        targets = [session]
+        if session.platform:
+            targets = [s for s in session.stream.sessions.values() if not s.platform]
+        for target in targets:
+            snapshot_version = target.stream.price_snapshot_version
+            for frame in await self._price_frames(connection, target, snapshot_version):
+                telling.frames.append((target, frame))
 
     async def _price_frames(
         self, connection: Connection, session: LiveSession, snapshot_version: str
@@ -320,32 +327,8 @@ class PolicyDesk:
             ]
         return price_parts(book.version, version, prices)
 
-    async def _check_sidecar(self, connection: Connection, change: Change) -> None:
-        for stream in self._hub.streams():
-            if stream.sidecar_id == change.id:
-                record = await sidecar_by_secret_hash(connection, stream.secret_hash)
-                if record is None or record.disabled:
-                    stream.end("its credential is no longer accepted")
-
-
-def _affected(session: LiveSession, changes: Iterable[Change]) -> set[bytes]:
-    """The hashes a session asked for that changes concern. Pure."""
-    affected: set[bytes] = set()
-    for change in changes:
-        affected |= session.keys.keys() & set(change.secret_hashes)
-        for secret_hash, key in session.keys.items():
-            if key is not None and _concerns(change, key):
-                affected.add(secret_hash)
-    return affected
-
-
-def _concerns(change: Change, key: KeyRecord) -> bool:
-    if change.kind is ChangeKind.ORGANIZATION:
-        return True
-    linked = {
-        ChangeKind.KEY: key.id,
-        ChangeKind.TEAM: key.team_id,
-        ChangeKind.PROJECT: key.project_id,
-        ChangeKind.USER: key.user_id,
-    }
-    return change.kind in linked and linked[change.kind] == change.id
+    @staticmethod
+    async def _check_credential(connection: Connection, stream: Stream) -> None:
+        record = await sidecar_by_secret_hash(connection, stream.secret_hash)
+        if record is None or record.disabled:
+            stream.end("its credential is no longer accepted")

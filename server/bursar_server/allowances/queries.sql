@@ -6,10 +6,15 @@ RETURNING owner_epoch;
 -- name: check_shard
 SELECT owner_epoch FROM shards WHERE id = $1 FOR SHARE;
 
--- name: session_by_boot
-SELECT session_epoch, state, applied_seq
-FROM sessions
-WHERE organization_id = $1 AND sidecar_id = $2 AND boot_id = $3;
+-- name: resume_session
+-- Its Hello makes what it holds valid anew. A fail-over of the database may have forgotten policy
+-- versions: one that will be given again is not acknowledged yet.
+UPDATE sessions AS s
+SET last_seen_at = greatest(s.last_seen_at, $4),
+    policy_version = least(s.policy_version, o.policy_version)
+FROM organizations AS o
+WHERE o.id = $1 AND s.organization_id = $1 AND s.sidecar_id = $2 AND s.boot_id = $3
+RETURNING s.session_epoch, s.state, s.applied_seq;
 
 -- name: sessions_of_sidecar
 SELECT organization_id, session_epoch, state, applied_seq, settled_count, highest_settled_n,
@@ -18,9 +23,11 @@ FROM sessions
 WHERE sidecar_organization_id = $1 AND sidecar_id = $2 AND session_epoch = ANY($3::bigint[]);
 
 -- name: open_session
+-- All that it will be told is at least as new as the policy of now.
 INSERT INTO sessions (organization_id, session_epoch, sidecar_organization_id, sidecar_id, boot_id,
-                      created_at, last_seen_at)
-VALUES ($1, nextval('session_epochs'), $2, $3, $4, $5, $5)
+                      created_at, last_seen_at, policy_version)
+SELECT $1, nextval('session_epochs'), $2, $3, $4, $5, $5, policy_version
+FROM organizations WHERE id = $1
 ON CONFLICT (organization_id, sidecar_id, boot_id) DO NOTHING
 RETURNING session_epoch;
 
@@ -34,9 +41,19 @@ WHERE organization_id = $1 AND session_epoch = $2;
 -- name: see_sidecar
 UPDATE sidecars SET build = $3, last_seen_at = $4 WHERE organization_id = $1 AND id = $2;
 
+-- name: policy_versions
+SELECT id, policy_version FROM organizations WHERE id = ANY($1::bigint[]);
+
+-- name: policy_changes
+SELECT c.organization_id, c.policy_version, c.kind, c.subject_id, c.secret_hashes
+FROM unnest($1::bigint[], $2::bigint[]) AS told (organization_id, policy_version)
+JOIN policy_changes AS c
+  ON c.organization_id = told.organization_id AND c.policy_version > told.policy_version
+ORDER BY c.organization_id, c.policy_version;
+
 -- name: sessions_for_tick
 SELECT organization_id, session_epoch, state, applied_seq, settled_count, highest_settled_n,
-       last_n, journal, lost_count, decision
+       last_n, journal, lost_count, decision, policy_version, policy_last_n
 FROM sessions
 WHERE session_epoch = ANY($1::bigint[])
 ORDER BY organization_id, session_epoch
@@ -48,12 +65,12 @@ UPDATE sessions AS s
 SET state = c.state, applied_seq = greatest(s.applied_seq, c.applied_seq),
     settled_count = c.settled_count, highest_settled_n = c.highest_settled_n,
     last_n = c.last_n, journal = c.journal, lost_count = c.lost_count,
-    decision = c.decision,
+    decision = c.decision, policy_version = c.policy_version, policy_last_n = c.policy_last_n,
     last_seen_at = CASE WHEN c.applied_seq > s.applied_seq THEN $11 ELSE s.last_seen_at END
 FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
-            $7::bigint[], $8::text[], $9::bigint[], $10::text[])
+            $7::bigint[], $8::text[], $9::bigint[], $10::text[], $12::bigint[], $13::bigint[])
      AS c (organization_id, session_epoch, state, applied_seq, settled_count, highest_settled_n,
-           last_n, journal, lost_count, decision)
+           last_n, journal, lost_count, decision, policy_version, policy_last_n)
 WHERE s.organization_id = c.organization_id AND s.session_epoch = c.session_epoch;
 
 -- name: windows_held_by
@@ -157,7 +174,9 @@ INSERT INTO events (organization_id, kind, summary, amount_nanos, currency, crea
 VALUES ($1, 'frame_quarantined', $2, 0, $3, $4);
 
 -- name: receive_frame
-UPDATE sessions SET applied_seq = greatest(applied_seq, $3)
+UPDATE sessions
+SET applied_seq = greatest(applied_seq, $3), last_seen_at = $4,
+    policy_version = greatest(policy_version, $5), policy_last_n = greatest(policy_last_n, $6)
 WHERE organization_id = $1 AND session_epoch = $2;
 
 -- name: session_allowances

@@ -20,6 +20,10 @@ class SessionRow(msgspec.Struct):
     """Entries of what was lost, and taken back of it."""
     decision: str | None = None
     """What people decided about its money: spent or free."""
+    policy_version: int = 0
+    """What it admits by is never older than this."""
+    policy_last_n: int = 0
+    """The highest n that it admitted under an older one."""
 
 
 class WindowRow(msgspec.Struct, frozen=True):

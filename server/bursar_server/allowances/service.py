@@ -261,6 +261,8 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
             if message.seq != session.received_seq + 1:
                 raise invalid("seq", message.seq, f"{session.received_seq + 1}, without gaps")
             frame = check_frame(message, session.organization_id, session.own_epochs)
+            if frame.policy_ack is not None:
+                session.hear_policy(*frame.policy_ack)
             session.received_seq = message.seq
             if frame.resolve:
                 self._desk.ask(session, frame.resolve)

@@ -1,6 +1,6 @@
 """The SQL on sessions, allowances, budget windows and draw sets: rows in, rows out."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import asyncpg
@@ -11,6 +11,7 @@ from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
 from bursar_server.allowances.resolutions import Resolution, Resolved
 from bursar_server.allowances.rules import Books, Totals, WindowBalance
 from bursar_server.budgets.store import BudgetRecord
+from bursar_server.changes import Change, ChangeKind
 from bursar_server.database.pool import Connection
 from bursar_server.database.queries import Queries
 
@@ -50,7 +51,35 @@ async def save_sessions(
         [s.lost_count for s in sessions],
         [s.decision for s in sessions],
         seen_at,
+        [s.policy_version for s in sessions],
+        [s.policy_last_n for s in sessions],
     )
+
+
+async def policy_versions(
+    connection: Connection, organization_ids: Collection[int]
+) -> dict[int, int]:
+    """The policy version of each organization."""
+    rows = await connection.fetch(QUERIES.policy_versions, list(organization_ids))
+    return {row["id"]: row["policy_version"] for row in rows}
+
+
+async def policy_changes(
+    connection: Connection, since: Mapping[int, int]
+) -> dict[int, list[tuple[int, Change]]]:
+    """By organization, (version, change) of each version after the given one, in order."""
+    found: dict[int, list[tuple[int, Change]]] = {}
+    for row in await connection.fetch(
+        QUERIES.policy_changes, list(since.keys()), list(since.values())
+    ):
+        change = Change(
+            row["organization_id"],
+            ChangeKind(row["kind"]),
+            row["subject_id"],
+            tuple(row["secret_hashes"]),
+        )
+        found.setdefault(change.organization_id, []).append((row["policy_version"], change))
+    return found
 
 
 async def windows_held_by(connection: Connection, epochs: Collection[int]) -> list[int]:
@@ -283,7 +312,12 @@ async def quarantine(
         now,
     )
     await connection.execute(
-        QUERIES.receive_frame, session.organization_id, session.session_epoch, seq
+        QUERIES.receive_frame,
+        session.organization_id,
+        session.session_epoch,
+        seq,
+        now,
+        *session.policy_heard,
     )
 
 
@@ -310,7 +344,9 @@ async def open_session(
     )
     if epoch is not None:
         return OpenedSession(int(epoch), 0, "open", resumed=False)
-    row = await connection.fetchrow(QUERIES.session_by_boot, organization_id, sidecar_id, boot_id)
+    row = await connection.fetchrow(
+        QUERIES.resume_session, organization_id, sidecar_id, boot_id, now
+    )
     assert row is not None  # the insert met it
     return OpenedSession(row["session_epoch"], row["applied_seq"], row["state"], resumed=True)
 

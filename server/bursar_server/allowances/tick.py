@@ -172,6 +172,10 @@ class Tick:
             if row is None:
                 raise FrameFault(f"session {session.session_epoch} is gone")
             row.applied_seq = max(row.applied_seq, frame.seq)
+            if frame.policy_ack is not None:
+                version, last_n = frame.policy_ack
+                row.policy_version = max(row.policy_version, version)
+                row.policy_last_n = max(row.policy_last_n, last_n)
         return rows
 
     async def _needs(

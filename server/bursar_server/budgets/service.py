@@ -14,8 +14,9 @@ from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.errors import already_exists, failed_precondition, invalid, not_found
 from bursar_server.identity.records import OrganizationRecord
 from bursar_server.identity.store import (
+    hold_policy,
     hold_spender,
-    raise_policy_version,
+    record_change,
     resolve_organization,
 )
 from bursar_server.names import (
@@ -124,7 +125,7 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
                 record = await _existing(connection, organization, known)
                 return (await self._messages(connection, organization, [record]))[0]
             limit_nanos = messages.read_limit(asked.limit, "budget.limit", organization.currency)
-            await raise_policy_version(connection, organization.id)
+            await hold_policy(connection, organization.id)
             kind, scope_id = await _find_scope(
                 connection, organization, asked.scope, "budget.scope", hold=True
             )
@@ -148,9 +149,11 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
             if budget_id is None:
                 raise already_exists("budget", name)
             await remember(connection, *memory, name)
+            change = Change(organization.id, ChangeKind.BUDGET, budget_id)
+            await record_change(connection, change)
             record = await _existing(connection, organization, name)
             answer = (await self._messages(connection, organization, [record]))[0]
-        self._feed.publish(Change(organization.id, ChangeKind.BUDGET, budget_id))
+        self._feed.publish(change)
         return answer
 
     async def UpdateBudget(
@@ -164,40 +167,47 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
         if "limit" in fields and not asked.HasField("limit"):
             raise invalid("budget.limit", "", "an amount, zero or more")
         display_name = validate_display_name(asked.display_name, "budget.display_name")
-        async with transaction(self._pool) as connection:
-            organization = await resolve_organization(
-                connection, asked.organization, "budget.organization"
-            )
-            await raise_policy_version(connection, organization.id)
-            record = await store.lock_budget(connection, organization.id, slug)
-            if record is None:
-                raise not_found("budget", asked.name)
-            limit_nanos, disabled = record.limit_nanos, record.disabled
-            if "limit" in fields:
-                limit_nanos = messages.read_limit(
-                    asked.limit, "budget.limit", organization.currency
+        change: Change | None = None
+        try:
+            async with transaction(self._pool) as connection:
+                organization = await resolve_organization(
+                    connection, asked.organization, "budget.organization"
                 )
-            if "disabled" in fields:
-                disabled = asked.disabled
-            if record.disabled and not disabled:
-                await _refuse_crowd(
+                await hold_policy(connection, organization.id)
+                record = await store.lock_budget(connection, organization.id, slug)
+                if record is None:
+                    raise not_found("budget", asked.name)
+                limit_nanos, disabled = record.limit_nanos, record.disabled
+                if "limit" in fields:
+                    limit_nanos = messages.read_limit(
+                        asked.limit, "budget.limit", organization.currency
+                    )
+                if "disabled" in fields:
+                    disabled = asked.disabled
+                if record.disabled and not disabled:
+                    await _refuse_crowd(
+                        connection,
+                        organization.id,
+                        record.scope_kind,
+                        record.scope_id,
+                        record.scope_name,
+                    )
+                await store.update_budget(
                     connection,
-                    organization.id,
-                    record.scope_kind,
-                    record.scope_id,
-                    record.scope_name,
+                    record,
+                    display_name=(display_name or slug)
+                    if "display_name" in fields
+                    else record.display_name,
+                    limit_nanos=limit_nanos,
+                    disabled=disabled,
+                    actor=ADMIN,
                 )
-            await store.update_budget(
-                connection,
-                record,
-                display_name=(display_name or slug)
-                if "display_name" in fields
-                else record.display_name,
-                limit_nanos=limit_nanos,
-                disabled=disabled,
-                actor=ADMIN,
-            )
-        self._feed.publish(Change(organization.id, ChangeKind.BUDGET, record.id))
+                change = Change(organization.id, ChangeKind.BUDGET, record.id)
+                await record_change(connection, change)
+        finally:
+            # Even if the answer to the commit was lost: it may hold, and whoever lends looks again.
+            if change is not None:
+                self._feed.publish(change)
         await self._applied(organization.id, record.id)
         async with transaction(self._pool, read_only=True) as connection:
             changed = await store.budgets_by_ids(connection, organization.id, [record.id])
@@ -212,7 +222,7 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
         slug = parse_name("budgets", request.name)
         async with transaction(self._pool) as connection:
             organization = await resolve_organization(connection, request.organization)
-            await raise_policy_version(connection, organization.id)
+            await hold_policy(connection, organization.id)
             record = await store.lock_budget(connection, organization.id, slug)
             if record is None:
                 raise not_found("budget", request.name)
@@ -223,7 +233,9 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
                     {"name": request.name},
                 )
             await store.delete_budget(connection, organization.id, record.id)
-        self._feed.publish(Change(organization.id, ChangeKind.BUDGET, record.id))
+            change = Change(organization.id, ChangeKind.BUDGET, record.id)
+            await record_change(connection, change)
+        self._feed.publish(change)
         return budgets_pb2.DeleteBudgetResponse()
 
     async def _messages(

@@ -89,7 +89,7 @@ class KeyService(KeyServiceServicer):
             )
             if owner.id == PLATFORM_ORGANIZATION_ID:
                 raise platform_refuses("it has no keys")
-            await store.raise_policy_version(connection, owner.id)
+            await store.hold_policy(connection, owner.id)
             memory = (owner.id, request.request_id, "CreateKey", content)
             before = await remembered(connection, *memory)
             if before is not None:
@@ -101,7 +101,8 @@ class KeyService(KeyServiceServicer):
                 raise already_exists("key", wanted.name)
             await remember(connection, *memory, format_name("keys", slug))
             key = await _key(connection, owner.id, slug)
-        self._publish(key)
+            change = await _record(connection, key)
+        self._feed.publish(change)
         return pb.CreateKeyResponse(key=key_to_proto(key), secret=credential.secret)
 
     async def UpdateKey(self, request: pb.UpdateKeyRequest, context: Context) -> pb.Key:
@@ -113,11 +114,12 @@ class KeyService(KeyServiceServicer):
             owner = await store.resolve_organization(
                 connection, wanted.organization, "key.organization"
             )
-            await store.raise_policy_version(connection, owner.id)
+            await store.hold_policy(connection, owner.id)
             id = (await _key(connection, owner.id, slug)).id
             await store.update_spender(connection, "keys", owner.id, id, values)
             key = await _key(connection, owner.id, slug)
-        self._publish(key)
+            change = await _record(connection, key)
+        self._feed.publish(change)
         return key_to_proto(key)
 
     async def RotateKey(
@@ -127,7 +129,7 @@ class KeyService(KeyServiceServicer):
         credential = new_credential("bk")
         async with transaction(self._pool) as connection:
             owner = await store.resolve_organization(connection, request.organization)
-            await store.raise_policy_version(connection, owner.id)
+            await store.hold_policy(connection, owner.id)
             before = await _key(connection, owner.id, slug)
             if before.revoked_at is not None:
                 raise failed_precondition(
@@ -137,18 +139,20 @@ class KeyService(KeyServiceServicer):
                 )
             await store.set_key_secret(connection, owner.id, before.id, credential)
             key = await _key(connection, owner.id, slug)
-        self._publish(key, before.secret_hash)
+            change = await _record(connection, key, before.secret_hash)
+        self._feed.publish(change)
         return pb.RotateKeyResponse(key=key_to_proto(key), secret=credential.secret)
 
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Context) -> pb.Key:
         slug = parse_name("keys", request.name)
         async with transaction(self._pool) as connection:
             owner = await store.resolve_organization(connection, request.organization)
-            await store.raise_policy_version(connection, owner.id)
+            await store.hold_policy(connection, owner.id)
             id = (await _key(connection, owner.id, slug)).id
             await store.revoke_key(connection, owner.id, id)
             key = await _key(connection, owner.id, slug)
-        self._publish(key)
+            change = await _record(connection, key)
+        self._feed.publish(change)
         return key_to_proto(key)
 
     async def DeleteKey(
@@ -157,7 +161,7 @@ class KeyService(KeyServiceServicer):
         slug = parse_name("keys", request.name)
         async with transaction(self._pool) as connection:
             owner = await store.resolve_organization(connection, request.organization)
-            await store.raise_policy_version(connection, owner.id)
+            await store.hold_policy(connection, owner.id)
             key = await _key(connection, owner.id, slug)
             by = await store.names_of_key(connection, owner.id, key.id)
             if by:
@@ -168,12 +172,16 @@ class KeyService(KeyServiceServicer):
                     {"name": request.name, "named_by": by},
                 )
             await store.delete_spender(connection, "keys", owner.id, key.id)
-        self._publish(key)
+            change = await _record(connection, key)
+        self._feed.publish(change)
         return pb.DeleteKeyResponse()
 
-    def _publish(self, key: KeyRecord, *former_hashes: bytes) -> None:
-        hashes = (key.secret_hash, *former_hashes)
-        self._feed.publish(Change(key.organization_id, ChangeKind.KEY, key.id, hashes))
+
+async def _record(connection: Connection, key: KeyRecord, *former_hashes: bytes) -> Change:
+    hashes = (key.secret_hash, *former_hashes)
+    change = Change(key.organization_id, ChangeKind.KEY, key.id, hashes)
+    await store.record_change(connection, change)
+    return change
 
 
 async def _key(connection: Connection, organization_id: int, slug: str) -> KeyRecord:

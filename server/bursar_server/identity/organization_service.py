@@ -78,7 +78,7 @@ class OrganizationService(OrganizationServiceServicer):
             record = await store.organization_by_slug(connection, slug)
         if record is None:
             raise not_found("organization", wanted.name)
-        self._publish(record)
+        self._feed.publish(_change(record))
         return organization_to_proto(record)
 
     async def UpdateOrganization(
@@ -93,12 +93,13 @@ class OrganizationService(OrganizationServiceServicer):
                 raise not_found("organization", wanted.name)
             if found.id == PLATFORM_ORGANIZATION_ID and values.get("disabled"):
                 raise platform_refuses("it can't be disabled")
-            await store.raise_policy_version(connection, found.id)
+            await store.hold_policy(connection, found.id)
             await store.update_organization(connection, found.id, values)
+            await store.record_change(connection, _change(found))
             record = await store.organization_by_id(connection, found.id)
         if record is None:
             raise not_found("organization", wanted.name)
-        self._publish(record)
+        self._feed.publish(_change(record))
         return organization_to_proto(record)
 
     async def DeleteOrganization(
@@ -111,7 +112,7 @@ class OrganizationService(OrganizationServiceServicer):
                 raise not_found("organization", request.name)
             if record.id == PLATFORM_ORGANIZATION_ID:
                 raise platform_refuses("it can't be deleted")
-            await store.raise_policy_version(connection, record.id)
+            await store.hold_policy(connection, record.id)
             if left := await store.left_in_organization(connection, record.id):
                 raise failed_precondition(
                     "ORGANIZATION_IN_USE",
@@ -120,11 +121,12 @@ class OrganizationService(OrganizationServiceServicer):
                     {"name": request.name, "left": ",".join(left)},
                 )
             await store.delete_organization(connection, record.id)
-        self._publish(record)
+        self._feed.publish(_change(record))
         return pb.DeleteOrganizationResponse()
 
-    def _publish(self, record: OrganizationRecord) -> None:
-        self._feed.publish(Change(record.id, ChangeKind.ORGANIZATION, record.id))
+
+def _change(record: OrganizationRecord) -> Change:
+    return Change(record.id, ChangeKind.ORGANIZATION, record.id)
 
 
 def _values(wanted: pb.Organization, slug: str, fields: Collection[str]) -> dict[str, object]:

@@ -59,9 +59,23 @@ SELECT kind FROM (
 ) AS found (place, kind)
 ORDER BY place;
 
--- name: raise_policy_version
-UPDATE organizations SET policy_version = policy_version + 1 WHERE id = $1
+-- name: hold_policy
+SELECT FROM organizations WHERE id = $1 FOR NO KEY UPDATE;
+
+-- name: record_change
+WITH raised AS (
+    UPDATE organizations SET policy_version = policy_version + 1 WHERE id = $1
+    RETURNING policy_version
+), forgotten AS (
+    DELETE FROM policy_changes AS c USING raised
+    WHERE c.organization_id = $1 AND c.policy_version <= raised.policy_version - $5
+)
+INSERT INTO policy_changes (organization_id, policy_version, kind, subject_id, secret_hashes)
+SELECT $1, policy_version, $2, $3, $4 FROM raised
 RETURNING policy_version;
+
+-- name: delete_policy_changes
+DELETE FROM policy_changes WHERE organization_id = $1;
 
 -- name: spender_by_slug
 SELECT s.id, s.organization_id, s.slug, s.display_name, s.metadata, s.disabled, s.created_at,

@@ -93,7 +93,7 @@ class Spenders(Generic[Spender]):
             owner = await self._owner(connection, wanted)
             if owner.id == PLATFORM_ORGANIZATION_ID:
                 raise platform_refuses(f"it has no {self._kind.table}")
-            await store.raise_policy_version(connection, owner.id)
+            await store.hold_policy(connection, owner.id)
             memory = (owner.id, request.request_id, method, content)
             if await remembered(connection, *memory) is None:
                 values = await self._values(connection, owner, wanted, self._noun.updatable)
@@ -103,8 +103,9 @@ class Spenders(Generic[Spender]):
                 if id is None:
                     raise already_exists(self._kind, wanted.name)
                 await remember(connection, *memory, wanted.name)
+                await store.record_change(connection, self._change(owner, id))
             record = await self._record(connection, owner, slug)
-        self._publish(record)
+        self._feed.publish(self._change(owner, record.id))
         return self._message(owner, record)
 
     async def update(self, wanted: Spender, mask: FieldMask) -> Spender:
@@ -113,12 +114,13 @@ class Spenders(Generic[Spender]):
         fields = masked_fields(mask, self._noun.updatable)
         async with transaction(self._pool) as connection:
             owner = await self._owner(connection, wanted)
-            await store.raise_policy_version(connection, owner.id)
+            await store.hold_policy(connection, owner.id)
             id = (await self._record(connection, owner, slug)).id
             values = await self._values(connection, owner, wanted, fields)
             await store.update_spender(connection, self._kind.table, owner.id, id, values)
+            await store.record_change(connection, self._change(owner, id))
             record = await self._record(connection, owner, slug)
-        self._publish(record)
+        self._feed.publish(self._change(owner, id))
         return self._message(owner, record)
 
     async def delete(self, organization: str, name: str) -> None:
@@ -126,7 +128,7 @@ class Spenders(Generic[Spender]):
         slug = parse_name(self._kind.table, name)
         async with transaction(self._pool) as connection:
             owner = await store.resolve_organization(connection, organization)
-            await store.raise_policy_version(connection, owner.id)
+            await store.hold_policy(connection, owner.id)
             record = await self._record(connection, owner, slug)
             by = await store.names_of_spender(connection, self._kind, owner.id, record.id)
             if by:
@@ -136,7 +138,8 @@ class Spenders(Generic[Spender]):
                     {"name": name, "named_by": by},
                 )
             await store.delete_spender(connection, self._kind.table, owner.id, record.id)
-        self._publish(record)
+            await store.record_change(connection, self._change(owner, record.id))
+        self._feed.publish(self._change(owner, record.id))
 
     async def _owner(self, connection: Connection, wanted: Spender) -> OrganizationRecord:
         field = f"{self._kind}.organization"
@@ -177,8 +180,8 @@ class Spenders(Generic[Spender]):
     def _message(self, owner: OrganizationRecord, record: SpenderRecord) -> Spender:
         return spender_to_proto(self._noun.message, self._kind, owner.name, record)
 
-    def _publish(self, record: SpenderRecord) -> None:
-        self._feed.publish(Change(record.organization_id, self._noun.change, record.id))
+    def _change(self, owner: OrganizationRecord, id: int) -> Change:
+        return Change(owner.id, self._noun.change, id)
 
 
 async def held_id(

@@ -6,6 +6,7 @@ from enum import StrEnum
 import asyncpg
 import msgspec
 
+from bursar_server.changes import Change
 from bursar_server.credentials import Credential
 from bursar_server.database.pool import Connection
 from bursar_server.database.queries import Queries
@@ -17,6 +18,10 @@ from bursar_server.names import parse_organization
 __all__ = ["KeyRecord", "OrganizationRecord", "SpenderKind", "SpenderRecord"]
 
 q = Queries.load(__package__)
+
+MOST_CHANGES_KEPT = 10_000
+"""Changes of an organization that stay on record: far more than a connected sidecar is ever behind;
+one that is (or whose row was never written) begins anew and is told everything."""
 
 
 class SpenderKind(StrEnum):
@@ -138,15 +143,33 @@ async def left_in_organization(connection: Connection, id: int) -> list[str]:
 
 
 async def delete_organization(connection: Connection, id: int) -> None:
-    """Remove an empty organization, and the answers remembered for it."""
+    """Remove an empty organization, the answers remembered for it, and its recorded changes."""
     await connection.execute(q.delete_requests, id)
+    await connection.execute(q.delete_policy_changes, id)
     await connection.execute(q.delete_organization, id)
 
 
-async def raise_policy_version(connection: Connection, organization_id: int) -> int:
-    """The next policy version. First in a transaction: it makes changes of one organization wait
-    for each other, so that none is checked against what another is about to change."""
-    return int(await connection.fetchval(q.raise_policy_version, organization_id))
+async def hold_policy(connection: Connection, organization_id: int) -> None:
+    """First in a transaction that changes policy: it makes changes of one organization wait for
+    each other, so that none is checked against what another is about to change."""
+    await connection.execute(q.hold_policy, organization_id)
+
+
+async def record_change(connection: Connection, change: Change) -> int:
+    """Put a change on record, in the transaction that makes it; returns its policy version.
+
+    It alone raises the version, so that each version has one row, which all processes can read.
+    """
+    return int(
+        await connection.fetchval(
+            q.record_change,
+            change.organization_id,
+            change.kind.value,
+            change.id,
+            list(change.secret_hashes),
+            MOST_CHANGES_KEPT,
+        )
+    )
 
 
 async def spender_by_slug(

@@ -23,7 +23,7 @@ from bursar_server.database.pool import Connection, Pool, transaction
 from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.errors import BursarError, failed_precondition, invalid, not_found
 from bursar_server.identity.records import OrganizationRecord
-from bursar_server.identity.store import resolve_organization
+from bursar_server.identity.store import record_change, resolve_organization
 from bursar_server.names import page_size, page_token_after, place_of_page, validate_text
 from bursar_server.prices import rules, store
 from bursar_server.prices.rules import PriceFault
@@ -165,7 +165,9 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
             )
             await remember(connection, *memory, f"prices/{price_id}")
             answer = await _known_price(connection, organization, f"prices/{price_id}")
-        self._feed.publish(Change(organization.id, ChangeKind.PRICES, price_id))
+            change = Change(organization.id, ChangeKind.PRICES, price_id)
+            await record_change(connection, change)
+        self._feed.publish(change)
         return answer
 
     async def DeletePrice(
@@ -183,7 +185,9 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
             await store.insert_list(
                 connection, organization.id, str(counter), f"delete {provider}/{model}"
             )
-        self._feed.publish(Change(organization.id, ChangeKind.PRICES, price_id))
+            change = Change(organization.id, ChangeKind.PRICES, price_id)
+            await record_change(connection, change)
+        self._feed.publish(change)
         return prices_pb2.DeletePriceResponse()
 
     async def ListPriceHistory(

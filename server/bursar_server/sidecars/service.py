@@ -16,7 +16,7 @@ from bursar_server.errors import already_exists, not_found
 from bursar_server.grpc_server.context import Context
 from bursar_server.identity.messages import timestamp
 from bursar_server.identity.rules import platform_refuses
-from bursar_server.identity.store import resolve_organization
+from bursar_server.identity.store import hold_policy, record_change, resolve_organization
 from bursar_server.names import (
     format_name,
     page_size,
@@ -77,6 +77,7 @@ class SidecarService(SidecarServiceServicer):
             )
             if owner.id == PLATFORM_ORGANIZATION_ID:
                 raise platform_refuses("every sidecar holds its budgets, and it has none itself")
+            await hold_policy(connection, owner.id)
             memory = (owner.id, request.request_id, "CreateSidecar", content)
             if await remembered(connection, *memory) is not None:
                 sidecar = await _sidecar(connection, owner.id, slug)
@@ -90,7 +91,8 @@ class SidecarService(SidecarServiceServicer):
             await remember(connection, *memory, wanted.name)
             sidecar = await _sidecar(connection, owner.id, slug)
             messages = await self._messages(connection, [sidecar])
-        self._publish(sidecar)
+            change = await _record(connection, sidecar)
+        self._feed.publish(change)
         return pb.CreateSidecarResponse(sidecar=messages[0], secret=credential.secret)
 
     async def RotateSidecar(
@@ -100,11 +102,13 @@ class SidecarService(SidecarServiceServicer):
         credential = new_credential("bs")
         async with transaction(self._pool) as connection:
             owner = await resolve_organization(connection, request.organization)
+            await hold_policy(connection, owner.id)
             before = await _sidecar(connection, owner.id, slug)
             await store.set_sidecar_secret(connection, owner.id, before.id, credential)
             sidecar = await _sidecar(connection, owner.id, slug)
             messages = await self._messages(connection, [sidecar])
-        self._publish(sidecar)
+            change = await _record(connection, sidecar)
+        self._feed.publish(change)
         return pb.RotateSidecarResponse(sidecar=messages[0], secret=credential.secret)
 
     async def SetSidecarDisabled(
@@ -113,11 +117,13 @@ class SidecarService(SidecarServiceServicer):
         slug = parse_name("sidecars", request.name)
         async with transaction(self._pool) as connection:
             owner = await resolve_organization(connection, request.organization)
+            await hold_policy(connection, owner.id)
             before = await _sidecar(connection, owner.id, slug)
             await store.set_sidecar_disabled(connection, owner.id, before.id, request.disabled)
             sidecar = await _sidecar(connection, owner.id, slug)
             messages = await self._messages(connection, [sidecar])
-        self._publish(sidecar)
+            change = await _record(connection, sidecar)
+        self._feed.publish(change)
         return messages[0]
 
     async def _messages(
@@ -141,8 +147,11 @@ class SidecarService(SidecarServiceServicer):
             for sidecar in sidecars
         ]
 
-    def _publish(self, sidecar: SidecarRecord) -> None:
-        self._feed.publish(Change(sidecar.organization_id, ChangeKind.SIDECAR, sidecar.id))
+
+async def _record(connection: Connection, sidecar: SidecarRecord) -> Change:
+    change = Change(sidecar.organization_id, ChangeKind.SIDECAR, sidecar.id)
+    await record_change(connection, change)
+    return change
 
 
 async def _sidecar(connection: Connection, organization_id: int, slug: str) -> SidecarRecord:

@@ -47,7 +47,7 @@ organizations = Table(
     Column("currency", Text, nullable=False),
     Column("shard_id", Integer, nullable=False, server_default=text("0")),
     Column("disabled", Boolean, nullable=False, server_default=text("false")),
-    # Raised in the transaction of every change to its keys, budgets and what they name.
+    # Raised in the transaction of every change that sidecars are told of: see policy_changes.
     Column("policy_version", BigInteger, nullable=False, server_default=text("1")),
     # Raised in the transaction of every change to its custom prices.
     Column("price_overlay_version", BigInteger, nullable=False, server_default=text("0")),
@@ -55,6 +55,38 @@ organizations = Table(
     updated_column(),
     CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
     ForeignKeyConstraint(["shard_id"], ["shards.id"]),
+)
+
+# What changed with each policy version, written in the transaction of the change: whoever serves
+# sidecars reads here what to tell them, so that no crash between a commit and its announcement
+# loses anything. The latest ones are kept.
+policy_changes = Table(
+    "policy_changes",
+    metadata,
+    organization_id_column(),
+    Column("policy_version", BigInteger, primary_key=True, autoincrement=False),
+    # organization, team, project, user, key, budget, prices, sidecar.
+    Column("kind", Text, nullable=False),
+    # The id of the one that changed.
+    Column("subject_id", BigInteger, nullable=False),
+    # Of a key: the hashes that mean something else now.
+    Column("secret_hashes", ARRAY(LargeBinary), nullable=False),
+    created_column(),
+    # When no sidecar could act on what was before any more. Null: not known yet.
+    Column("effective_at", DateTime(timezone=True)),
+)
+Index(
+    "policy_changes_subject_idx",
+    policy_changes.c.organization_id,
+    policy_changes.c.kind,
+    policy_changes.c.subject_id,
+    policy_changes.c.policy_version,
+)
+Index(
+    "policy_changes_pending_idx",
+    policy_changes.c.organization_id,
+    policy_changes.c.policy_version,
+    postgresql_where=policy_changes.c.effective_at.is_(None),
 )
 
 

@@ -48,8 +48,18 @@ sessions = Table(
     Column("lost_count", BigInteger, nullable=False, server_default=text("0")),
     # What was decided about its money, as a resolution says: spent, free; null: nothing.
     Column("decision", Text),
+    # What it admits by is never older than this policy: it said so, or it began later. With it,
+    # the highest n that it admitted under an older one.
+    Column("policy_version", BigInteger, nullable=False, server_default=text("0")),
+    Column("policy_last_n", BigInteger, nullable=False, server_default=text("0")),
     UniqueConstraint("organization_id", "sidecar_id", "boot_id"),
     CheckConstraint("state IN ('open','fenced','closed')", name="state"),
+)
+Index(
+    "sessions_unclosed_idx",
+    sessions.c.organization_id,
+    sessions.c.session_epoch,
+    postgresql_where=sessions.c.state != "closed",
 )
 
 # What one session was lent of one window: three totals that only grow.
