@@ -17,7 +17,7 @@ def closed_by(row: SessionRow, last_n: int) -> rules.WindowBalance:
     )
     totals = rules.Totals(granted=80, settled=15)
     books = rules.Books({10: window}, {(7, 10): totals})
-    frame = Frame(8, 1, (), (), frozenset(), (), (), 0, (Close(7, last_n),), b"")
+    frame = Frame(8, 1, (), (), frozenset(), (), (), None, (Close(7, last_n),), b"")
     given = Input([(8, frame)], [], [], {}, lambda _: {}, lambda _: [], NOW, 0, lending=False)
     step(Slice({7: row}, {}, books), given)
     return window
@@ -66,7 +66,7 @@ def test_a_session_that_closes_in_a_step_is_lent_nothing_in_it() -> None:
         id=10, budget_id=1, hard=True, limit=100, ceiling=100, settled=15, outstanding=65
     )
     books = rules.Books({10: window}, {(7, 10): rules.Totals(granted=80, settled=15)})
-    frame = Frame(7, 5, (), (), frozenset(), (), (), 0, (Close(7, 1),), b"")
+    frame = Frame(7, 5, (), (), frozenset(), (), (), None, (Close(7, 1),), b"")
     need = rules.Need(7, 1, (rules.NeedLine(10, 20, 20, 0),), deadline_ms=100)
     given = Input([(7, frame)], [], [need], {}, lambda _: {}, lambda _: [], NOW, 0)
     rows = {10: WindowRow(10, 1, 1, NOW, None)}

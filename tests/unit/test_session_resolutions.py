@@ -130,7 +130,7 @@ def test_money_that_a_woken_session_returns_was_not_lost() -> None:
     books = Books()
     books.resolve("spent")
     report = Report(WIDE, 100, 50, 0, 0, 0)
-    frame = Frame(EPOCH, 5, (report,), (), frozenset(), (), (), 0, (), b"")
+    frame = Frame(EPOCH, 5, (report,), (), frozenset(), (), (), None, (), b"")
     output = books.step(frame)
     assert losses(output) == [(-3, -50, (WIDE,))]
     assert books.standing(WIDE) == (50, 0, 0, 0)
@@ -140,7 +140,7 @@ def test_money_that_a_woken_session_returns_was_not_lost() -> None:
 def test_a_whole_journal_takes_back_all_that_was_not_spent() -> None:
     books = Books(journal="complete")
     books.resolve("spent")
-    frame = Frame(8, 1, (), (), frozenset(), (), (), 0, (Close(EPOCH, 2),), b"")
+    frame = Frame(8, 1, (), (), frozenset(), (), (), None, (Close(EPOCH, 2),), b"")
     output = books.step(frame, (charge(2, 40),))
     assert books.row.state == "closed"
     assert sum(amount for _, amount, _ in losses(output)) == -85
