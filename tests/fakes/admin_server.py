@@ -382,15 +382,17 @@ class _Ledger(ledger_pb2_grpc.LedgerServiceServicer):
     async def ListEntries(self, request: Any, context: Any) -> Any:
         self._state.requests.append(request)
         begin = int(request.page_token or "0")
-        end = begin + PAGE
-        return ledger_pb2.ListEntriesResponse(
-            entries=self._state.entries[begin:end],
-            next_page_token=str(end) if end < len(self._state.entries) else "",
-        )
+        page = self._state.entries[begin : begin + PAGE]
+        more = str(begin + PAGE) if begin + PAGE < len(self._state.entries) else ""
+        return ledger_pb2.ListEntriesResponse(entries=page, next_page_token=more)
 
     async def VerifyLedger(self, request: Any, context: Any) -> Any:
-        self._state.requests.append(request)
         return self._state.verdict
+
+    async def WatchVerification(self, request: Any, context: Any) -> Any:
+        for read in (0, 10, 20):
+            yield ledger_pb2.VerifyLedgerProgress(step="x", read_count=read, expected_count=20)
+        yield ledger_pb2.VerifyLedgerProgress(outcome=self._state.verdict)
 
     async def ResolveSession(self, request: Any, context: Any) -> Any:
         self._state.requests.append(request)

@@ -372,17 +372,6 @@ def test_a_decision_is_one_of_two(bursar: Bursar) -> None:
         bursar("ledger", "resolve", "17", *options, "--reason", "x", code=2)
 
 
-def test_the_ledger_is_verified(bursar: Bursar, state: AdminState) -> None:
-    check = ledger_pb2.LedgerCheck(name="trial_balance", description="is zero", checked_count=9)
-    state.verdict = ledger_pb2.VerifyLedgerResponse(ok=True, checks=[check])
-    assert "the ledger is whole" in bursar("ledger", "verify")
-    assert bursar("ledger", "verify", "-o", "json")["ok"] is True
-    check.differences.append("1 nano too much")
-    state.verdict = ledger_pb2.VerifyLedgerResponse(ok=False, checks=[check])
-    assert "trial_balance: 1 nano too much" in bursar("ledger", "verify", code=1)
-    assert csv_rows(bursar("ledger", "verify", "-o", "csv", code=1))[0]["holds"] == "false"
-
-
 def test_spend_by_several_dimensions(bursar: Bursar, state: AdminState) -> None:
     row = reports_pb2.SpendRow(
         values=["teams/search", "", "2026-01-31"], cost=money(2 * UNIT), call_count=1200

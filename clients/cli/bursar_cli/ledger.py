@@ -1,9 +1,14 @@
 """`bursar ledger`: the append-only record of what was spent, and the proof that it is whole."""
 
+import sys
+from collections.abc import Iterable
 from typing import Annotated, Final
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
 
 from bursar.client import new_request_id
 from bursar.v1 import charges_pb2, ledger_pb2
@@ -16,8 +21,8 @@ from bursar_cli.verbs import Session, noun, verb
 app = noun("ledger", "The ledger: every charge as one entry that never changes.")
 
 DEFAULT_LIMIT: Final = 100
-# Every entry is read again; a minute is enough for some ten million.
-VERIFY_TIMEOUT_S: Final = 600.0
+# A line of progress where no terminal shows a bar: about so many over the whole verification.
+PROGRESS_LINES: Final = 10
 
 _KINDS: Final = {
     charges_pb2.SETTLEMENT_KIND_FINAL: "final",
@@ -74,6 +79,7 @@ RESOLVED: Final = (
 CHECKS: Final = (
     Column("Check", lambda check: check.name),
     Column("Looked at", lambda check: check.checked_count),
+    Column("Differences", lambda check: check.difference_count, wide=True),
     Column("Holds", lambda check: not check.differences),
     Column("Says", lambda check: check.description),
 )
@@ -140,21 +146,68 @@ def list_entries(
     session.show_list(call, request, COLUMNS, limit=limit or None, empty="no entries")
 
 
+def _is_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def _watch(
+    steps: Iterable[ledger_pb2.VerifyLedgerProgress], *, quiet: bool
+) -> ledger_pb2.VerifyLedgerResponse:
+    """The outcome; until then, on standard error, a bar for a terminal or else some lines."""
+    answer = ledger_pb2.VerifyLedgerResponse()
+    if _is_terminal():
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+        with RichProgress(
+            *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+        ) as bar:
+            task = bar.add_task("entries", total=None)
+            for step in steps:
+                answer = step.outcome
+                if step.HasField("outcome"):
+                    break
+                bar.update(
+                    task,
+                    description=printable(step.step),
+                    completed=step.read_count,
+                    total=step.expected_count or None,
+                )
+        return answer
+    told = 0
+    for step in steps:
+        answer = step.outcome
+        tenths = PROGRESS_LINES * step.read_count // max(1, step.expected_count)
+        if not quiet and tenths > told:
+            told = tenths
+            typer.echo(
+                f"{step.step}: {step.read_count:,} of {step.expected_count:,} entries read",
+                err=True,
+            )
+    return answer
+
+
 @verb(app, "verify")
 def verify_ledger(session: Session) -> None:
     """Recompute every durable invariant from the rows; exit code 1 if one does not hold.
 
+    It may run at any time: nobody waits for it. How far it is goes to standard error.
+
     bursar ledger verify
     """
-    answer = session.client.ledger.VerifyLedger(
-        ledger_pb2.VerifyLedgerRequest(organization=session.organization), timeout=VERIFY_TIMEOUT_S
+    steps = session.client.ledger.WatchVerification(
+        ledger_pb2.VerifyLedgerRequest(organization=session.organization)
     )
+    answer = _watch(steps, quiet=session.form is not Format.TABLE)
     if session.form is Format.TABLE:
-        output.write_table(answer.checks, CHECKS, session.now)
+        output.write_table(answer.checks, [each for each in CHECKS if not each.wide], session.now)
         for check in answer.checks:
             for difference in check.differences:
                 typer.echo(printable(f"{check.name}: {difference}"))
-        typer.echo("the ledger is whole" if answer.ok else "THE LEDGER DOES NOT HOLD")
+            if (untold := check.difference_count - len(check.differences)) > 0:
+                typer.echo(f"{check.name}: and {untold:,} more")
+        typer.echo(
+            f"{answer.entry_count:,} entries read:"
+            f" {'the ledger is whole' if answer.ok else 'THE LEDGER DOES NOT HOLD'}"
+        )
     elif session.form is Format.CSV:
         output.write_csv(answer.checks, CHECKS)
     else:

@@ -276,7 +276,7 @@ class AsyncBursarClient:
         _check_admin_key(admin_key)
         self.address = address
         # Any: the published stubs know no class of interceptors of grpc.aio.
-        callers: Any = (_AsyncCaller(admin_key, timeout_s),)
+        callers: Any = (_AsyncCaller(admin_key, timeout_s), _AsyncStreamCaller(admin_key))
         if credentials is None:
             channel = grpc.aio.insecure_channel(target, options=_OPTIONS, interceptors=callers)
         else:
@@ -332,7 +332,7 @@ class _CallDetails(NamedTuple):
     compression: Any
 
 
-def _with_caller(details: Any, admin_key: str, timeout_s: float) -> _CallDetails:
+def _with_caller(details: Any, admin_key: str, timeout_s: float | None) -> _CallDetails:
     metadata = list(details.metadata or ())
     if admin_key:
         metadata.append(("authorization", f"Bearer {admin_key}"))
@@ -346,8 +346,9 @@ def _with_caller(details: Any, admin_key: str, timeout_s: float) -> _CallDetails
     )
 
 
-class _Caller(grpc.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # plain at run time
-    """Says who calls, sets the deadline, and turns a failure into a BursarError."""
+class _Caller(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[type-arg]  # plain at run time
+    """Says who calls, sets the deadline, and turns a failure into a BursarError. A stream that
+    shows its progress has no deadline but the caller's: keepalive notices a dead connection."""
 
     def __init__(self, admin_key: str, timeout_s: float) -> None:
         self._admin_key = admin_key
@@ -363,6 +364,13 @@ class _Caller(grpc.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # pl
             raise _translated(error) from None
         return call
 
+    def intercept_unary_stream(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        return _messages(
+            continuation(_with_caller(client_call_details, self._admin_key, None), request)
+        )
+
 
 class _AsyncCaller(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # as above
     """As _Caller, awaited."""
@@ -375,18 +383,51 @@ class _AsyncCaller(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-a
         self, continuation: Any, client_call_details: Any, request: Any
     ) -> Any:
         given = _with_caller(client_call_details, self._admin_key, self._timeout_s)
-        details = grpc.aio.ClientCallDetails(
-            method=given.method,
-            timeout=given.timeout,
-            metadata=grpc.aio.Metadata(*given.metadata),
-            credentials=given.credentials,
-            wait_for_ready=given.wait_for_ready,
-        )
-        call = await continuation(details, request)
+        call = await continuation(_aio(given), request)
         try:
             return await call
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from None
+
+
+class _AsyncStreamCaller(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg]  # as above
+    """As _Caller for streams; gRPC takes one kind of call from a class."""
+
+    def __init__(self, admin_key: str) -> None:
+        self._admin_key = admin_key
+
+    async def intercept_unary_stream(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        given = _with_caller(client_call_details, self._admin_key, None)
+        return _messages_async(await continuation(_aio(given), request))
+
+
+def _aio(given: _CallDetails) -> grpc.aio.ClientCallDetails:
+    metadata = grpc.aio.Metadata(*given.metadata)
+    return grpc.aio.ClientCallDetails(
+        given.method, given.timeout, metadata, given.credentials, given.wait_for_ready
+    )
+
+
+async def _messages_async(call: Any) -> AsyncIterator[Any]:
+    try:
+        async for message in call:
+            yield message
+    except grpc.aio.AioRpcError as error:
+        raise _translated(error) from None
+    finally:
+        call.cancel()
+
+
+def _messages(call: Any) -> Iterator[Any]:
+    """The messages of a stream; ends the call if the reader goes away."""
+    try:
+        yield from call
+    except grpc.RpcError as error:
+        raise _translated(error) from None
+    finally:
+        call.cancel()
 
 
 def _translated(error: Any) -> Exception:

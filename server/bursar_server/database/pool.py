@@ -56,18 +56,21 @@ async def create_pool(url: str, *, size: int) -> Pool:
 
 
 @asynccontextmanager
-async def transaction(pool: Pool, *, read_only: bool = False) -> AsyncIterator[Connection]:
+async def transaction(
+    pool: Pool, *, read_only: bool = False, snapshot: bool = False
+) -> AsyncIterator[Connection]:
     """A connection inside a transaction: committed at the end, rolled back on any error.
 
-    Read-only ones see one state of the database throughout. The driver's faults leave as
-    BursarError: UNAVAILABLE when the database can't be reached, ABORTED when two transactions
-    met and this one lost; in both cases the caller may repeat.
+    Read-only ones, and those with `snapshot`, see one state of the database throughout. The
+    driver's faults leave as BursarError: UNAVAILABLE when the database can't be reached, ABORTED
+    when two transactions met and this one lost; in both cases the caller may repeat.
     """
     async with (
         translated(),
         pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection,
         connection.transaction(
-            isolation="repeatable_read" if read_only else "read_committed", readonly=read_only
+            isolation="repeatable_read" if read_only or snapshot else "read_committed",
+            readonly=read_only,
         ),
     ):
         yield connection

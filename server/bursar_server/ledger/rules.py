@@ -28,8 +28,38 @@ class EntryPlace(NamedTuple):
     k: int
 
 
-# Each has its query `check_<name>` beside the store.
-CHECKS: Final = (
+# Each has its query `check_<name>` in a verify*.sql. Of entries by themselves, in the form of
+# verify_entries.sql:
+ENTRY_CHECKS: Final = (
+    Check(
+        "accounts_are_named",
+        "Every entry debits its organization's spend and credits what is owed to its provider, or"
+        " the provisional account while the outcome is unknown, or the lost one where none will"
+        " come, in its organization's currency.",
+    ),
+    Check("trial_balance_is_zero", "In each currency the debits equal the credits."),
+    Check(
+        "provisional_is_open_calls",
+        "The provisional account holds the calls whose outcome is unknown, and nothing else.",
+    ),
+    Check(
+        "draw_sets_exist",
+        "Every entry has its draw set, every window of a draw set exists, and all postings of a"
+        " call have the same.",
+    ),
+    Check(
+        "charges_are_whole",
+        "The postings of a call are numbered without gaps, none but an adjustment is negative,"
+        " their sum is not, and a released call costs nothing.",
+    ),
+    Check(
+        "refusals_are_of_shadows",
+        "Only a shadow window that a call draws on is said to have refused it, were it hard.",
+    ),
+)
+
+# Of balances against the entries, in the form of verify.sql:
+BALANCE_CHECKS: Final = (
     Check(
         "settled_equals_entries",
         "What a budget window says is settled is the sum of the entries whose draw set holds it,"
@@ -56,30 +86,9 @@ CHECKS: Final = (
         " its ceiling, which is never below its limit.",
     ),
     Check(
-        "accounts_are_named",
-        "Every entry debits its organization's spend and credits what is owed to its provider, or"
-        " the provisional account while the outcome is unknown, or the lost one where none will"
-        " come, in its organization's currency.",
-    ),
-    Check("trial_balance_is_zero", "In each currency the debits equal the credits."),
-    Check(
-        "provisional_is_open_calls",
-        "The provisional account holds the calls whose outcome is unknown, and nothing else.",
-    ),
-    Check(
         "sessions_count_their_entries",
         "Every entry has its session; a session counts each number it settled, and what it lost;"
         " a closed one has settled all of them and holds nothing.",
-    ),
-    Check(
-        "draw_sets_exist",
-        "Every entry has its draw set, every window of a draw set exists, and all postings of a"
-        " call have the same.",
-    ),
-    Check(
-        "charges_are_whole",
-        "The postings of a call are numbered without gaps, none but an adjustment is negative,"
-        " their sum is not, and a released call costs nothing.",
     ),
     Check(
         "lost_equals_entries",
@@ -96,7 +105,19 @@ CHECKS: Final = (
         "A session whose money was decided about holds none, and what it was lent was settled, lost"
         " or returned.",
     ),
+    Check(
+        "allowances_are_sound",
+        "Nobody returned more than was granted; nothing is in doubt beyond what is held, or lost"
+        " beyond what is settled.",
+    ),
+    Check(
+        "records_are_guarded",
+        "The database refuses to change or remove entries, opening lines and versions of budgets,"
+        " and to post a charge twice.",
+    ),
 )
+
+CHECKS: Final = (*BALANCE_CHECKS, *ENTRY_CHECKS)
 
 
 def parse_charge_id(text: str) -> tuple[int, int] | None:

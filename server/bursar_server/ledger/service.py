@@ -1,6 +1,7 @@
 """The rpcs on the ledger: pages of entries, its verification, and decisions about lost sessions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from bursar.v1 import charges_pb2, ledger_pb2, ledger_pb2_grpc, money_pb2
@@ -11,11 +12,9 @@ from bursar_server.identity.records import OrganizationRecord
 from bursar_server.identity.store import resolve_organization
 from bursar_server.ledger import resolving, rules, store
 from bursar_server.ledger.store import EntryRecord
+from bursar_server.ledger.verifying import Outcome, Progress, Verifier
 from bursar_server.names import page_size, page_token_after, parse_name, place_of_page
 from bursar_server.times import period, timestamp
-
-# More is no use to a reader: the first ones lead to the cause.
-MOST_DIFFERENCES: Final = 100
 
 _KINDS: Final = {
     "final": charges_pb2.SETTLEMENT_KIND_FINAL,
@@ -32,6 +31,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self._pool = pool
         self._clock = clock
         self._lending = lending
+        self._verifier = Verifier(pool, clock)
 
     async def ListEntries(
         self, request: ledger_pb2.ListEntriesRequest, context: object
@@ -65,31 +65,63 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.VerifyLedgerRequest, context: object
     ) -> ledger_pb2.VerifyLedgerResponse:
         """Recomputes every durable invariant from the rows, on one consistent view."""
-        checks = []
-        async with transaction(self._pool, read_only=True) as connection:
-            organization_id = None
-            if request.organization:
+        answer = ledger_pb2.VerifyLedgerResponse()
+        async with aclosing(self._verify(request)) as messages:
+            async for message in messages:
+                answer = message.outcome
+        return answer
+
+    async def WatchVerification(
+        self, request: ledger_pb2.VerifyLedgerRequest, context: object
+    ) -> AsyncIterator[ledger_pb2.VerifyLedgerProgress]:
+        """As VerifyLedger, and tells how far it is."""
+        async with aclosing(self._verify(request)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _verify(
+        self, request: ledger_pb2.VerifyLedgerRequest
+    ) -> AsyncGenerator[ledger_pb2.VerifyLedgerProgress]:
+        organization_id = None
+        if request.organization:
+            async with transaction(self._pool, read_only=True) as connection:
                 organization = await resolve_organization(connection, request.organization)
                 organization_id = organization.id
-            for check in rules.CHECKS:
-                result = await store.run_check(connection, check, organization_id, MOST_DIFFERENCES)
-                checks.append(
-                    ledger_pb2.LedgerCheck(
-                        name=check.name,
-                        description=check.description,
-                        checked_count=result.checked_count,
-                        differences=result.differences,
-                    )
-                )
-        return ledger_pb2.VerifyLedgerResponse(
-            checks=checks, ok=not any(check.differences for check in checks)
-        )
+        async with aclosing(self._verifier.verify(organization_id)) as steps:
+            async for step in steps:
+                yield _progress(step)
 
     async def ResolveSession(
         self, request: ledger_pb2.ResolveSessionRequest, context: object
     ) -> ledger_pb2.ResolveSessionResponse:
         """Posts as spent, or takes back, all that a session still holds."""
         return await resolving.resolve_session(self._pool, self._clock, self._lending, request)
+
+
+def _progress(step: Progress | Outcome) -> ledger_pb2.VerifyLedgerProgress:
+    if isinstance(step, Progress):
+        return ledger_pb2.VerifyLedgerProgress(
+            step=step.step, read_count=step.read_count, expected_count=step.expected_count
+        )
+    checks = [
+        ledger_pb2.LedgerCheck(
+            name=found.check.name,
+            description=found.check.description,
+            checked_count=found.checked_count,
+            differences=found.differences,
+            difference_count=found.difference_count,
+            charge_ids=found.charge_ids,
+        )
+        for found in step.found
+    ]
+    return ledger_pb2.VerifyLedgerProgress(
+        outcome=ledger_pb2.VerifyLedgerResponse(
+            checks=checks,
+            ok=step.ok,
+            entry_count=step.entry_count,
+            snapshot_time=timestamp(step.as_of),
+        )
+    )
 
 
 def _after(request: ledger_pb2.ListEntriesRequest) -> rules.EntryPlace | None:

@@ -1,20 +1,15 @@
-"""Reading the ledger: pages of entries, and the checks of a verification."""
+"""Reading the ledger: pages of entries; and decisions about sessions, on record."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final
 
 import msgspec
 
 from bursar_server.database.pool import Connection
 from bursar_server.database.queries import Queries
-from bursar_server.ledger.rules import Check, EntryPlace
+from bursar_server.ledger.rules import EntryPlace
 
 q = Queries.load(__package__)
-verify_q = Queries.load(__package__, "verify.sql", "verify_shadow.sql")
-
-# A verification reads the whole ledger of an organization, several times over.
-VERIFY_TIMEOUT_S: Final = 600.0
 
 
 class EntryRecord(msgspec.Struct, frozen=True):
@@ -74,14 +69,6 @@ class EntryFilter(msgspec.Struct, frozen=True):
     """Session epoch and n."""
 
 
-class CheckResult(msgspec.Struct, frozen=True):
-    """What a check found; no differences: it holds."""
-
-    check: Check
-    checked_count: int
-    differences: list[str]
-
-
 async def entry_page(
     connection: Connection,
     organization_id: int,
@@ -126,17 +113,6 @@ async def budgets_of_draw_sets(
     """The names of the budgets in each draw set."""
     rows = await connection.fetch(q.budgets_of_draw_sets, organization_id, list(ids))
     return {row["id"]: row["budgets"] for row in rows}
-
-
-async def run_check(
-    connection: Connection, check: Check, organization_id: int | None, most: int
-) -> CheckResult:
-    """Run one check over an organization, or over all; tells `most` differences at most."""
-    query: str = getattr(verify_q, f"check_{check.name}")
-    row = await connection.fetchrow(query, organization_id, most, timeout=VERIFY_TIMEOUT_S)
-    if row is None:
-        raise RuntimeError(f"the check {check.name} answered nothing")
-    return CheckResult(check, row["checked_count"], list(row["differences"] or ()))
 
 
 class SessionRecord(msgspec.Struct, frozen=True):

@@ -1,11 +1,13 @@
--- The checks of a verification. Each answers one row: how many rows it looked at, and what is
--- wrong in words ($2 of them at most). $1 is an organization's id; null: every organization.
+-- The checks of balances: what is kept beside the entries, against the sums of the entries in
+-- `entry_sums` (see verify_entries.sql), all in one snapshot. $1 is an organization's id; null: every
+-- organization. Each answers one row: how many it looked at, how many of them are wrong, and the
+-- first $2 of those as JSON objects: `difference` in words and, where they lead to its entries,
+-- organization_id, session_epoch, budget_window_id, and off_nanos (entries less balance).
 
 -- name: check_settled_equals_entries
 WITH sums AS (
     SELECT organization_id, draw_set_id, sum(amount_nanos) AS amount_nanos
-    FROM entries
-    WHERE $1::bigint IS NULL OR organization_id = $1
+    FROM entry_sums
     GROUP BY organization_id, draw_set_id
 ),
 drawn AS (
@@ -22,7 +24,8 @@ compared AS (
                     ' its opening line %s nanos',
                     o.slug, b.slug, w.id, w.start_at, w.settled_nanos,
                     coalesce(d.amount_nanos, 0), coalesce(l.amount_nanos, 0))
-    END AS difference
+    END AS difference, w.organization_id, w.id AS budget_window_id,
+    coalesce(d.amount_nanos, 0) + coalesce(l.amount_nanos, 0) - w.settled_nanos AS off_nanos
     FROM budget_windows AS w
     JOIN organizations AS o ON o.id = w.organization_id
     JOIN budgets AS b ON b.organization_id = w.organization_id AND b.id = w.budget_id
@@ -32,16 +35,16 @@ compared AS (
       ON l.organization_id = w.organization_id AND l.budget_window_id = w.id
     WHERE $1::bigint IS NULL OR w.organization_id = $1
 )
-SELECT count(*) AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM compared;
+SELECT (SELECT count(*) FROM compared) AS checked_count,
+       (SELECT count(difference) FROM compared) AS difference_count,
+       (SELECT jsonb_agg(to_jsonb(t)) FROM (
+            SELECT * FROM compared WHERE difference IS NOT NULL ORDER BY difference LIMIT $2
+        ) AS t) AS told;
 
 -- name: check_allowances_equal_entries
 WITH sums AS (
-    SELECT organization_id, session_epoch, draw_set_id, sum(amount_nanos) AS amount_nanos
-    FROM entries
-    WHERE k = 0 AND ($1::bigint IS NULL OR organization_id = $1)
+    SELECT organization_id, session_epoch, draw_set_id, sum(first_nanos) AS amount_nanos
+    FROM entry_sums
     GROUP BY organization_id, session_epoch, draw_set_id
 ),
 drawn AS (
@@ -67,16 +70,20 @@ compared AS (
                coalesce(h.session_epoch, d.session_epoch),
                coalesce(h.budget_window_id, d.budget_window_id),
                coalesce(h.settled_nanos, 0), coalesce(d.amount_nanos, 0))
-    END AS difference
+    END AS difference, coalesce(h.organization_id, d.organization_id) AS organization_id,
+    coalesce(h.session_epoch, d.session_epoch) AS session_epoch,
+    coalesce(h.budget_window_id, d.budget_window_id) AS budget_window_id,
+    coalesce(d.amount_nanos, 0) - coalesce(h.settled_nanos, 0) AS off_nanos
     FROM held AS h
     FULL JOIN drawn AS d
       ON d.organization_id = h.organization_id AND d.session_epoch = h.session_epoch
      AND d.budget_window_id = h.budget_window_id
 )
-SELECT count(*) AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM compared;
+SELECT (SELECT count(*) FROM compared) AS checked_count,
+       (SELECT count(difference) FROM compared) AS difference_count,
+       (SELECT jsonb_agg(to_jsonb(t)) FROM (
+            SELECT * FROM compared WHERE difference IS NOT NULL ORDER BY difference LIMIT $2
+        ) AS t) AS told;
 
 -- name: check_outstanding_equals_allowances
 WITH held AS (
@@ -106,10 +113,11 @@ compared AS (
       ON h.organization_id = w.organization_id AND h.budget_window_id = w.id
     WHERE $1::bigint IS NULL OR w.organization_id = $1
 )
-SELECT count(*) AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM compared;
+SELECT (SELECT count(*) FROM compared) AS checked_count,
+       (SELECT count(difference) FROM compared) AS difference_count,
+       (SELECT jsonb_agg(to_jsonb(t)) FROM (
+            SELECT * FROM compared WHERE difference IS NOT NULL ORDER BY difference LIMIT $2
+        ) AS t) AS told;
 
 -- name: check_overrun_equals_allowances
 -- A later difference of a charge moves what is settled, not what was lent: if it adds, all of it
@@ -122,11 +130,10 @@ WITH beyond AS (
     GROUP BY organization_id, budget_window_id
 ),
 adjusted AS (
-    SELECT organization_id, draw_set_id, sum(amount_nanos) AS amount_nanos
-    FROM entries
-    WHERE k > 0 AND ($1::bigint IS NULL OR organization_id = $1)
-    GROUP BY organization_id, session_epoch, n, draw_set_id
-    HAVING sum(amount_nanos) > 0
+    SELECT organization_id, draw_set_id, sum(added_nanos) AS amount_nanos
+    FROM entry_sums
+    WHERE added_nanos > 0
+    GROUP BY organization_id, draw_set_id
 ),
 later AS (
     SELECT a.organization_id, d.budget_window_id, sum(a.amount_nanos) AS overrun_nanos
@@ -153,10 +160,11 @@ compared AS (
       ON l.organization_id = w.organization_id AND l.budget_window_id = w.id
     WHERE $1::bigint IS NULL OR w.organization_id = $1
 )
-SELECT count(*) AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM compared;
+SELECT (SELECT count(*) FROM compared) AS checked_count,
+       (SELECT count(difference) FROM compared) AS difference_count,
+       (SELECT jsonb_agg(to_jsonb(t)) FROM (
+            SELECT * FROM compared WHERE difference IS NOT NULL ORDER BY difference LIMIT $2
+        ) AS t) AS told;
 
 -- name: check_within_ceiling
 WITH compared AS (
@@ -175,111 +183,17 @@ WITH compared AS (
     JOIN organizations AS o ON o.id = w.organization_id
     WHERE w.hard AND ($1::bigint IS NULL OR w.organization_id = $1)
 )
-SELECT count(*) AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM compared;
-
--- name: check_accounts_are_named
--- An entry of the platform debits the organization that spent; another's debits its own.
-WITH compared AS (
-    SELECT CASE
-        WHEN e.debit_account = 'spend/' || o.slug THEN NULL
-        WHEN o.slug = 'platform'
-         AND EXISTS (SELECT FROM organizations AS s WHERE e.debit_account = 'spend/' || s.slug)
-        THEN NULL
-        ELSE format('%s %s-%s-%s: debits %s', o.slug, e.session_epoch, e.n, e.k, e.debit_account)
-    END AS debit_fault,
-    CASE
-        WHEN e.credit_account = CASE e.kind WHEN 'provisional' THEN 'provisional'
-                                                 WHEN 'lost' THEN 'lost'
-                                                 ELSE 'payable/' || e.provider END
-        THEN NULL
-        ELSE format('%s %s-%s-%s: is %s of %s and credits %s', o.slug, e.session_epoch, e.n, e.k,
-                    e.kind, e.provider, e.credit_account)
-    END AS credit_fault,
-    CASE WHEN e.currency <> o.currency THEN
-        format('%s %s-%s-%s: is in %s, the organization in %s', o.slug, e.session_epoch, e.n, e.k,
-               e.currency, o.currency)
-    END AS currency_fault
-    FROM entries AS e
-    JOIN organizations AS o ON o.id = e.organization_id
-    WHERE $1::bigint IS NULL OR e.organization_id = $1
-),
-faults AS (
-    SELECT coalesce(debit_fault, credit_fault, currency_fault) AS difference FROM compared
-)
-SELECT count(*) AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM faults;
-
--- name: check_trial_balance_is_zero
-WITH lines AS (
-    SELECT organization_id, currency, debit_account AS account, amount_nanos
-    FROM entries WHERE $1::bigint IS NULL OR organization_id = $1
-    UNION ALL
-    SELECT organization_id, currency, credit_account, -amount_nanos
-    FROM entries WHERE $1::bigint IS NULL OR organization_id = $1
-),
-balances AS (
-    SELECT organization_id, currency, account, sum(amount_nanos) AS amount_nanos
-    FROM lines
-    GROUP BY organization_id, currency, account
-),
-totals AS (
-    SELECT organization_id, currency, count(*) AS account_count,
-           sum(amount_nanos) AS amount_nanos
-    FROM balances
-    WHERE account <> ''
-    GROUP BY organization_id, currency
-),
-compared AS (
-    SELECT account_count, CASE WHEN amount_nanos <> 0 THEN
-        format('organization %s in %s: debits exceed credits by %s nanos', organization_id,
-               currency, amount_nanos)
-    END AS difference
-    FROM totals
-)
-SELECT coalesce(sum(account_count), 0)::bigint AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM compared;
-
--- name: check_provisional_is_open_calls
-WITH calls AS (
-    SELECT organization_id, session_epoch, n,
-           sum(amount_nanos) FILTER (WHERE credit_account = 'provisional') AS provisional_nanos,
-           sum(amount_nanos) FILTER (WHERE k = 0) AS first_nanos,
-           bool_or(kind = 'final') AS is_final
-    FROM entries
-    WHERE $1::bigint IS NULL OR organization_id = $1
-    GROUP BY organization_id, session_epoch, n
-    HAVING bool_or(kind = 'provisional' OR credit_account = 'provisional')
-),
-compared AS (
-    SELECT CASE
-        WHEN coalesce(provisional_nanos, 0)
-          <> CASE WHEN is_final THEN 0 ELSE coalesce(first_nanos, 0) END
-        THEN format('organization %s %s-%s: holds %s nanos provisionally and is %s',
-                    organization_id, session_epoch, n, coalesce(provisional_nanos, 0),
-                    CASE WHEN is_final THEN 'final' ELSE 'open' END)
-    END AS difference
-    FROM calls
-)
-SELECT count(*) AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM compared;
+SELECT (SELECT count(*) FROM compared) AS checked_count,
+       (SELECT count(difference) FROM compared) AS difference_count,
+       (SELECT jsonb_agg(to_jsonb(t)) FROM (
+            SELECT * FROM compared WHERE difference IS NOT NULL ORDER BY difference LIMIT $2
+        ) AS t) AS told;
 
 -- name: check_sessions_count_their_entries
 WITH counted AS (
-    SELECT organization_id, session_epoch,
-           count(DISTINCT n) FILTER (WHERE k = 0 AND n > 0) AS n_count,
-           max(n) FILTER (WHERE n > 0) AS highest_n,
-           count(*) FILTER (WHERE n < 0) AS lost_count, coalesce(-min(n), 0) AS last_lost
-    FROM entries
-    WHERE $1::bigint IS NULL OR organization_id = $1
+    SELECT organization_id, session_epoch, sum(first_count) AS n_count,
+           max(highest_n) AS highest_n, sum(lost_count) AS lost_count, max(last_lost) AS last_lost
+    FROM entry_sums
     GROUP BY organization_id, session_epoch
 ),
 held AS (
@@ -317,102 +231,25 @@ compared AS (
         WHEN s.state = 'closed' AND coalesce(h.held_nanos, 0) <> 0
         THEN format('organization %s session %s: closed, and holds %s nanos', s.organization_id,
                     s.session_epoch, h.held_nanos)
-    END AS difference
+    END AS difference, coalesce(s.organization_id, c.organization_id) AS organization_id,
+    coalesce(s.session_epoch, c.session_epoch) AS session_epoch
     FROM known AS s
     FULL JOIN counted AS c
       ON c.organization_id = s.organization_id AND c.session_epoch = s.session_epoch
     LEFT JOIN held AS h
       ON h.organization_id = s.organization_id AND h.session_epoch = s.session_epoch
 )
-SELECT count(*) AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM compared;
-
--- name: check_draw_sets_exist
-WITH used AS (
-    SELECT organization_id, draw_set_id, count(*) AS entry_count
-    FROM entries
-    WHERE $1::bigint IS NULL OR organization_id = $1
-    GROUP BY organization_id, draw_set_id
-),
-missing_sets AS (
-    SELECT u.entry_count AS checked_count, CASE WHEN t.id IS NULL THEN
-        format('organization %s: draw set %s of %s entries does not exist', u.organization_id,
-               u.draw_set_id, u.entry_count)
-    END AS difference
-    FROM used AS u
-    LEFT JOIN draw_sets AS t ON t.organization_id = u.organization_id AND t.id = u.draw_set_id
-),
-missing_windows AS (
-    SELECT 0 AS checked_count,
-        format('organization %s: window %s of draw set %s does not exist', t.organization_id,
-               d.budget_window_id, t.id) AS difference
-    FROM draw_sets AS t
-    CROSS JOIN LATERAL unnest(t.budget_window_ids) AS d (budget_window_id)
-    LEFT JOIN budget_windows AS w
-      ON w.organization_id = t.organization_id AND w.id = d.budget_window_id
-    WHERE w.id IS NULL AND ($1::bigint IS NULL OR t.organization_id = $1)
-),
-changed AS (
-    SELECT 0 AS checked_count,
-        format('organization %s %s-%s: its postings have %s draw sets', organization_id,
-               session_epoch, n, count(DISTINCT draw_set_id)) AS difference
-    FROM entries
-    WHERE $1::bigint IS NULL OR organization_id = $1
-    GROUP BY organization_id, session_epoch, n
-    HAVING count(DISTINCT draw_set_id) > 1
-),
-compared AS (
-    SELECT * FROM missing_sets
-    UNION ALL SELECT * FROM missing_windows
-    UNION ALL SELECT * FROM changed
-)
-SELECT coalesce(sum(checked_count), 0)::bigint AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM compared;
-
--- name: check_charges_are_whole
-WITH calls AS (
-    SELECT organization_id, session_epoch, n, min(k) AS first_k, max(k) AS last_k,
-           count(*) AS posting_count, sum(amount_nanos) AS amount_nanos,
-           coalesce(sum(amount_nanos) FILTER (WHERE k = 0), 0) AS first_nanos,
-           count(*) FILTER (WHERE kind = 'released' AND (k > 0 OR amount_nanos <> 0)) AS unreleased,
-           bool_or(CASE WHEN n < 0 THEN kind <> 'lost' OR k <> 0
-                        ELSE kind NOT IN ('final', 'provisional', 'released') OR n = 0
-                   END) AS is_strange
-    FROM entries
-    WHERE $1::bigint IS NULL OR organization_id = $1
-    GROUP BY organization_id, session_epoch, n
-),
-compared AS (
-    SELECT CASE
-        WHEN first_k <> 0 OR last_k <> posting_count - 1
-        THEN format('organization %s %s-%s: has %s postings, numbered %s to %s', organization_id,
-                    session_epoch, n, posting_count, first_k, last_k)
-        WHEN n > 0 AND (first_nanos < 0 OR amount_nanos < 0)
-        THEN format('organization %s %s-%s: costs %s nanos, at first %s', organization_id,
-                    session_epoch, n, amount_nanos, first_nanos)
-        WHEN unreleased > 0
-        THEN format('organization %s %s-%s: is released and costs something', organization_id,
-                    session_epoch, n)
-        WHEN is_strange
-        THEN format('organization %s %s-%s: is of a kind or number that does not exist',
-                    organization_id, session_epoch, n)
-    END AS difference
-    FROM calls
-)
-SELECT count(*) AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM compared;
+SELECT (SELECT count(*) FROM compared) AS checked_count,
+       (SELECT count(difference) FROM compared) AS difference_count,
+       (SELECT jsonb_agg(to_jsonb(t)) FROM (
+            SELECT * FROM compared WHERE difference IS NOT NULL ORDER BY difference LIMIT $2
+        ) AS t) AS told;
 
 -- name: check_lost_equals_entries
 WITH sums AS (
-    SELECT organization_id, session_epoch, draw_set_id, sum(amount_nanos) AS amount_nanos
-    FROM entries
-    WHERE kind = 'lost' AND ($1::bigint IS NULL OR organization_id = $1)
+    SELECT organization_id, session_epoch, draw_set_id, sum(lost_nanos) AS amount_nanos
+    FROM entry_sums
+    WHERE lost_nanos <> 0
     GROUP BY organization_id, session_epoch, draw_set_id
 ),
 drawn AS (
@@ -436,16 +273,20 @@ compared AS (
                coalesce(h.session_epoch, d.session_epoch),
                coalesce(h.budget_window_id, d.budget_window_id),
                coalesce(h.lost_nanos, 0), coalesce(d.amount_nanos, 0))
-    END AS difference
+    END AS difference, coalesce(h.organization_id, d.organization_id) AS organization_id,
+    coalesce(h.session_epoch, d.session_epoch) AS session_epoch,
+    coalesce(h.budget_window_id, d.budget_window_id) AS budget_window_id,
+    coalesce(d.amount_nanos, 0) - coalesce(h.lost_nanos, 0) AS off_nanos
     FROM held AS h
     FULL JOIN drawn AS d
       ON d.organization_id = h.organization_id AND d.session_epoch = h.session_epoch
      AND d.budget_window_id = h.budget_window_id
 )
-SELECT count(*) AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM compared;
+SELECT (SELECT count(*) FROM compared) AS checked_count,
+       (SELECT count(difference) FROM compared) AS difference_count,
+       (SELECT jsonb_agg(to_jsonb(t)) FROM (
+            SELECT * FROM compared WHERE difference IS NOT NULL ORDER BY difference LIMIT $2
+        ) AS t) AS told;
 
 -- name: check_resolved_sessions_hold_nothing
 WITH resolved AS (
@@ -472,7 +313,57 @@ compared AS (
         WHERE organization_id = r.organization_id AND session_epoch = r.session_epoch
     ) AS a ON true
 )
-SELECT count(*) AS checked_count,
-       (array_agg(difference ORDER BY difference) FILTER (WHERE difference IS NOT NULL))[:$2]
-           AS differences
-FROM compared;
+SELECT (SELECT count(*) FROM compared) AS checked_count,
+       (SELECT count(difference) FROM compared) AS difference_count,
+       (SELECT jsonb_agg(to_jsonb(t)) FROM (
+            SELECT * FROM compared WHERE difference IS NOT NULL ORDER BY difference LIMIT $2
+        ) AS t) AS told;
+
+-- name: check_allowances_are_sound
+WITH compared AS (
+    SELECT CASE
+        WHEN granted_nanos < 0 OR returned_nanos NOT BETWEEN 0 AND granted_nanos
+        THEN format('organization %s session %s window %s: returned %s of %s nanos granted',
+                    organization_id, session_epoch, budget_window_id, returned_nanos, granted_nanos)
+        WHEN in_doubt_nanos < 0
+          OR in_doubt_nanos > greatest(granted_nanos - returned_nanos - settled_nanos, 0)
+        THEN format('organization %s session %s window %s: %s nanos in doubt of %s held',
+                    organization_id, session_epoch, budget_window_id, in_doubt_nanos,
+                    greatest(granted_nanos - returned_nanos - settled_nanos, 0))
+        WHEN lost_nanos NOT BETWEEN 0 AND greatest(settled_nanos, 0)
+        THEN format('organization %s session %s window %s: %s nanos lost of %s settled',
+                    organization_id, session_epoch, budget_window_id, lost_nanos, settled_nanos)
+    END AS difference, organization_id, session_epoch, budget_window_id
+    FROM allowances
+    WHERE $1::bigint IS NULL OR organization_id = $1
+)
+SELECT (SELECT count(*) FROM compared) AS checked_count,
+       (SELECT count(difference) FROM compared) AS difference_count,
+       (SELECT jsonb_agg(to_jsonb(t)) FROM (
+            SELECT * FROM compared WHERE difference IS NOT NULL ORDER BY difference LIMIT $2
+        ) AS t) AS told;
+
+-- name: check_records_are_guarded
+-- Of all organizations, whichever was asked for: the guards stand on the tables.
+WITH compared AS (
+    SELECT CASE WHEN t.oid IS NULL OR t.tgenabled NOT IN ('O', 'A')
+        THEN format('%s: its trigger %s is missing or off: rows can be changed', g.on_table, g.name)
+    END AS difference
+    FROM (VALUES ('entries', 'entries_are_append_only'),
+                 ('opening_lines', 'opening_lines_are_append_only'),
+                 ('budget_versions', 'budget_versions_are_append_only')) AS g (on_table, name)
+    LEFT JOIN pg_trigger AS t ON t.tgrelid = to_regclass(g.on_table) AND t.tgname = g.name
+    WHERE $1::bigint IS NULL OR $1 > 0
+    UNION ALL
+    SELECT CASE WHEN i.indexrelid IS NULL
+        THEN 'entries: its primary key is missing or broken: a charge could be posted twice'
+    END
+    FROM (SELECT to_regclass('entries') AS relid) AS e
+    LEFT JOIN pg_index AS i
+      ON i.indrelid = e.relid AND i.indisprimary AND i.indisvalid AND i.indisunique
+)
+SELECT (SELECT count(*) FROM compared) AS checked_count,
+       (SELECT count(difference) FROM compared) AS difference_count,
+       (SELECT jsonb_agg(to_jsonb(t)) FROM (
+            SELECT * FROM compared WHERE difference IS NOT NULL ORDER BY difference LIMIT $2
+        ) AS t) AS told;

@@ -314,15 +314,23 @@ class LedgerCheck(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CHECKED_COUNT_FIELD_NUMBER: _builtins.int
     DIFFERENCES_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_COUNT_FIELD_NUMBER: _builtins.int
+    CHARGE_IDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Stable name: "settled_equals_entries"."""
     description: _builtins.str
     """What it says, for people."""
     checked_count: _builtins.int
     """How many rows it looked at."""
+    difference_count: _builtins.int
+    """How many are wrong in all."""
     @_builtins.property
     def differences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What is wrong; at most 100 are told. Empty: it holds."""
+
+    @_builtins.property
+    def charge_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The charges that the differences name, where they lead to some."""
 
     def __init__(
         self,
@@ -331,10 +339,12 @@ class LedgerCheck(_message.Message):
         description: _builtins.str = ...,
         checked_count: _builtins.int = ...,
         differences: _abc.Iterable[_builtins.str] | None = ...,
+        difference_count: _builtins.int = ...,
+        charge_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked_count", b"checked_count", "description", b"description", "differences", b"differences", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charge_ids", b"charge_ids", "checked_count", b"checked_count", "description", b"description", "difference_count", b"difference_count", "differences", b"differences", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -348,25 +358,71 @@ class VerifyLedgerResponse(_message.Message):
 
     CHECKS_FIELD_NUMBER: _builtins.int
     OK_FIELD_NUMBER: _builtins.int
+    ENTRY_COUNT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_TIME_FIELD_NUMBER: _builtins.int
     ok: _builtins.bool
     """True if no check found a difference."""
+    entry_count: _builtins.int
+    """How many entries were read."""
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerCheck]:
         """Every check that was made."""
+
+    @_builtins.property
+    def snapshot_time(self) -> _timestamp_pb2.Timestamp:
+        """What the balances were compared at."""
 
     def __init__(
         self,
         *,
         checks: _abc.Iterable[Global___LedgerCheck] | None = ...,
         ok: _builtins.bool = ...,
+        entry_count: _builtins.int = ...,
+        snapshot_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot_time", b"snapshot_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "ok", b"ok"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "entry_count", b"entry_count", "ok", b"ok", "snapshot_time", b"snapshot_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyLedgerResponse: _TypeAlias = VerifyLedgerResponse  # noqa: Y015
+
+@_typing.final
+class VerifyLedgerProgress(_message.Message):
+    """How far a verification is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    READ_COUNT_FIELD_NUMBER: _builtins.int
+    EXPECTED_COUNT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """What it does now: "entries", "balances", or the name of a check."""
+    read_count: _builtins.int
+    """Entries read so far. Each is read twice, by itself and for the balances."""
+    expected_count: _builtins.int
+    """About how many there are to read."""
+    @_builtins.property
+    def outcome(self) -> Global___VerifyLedgerResponse:
+        """What was found; only in the last message."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        read_count: _builtins.int = ...,
+        expected_count: _builtins.int = ...,
+        outcome: Global___VerifyLedgerResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_count", b"expected_count", "outcome", b"outcome", "read_count", b"read_count", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyLedgerProgress: _TypeAlias = VerifyLedgerProgress  # noqa: Y015
 
 @_typing.final
 class ResolveSessionRequest(_message.Message):

@@ -45,6 +45,11 @@ class LedgerServiceStub:
                 request_serializer=bursar_dot_v1_dot_ledger__pb2.VerifyLedgerRequest.SerializeToString,
                 response_deserializer=bursar_dot_v1_dot_ledger__pb2.VerifyLedgerResponse.FromString,
                 _registered_method=True)
+        self.WatchVerification = channel.unary_stream(
+                '/bursar.v1.LedgerService/WatchVerification',
+                request_serializer=bursar_dot_v1_dot_ledger__pb2.VerifyLedgerRequest.SerializeToString,
+                response_deserializer=bursar_dot_v1_dot_ledger__pb2.VerifyLedgerProgress.FromString,
+                _registered_method=True)
         self.ResolveSession = channel.unary_unary(
                 '/bursar.v1.LedgerService/ResolveSession',
                 request_serializer=bursar_dot_v1_dot_ledger__pb2.ResolveSessionRequest.SerializeToString,
@@ -65,7 +70,15 @@ class LedgerServiceServicer:
 
     def VerifyLedger(self, request, context):
         """Recomputes every durable invariant from the rows, on one consistent view, while the system
-        runs.
+        runs. Answers at the end: on a large ledger WatchVerification is for those who wait.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchVerification(self, request, context):
+        """As VerifyLedger, and tells how far it is; the last message holds what was found. A second one
+        waits until the first has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,6 +110,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.VerifyLedger,
                     request_deserializer=bursar_dot_v1_dot_ledger__pb2.VerifyLedgerRequest.FromString,
                     response_serializer=bursar_dot_v1_dot_ledger__pb2.VerifyLedgerResponse.SerializeToString,
+            ),
+            'WatchVerification': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchVerification,
+                    request_deserializer=bursar_dot_v1_dot_ledger__pb2.VerifyLedgerRequest.FromString,
+                    response_serializer=bursar_dot_v1_dot_ledger__pb2.VerifyLedgerProgress.SerializeToString,
             ),
             'ResolveSession': grpc.unary_unary_rpc_method_handler(
                     servicer.ResolveSession,
@@ -159,6 +177,33 @@ class LedgerService:
             '/bursar.v1.LedgerService/VerifyLedger',
             bursar_dot_v1_dot_ledger__pb2.VerifyLedgerRequest.SerializeToString,
             bursar_dot_v1_dot_ledger__pb2.VerifyLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchVerification(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/bursar.v1.LedgerService/WatchVerification',
+            bursar_dot_v1_dot_ledger__pb2.VerifyLedgerRequest.SerializeToString,
+            bursar_dot_v1_dot_ledger__pb2.VerifyLedgerProgress.FromString,
             options,
             channel_credentials,
             insecure,

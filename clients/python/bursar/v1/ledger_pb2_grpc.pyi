@@ -41,7 +41,11 @@ class LedgerServiceStub:
     """A page of entries."""
     VerifyLedger: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.VerifyLedgerRequest, _ledger_pb2.VerifyLedgerResponse]
     """Recomputes every durable invariant from the rows, on one consistent view, while the system
-    runs.
+    runs. Answers at the end: on a large ledger WatchVerification is for those who wait.
+    """
+    WatchVerification: _grpc.UnaryStreamMultiCallable[_ledger_pb2.VerifyLedgerRequest, _ledger_pb2.VerifyLedgerProgress]
+    """As VerifyLedger, and tells how far it is; the last message holds what was found. A second one
+    waits until the first has ended.
     """
     ResolveSession: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ResolveSessionRequest, _ledger_pb2.ResolveSessionResponse]
     """Posts as spent, or takes back, all that a session still holds. Only for a session without an
@@ -63,7 +67,11 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """A page of entries."""
     VerifyLedger: _aio.UnaryUnaryMultiCallable[_ledger_pb2.VerifyLedgerRequest, _ledger_pb2.VerifyLedgerResponse]  # type: ignore[assignment]
     """Recomputes every durable invariant from the rows, on one consistent view, while the system
-    runs.
+    runs. Answers at the end: on a large ledger WatchVerification is for those who wait.
+    """
+    WatchVerification: _aio.UnaryStreamMultiCallable[_ledger_pb2.VerifyLedgerRequest, _ledger_pb2.VerifyLedgerProgress]  # type: ignore[assignment]
+    """As VerifyLedger, and tells how far it is; the last message holds what was found. A second one
+    waits until the first has ended.
     """
     ResolveSession: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ResolveSessionRequest, _ledger_pb2.ResolveSessionResponse]  # type: ignore[assignment]
     """Posts as spent, or takes back, all that a session still holds. Only for a session without an
@@ -94,7 +102,17 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.VerifyLedgerResponse, _abc.Awaitable[_ledger_pb2.VerifyLedgerResponse]]:
         """Recomputes every durable invariant from the rows, on one consistent view, while the system
-        runs.
+        runs. Answers at the end: on a large ledger WatchVerification is for those who wait.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchVerification(
+        self,
+        request: _ledger_pb2.VerifyLedgerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ledger_pb2.VerifyLedgerProgress], _abc.AsyncIterator[_ledger_pb2.VerifyLedgerProgress]]:
+        """As VerifyLedger, and tells how far it is; the last message holds what was found. A second one
+        waits until the first has ended.
         """
 
     @_abc_1.abstractmethod
