@@ -6,6 +6,10 @@ argument. The same code runs in production and under a simulated clock.
 A call reserves in every budget that applies, all or nothing, in memory. What does not fit waits in
 line: a later call never takes from a pool that an earlier waiter is short of. The book refuses
 nothing by itself; whether waiting makes sense is the control plane's verdict.
+
+An open call may grow (`extend`), in the pools it was admitted to and nowhere else, whatever became
+of their windows since. Growth goes before all calls that have not begun: a call that can't grow has
+to be cut.
 """
 
 from bisect import insort
@@ -61,6 +65,7 @@ class Reservation:
     """Money set aside for one call, in one session or two."""
 
     ceiling_nanos: int
+    """W as it is now: it only grows."""
     parts: tuple[Part, ...]
     """The organization's first."""
     plan: Plan
@@ -78,11 +83,16 @@ class Waiter:
     """A call in line. `short` names the budgets it is short of or behind somebody in."""
 
     order: int
+    """Growth before all admissions, each in the order they came."""
     plan: Plan
     ceiling_nanos: int
+    """What is to be set aside; for growth, what is to be added."""
     deadline: int
+    growing: Reservation | None = None
+    """The open call that is to grow; None: a call that has not begun."""
     short: frozenset[int] = frozenset()
     reservation: Reservation | None = None
+    """Set once its turn came."""
 
     def __lt__(self, other: "Waiter") -> bool:
         return self.order < other.order
@@ -118,6 +128,7 @@ class Book:
     _dirty: set[int] = field(default_factory=set)
     _ready: list[Waiter] = field(default_factory=list)
     _last_order: int = 0
+    _last_growth_order: int = -(1 << 62)
 
     # -- admission -----------------------------------------------------------------------------
 
@@ -181,6 +192,69 @@ class Book:
                 pool.put_back(reservation.ceiling_nanos)
                 self._dirty.add(pool.budget_id)
 
+    # -- growth --------------------------------------------------------------------------------
+
+    def extend(self, reservation: Reservation, by_nanos: int, now: int) -> bool:
+        """Set more aside for an open call in every pool it draws on, or touch nothing.
+
+        False where a pool has too little free, where other growth waits for it, and where a session
+        of the call is fenced or replaced: such a one is lent nothing more. Raises ValueError for a
+        settled reservation, or where nothing is added.
+        """
+        if reservation.settled:
+            raise ValueError(f"reservation {reservation.charge_id} is settled already")
+        if by_nanos <= 0:
+            raise ValueError(f"by_nanos is {by_nanos}; expected more than 0")
+        if not self.is_current(reservation):
+            return False
+        for pool in _pools_of(reservation):
+            line = self._lines.get(pool.budget_id)
+            if pool.lent and line is not None and line[0].growing is not None:
+                return False
+        return self._grow(reservation, by_nanos, now)
+
+    def undo_extend(self, reservation: Reservation, by_nanos: int) -> None:
+        """Take back growth that could not be written, or that came too late."""
+        if reservation.settled or by_nanos > reservation.ceiling_nanos:
+            raise ValueError(f"reservation {reservation.charge_id} did not grow by {by_nanos}")
+        reservation.ceiling_nanos -= by_nanos
+        for pool in _pools_of(reservation):
+            pool.put_back(by_nanos)
+            self._dirty.add(pool.budget_id)
+
+    def is_current(self, reservation: Reservation) -> bool:
+        """Whether all its sessions are those of now, and may spend."""
+        return all(
+            not part.leg.fenced and (part.leg is self.organization or part.leg is self.platform)
+            for part in reservation.parts
+        )
+
+    def wait_to_grow(
+        self, reservation: Reservation, by_nanos: int, now: int, deadline: int
+    ) -> Waiter:
+        """Join the line behind other growth and before all admissions. Raises LineIsFullError."""
+        if len(self.waiters) >= self.max_waiters:
+            raise LineIsFullError
+        self._last_growth_order += 1
+        order, plan = self._last_growth_order, reservation.plan
+        waiter = Waiter(order, plan, by_nanos, deadline, reservation)
+        self.waiters[order] = waiter
+        self._line_up(waiter, self._short_of(waiter, now))
+        return waiter
+
+    def _grow(self, reservation: Reservation, by_nanos: int, now: int) -> bool:
+        pools = _pools_of(reservation)
+        if reservation.settled or not self.is_current(reservation):
+            return False
+        if any(pool.lent and pool.free_nanos < by_nanos for pool in pools):
+            return False
+        for pool in pools:
+            pool.take(by_nanos, now)
+        reservation.ceiling_nanos += by_nanos
+        return True
+
+    # -- the end of a call ---------------------------------------------------------------------
+
     def settle(self, reservation: Reservation, cost_nanos: int, now: int) -> int:
         """Close a reservation at its cost (0: released). Returns the largest overrun it made.
 
@@ -233,7 +307,8 @@ class Book:
     def admit(self, now: int) -> Iterator[Waiter]:
         """Reserve for all whose turn has come, in their order; their `reservation` is set.
 
-        The caller writes each open record before it asks for the next, and may `undo` it.
+        The caller writes each open record (or growth) before it asks for the next, and may `undo`
+        (or `undo_extend`) it.
         """
         if not self.waiters:
             self._dirty.clear()
@@ -281,7 +356,11 @@ class Book:
             yield from self._start(waiter, now)
 
     def _start(self, waiter: Waiter, now: int) -> Iterator[Waiter]:
-        reservation = self._take(waiter.plan, waiter.ceiling_nanos, now)
+        reservation = waiter.growing
+        if reservation is None:
+            reservation = self._take(waiter.plan, waiter.ceiling_nanos, now)
+        elif not self._grow(reservation, waiter.ceiling_nanos, now):
+            return
         if reservation is None:
             return
         self.withdraw(waiter)
@@ -290,18 +369,23 @@ class Book:
 
     def _short_of(self, waiter: Waiter, now: int) -> frozenset[int]:
         """Budgets without a known window, with too little free, or with somebody before it."""
+        if waiter.growing is not None:
+            pools = _pools_of(waiter.growing)
+            return frozenset(
+                pool.budget_id for pool in pools if pool.lent and self._lacks(waiter, pool)
+            )
         short = []
         for leg, refs in self._sides(waiter.plan):
             for budget_id, hard in refs:
                 pool = leg.current_pool(budget_id, now) if leg else None
-                if pool is None:
+                if pool is None or (hard and pool.lent and self._lacks(waiter, pool)):
                     short.append(budget_id)
-                elif hard and pool.lent:
-                    line = self._lines.get(budget_id)
-                    behind = line is not None and line[0].order < waiter.order
-                    if behind or pool.free_nanos < waiter.ceiling_nanos:
-                        short.append(budget_id)
         return frozenset(short)
+
+    def _lacks(self, waiter: Waiter, pool: Pool) -> bool:
+        line = self._lines.get(pool.budget_id)
+        behind = line is not None and line[0].order < waiter.order
+        return behind or pool.free_nanos < waiter.ceiling_nanos
 
     def _line_up(self, waiter: Waiter, short: frozenset[int]) -> None:
         """Stand in the lines of exactly these budgets."""
@@ -359,6 +443,10 @@ class Book:
                 if ceiling_nanos >= memory.amount_nanos and not fits:
                     found.append(memory)
         return found
+
+
+def _pools_of(reservation: Reservation) -> list[Pool]:
+    return [pool for part in reservation.parts for pool in part.pools]
 
 
 def _fitting(

@@ -2,6 +2,7 @@
 
 A call that fits is admitted in one step without waiting: policy, book, journal. One that does not
 waits in line, asks the control plane, and is refused only on its verdict or after its bounded wait.
+An open call that is to grow does the same, before all that have not begun.
 """
 
 import asyncio
@@ -9,21 +10,32 @@ import contextlib
 from typing import Final
 
 import structlog
+from msgspec import structs
 
 from bursar.pricing import PriceBook
 from bursar.usage import Usage
 from bursar.v1 import allowances_pb2
 from bursar_sidecar import settlements
-from bursar_sidecar.allowances import Book, LineIsFullError, Plan, Reservation, Waiter
+from bursar_sidecar.allowances import Book, Plan, Reservation, Waiter
 from bursar_sidecar.clock import NANOS_PER_MS, NANOS_PER_SECOND, Clock
-from bursar_sidecar.desk import BudgetStanding, Call, Outcome, Receipt, Refusal, Spender
+from bursar_sidecar.desk import Call, Outcome, Receipt, Refusal, Spender
 from bursar_sidecar.desk import Reservation as DeskReservation
+from bursar_sidecar.holds import (
+    RETRY_AFTER_S,
+    Hold,
+    Ticket,
+    journal_full,
+    of_an_older_session,
+    open_hold,
+    sentence,
+    told_if_full,
+)
 from bursar_sidecar.identity import MAX_KEY_LENGTH, Identity, KnownKey, hash_of
 from bursar_sidecar.journal import Journal, JournalError
-from bursar_sidecar.journal_records import Opened, OpenPart, Settled
+from bursar_sidecar.journal_records import OpenPart, Settled
 from bursar_sidecar.outbox import ANSWER_MARGIN_MS, Charge
-from bursar_sidecar.pools import Pool
 from bursar_sidecar.session import Session
+from bursar_sidecar.standings import Standings, remaining_nanos
 
 log = structlog.get_logger("bursar.cashier")
 
@@ -33,44 +45,7 @@ RESOLVE_WAIT_S: Final = 2.0
 MAX_RESOLVING: Final = 1_024
 # The bound of a Settlement and of a Need. Beyond it a budget would be left out, which none may be.
 MAX_BUDGETS_OF_A_CALL: Final = 64
-# A refusal without a better word says so much: what is in flight comes home within seconds.
-RETRY_AFTER_S: Final = 1.0
 _NO_USAGE: Final = Usage()
-
-
-class Hold:
-    """A reservation as the data path holds it."""
-
-    __slots__ = ("_reservation", "charge_id", "currency", "opened")
-
-    def __init__(self, reservation: Reservation, opened: Opened, currency: str) -> None:
-        self._reservation = reservation
-        self.charge_id = reservation.charge_id
-        self.opened = opened
-        self.currency = currency
-
-    @property
-    def ceiling_nanos(self) -> int:
-        """What is set aside."""
-        return self._reservation.ceiling_nanos
-
-    @property
-    def reservation(self) -> Reservation:
-        """The book's side of it."""
-        return self._reservation
-
-
-class _Ticket:
-    """A call that waits in line, and how it hears of its turn."""
-
-    __slots__ = ("call", "future", "hold", "standings", "waiter")
-
-    def __init__(self, call: Call, waiter: Waiter, future: "asyncio.Future[Hold]") -> None:
-        self.call = call
-        self.waiter = waiter
-        self.future = future
-        self.hold: Hold | None = None
-        self.standings: tuple[BudgetStanding, ...] = ()
 
 
 class Cashier:
@@ -92,7 +67,8 @@ class Cashier:
         self._journal = journal
         self._session = session
         self._reserve_wait_ms = reserve_wait_ms
-        self._tickets: dict[int, _Ticket] = {}
+        self._standings = Standings(book, identity)
+        self._tickets: dict[int, Ticket] = {}
         self._resolving: dict[bytes, asyncio.Future[None]] = {}
         self._draining = False
         self._idle = asyncio.Event()
@@ -144,16 +120,43 @@ class Cashier:
             return self._open(call, reservation)
         return await self._wait(call, plan, ceiling_nanos, now)
 
+    async def extend(self, reservation: DeskReservation, ceiling_nanos: int) -> None:
+        """Let what is set aside for an open call grow to so much. Raises Refusal.
+
+        ValueError when it was settled before, or waits to grow already.
+        """
+        hold = open_hold(reservation)
+        held = hold.reservation
+        if hold.ticket is not None:
+            raise ValueError(f"reservation {held.charge_id} waits to grow already")
+        by_nanos = min(ceiling_nanos, settlements.MAX_NANOS) - held.ceiling_nanos
+        if by_nanos <= 0:
+            return
+        now = self._clock.boot_ns()
+        fault = self._session.fault(now)
+        if fault:
+            raise Refusal("no_allowance", sentence(fault), retry_after_s=RETRY_AFTER_S)
+        if not self._book.is_current(held):
+            raise of_an_older_session()
+        if self._book.extend(held, by_nanos, now):
+            self._grown(hold, by_nanos)
+            return
+        deadline = now + self._reserve_wait_ms * NANOS_PER_MS
+        with told_if_full():
+            waiter = self._book.wait_to_grow(held, by_nanos, now, deadline)
+        hold.ticket = self._line_up(hold, waiter)
+        await self._turn(hold.ticket)
+
     def settle(self, reservation: DeskReservation, outcome: Outcome) -> Receipt:
         """Close a reservation, exactly once. Raises ValueError when it was closed before."""
-        if not isinstance(reservation, Hold):
-            raise TypeError(f"reservation is a {type(reservation).__name__}, none of this desk's")
-        held = reservation.reservation
-        if held.settled:
-            raise ValueError(f"reservation {held.charge_id} is settled already")
+        hold = open_hold(reservation)
+        held = hold.reservation
         if outcome.cost_nanos < 0:
             raise ValueError(f"cost_nanos is {outcome.cost_nanos}; expected 0 or more")
-        messages = settlements.settled(reservation.opened, outcome)
+        if hold.ticket is not None:
+            self._stop_waiting(hold.ticket)
+            self._refuse(hold.ticket, Refusal("no_allowance", "The call ended before it grew."))
+        messages = settlements.settled(hold.opened, outcome)
         rows = [Settled(m.session_epoch, m.n, m.SerializeToString()) for m in messages]
         self._journal.settled(rows)
         cost_nanos = messages[0].cost_nanos
@@ -170,8 +173,8 @@ class Cashier:
         return Receipt(
             charge_id=held.charge_id,
             cost_nanos=cost_nanos,
-            currency=reservation.currency,
-            budget_remaining_nanos=_remaining_nanos(held),
+            currency=hold.currency,
+            budget_remaining_nanos=remaining_nanos(held),
         )
 
     # -- life ----------------------------------------------------------------------------------
@@ -189,7 +192,8 @@ class Cashier:
         """
         self._draining = True
         for ticket in list(self._tickets.values()):
-            self._refuse(ticket, Refusal("overloaded", "The sidecar is shutting down."))
+            if ticket.waiter.growing is None:  # an open call is let go on to its end
+                self._refuse(ticket, Refusal("overloaded", "The sidecar is shutting down."))
         self._note_idle()
         try:
             async with asyncio.timeout(calls_timeout_s):
@@ -213,7 +217,7 @@ class Cashier:
             raise Refusal("overloaded", "The sidecar is shutting down.")
         fault = self._session.fault(self._clock.boot_ns())
         if fault:
-            raise Refusal("no_allowance", _sentence(fault), retry_after_s=RETRY_AFTER_S)
+            raise Refusal("no_allowance", sentence(fault), retry_after_s=RETRY_AFTER_S)
 
     # -- admission -----------------------------------------------------------------------------
 
@@ -248,25 +252,39 @@ class Cashier:
             self._journal.opened(opened)
         except JournalError as error:
             self._book.undo(reservation)
-            log.error("journal_full", fault=str(error))
-            raise Refusal(
-                "overloaded", f"journal_full: {error}", retry_after_s=RETRY_AFTER_S
-            ) from error
+            raise journal_full(error) from error
         self._session.touched()
         return Hold(reservation, opened, call.spender.currency)
+
+    def _grown(self, hold: Hold, by_nanos: int) -> None:
+        """Write the growth down. Raises Refusal, and then it did not grow."""
+        opened = structs.replace(hold.opened, reserved_nanos=hold.ceiling_nanos)
+        try:
+            self._journal.grown(opened)
+        except JournalError as error:
+            self._book.undo_extend(hold.reservation, by_nanos)
+            raise journal_full(error) from error
+        hold.opened = opened
+        self._session.touched()
 
     async def _wait(self, call: Call, plan: Plan, ceiling_nanos: int, now: int) -> Hold:
         self._recall_refusal(plan, ceiling_nanos, now)
         deadline = now + self._reserve_wait_ms * NANOS_PER_MS
-        try:
+        with told_if_full():
             waiter = self._book.wait(plan, ceiling_nanos, now, deadline)
-        except LineIsFullError:
-            raise Refusal(
-                "overloaded", "Too many calls are waiting for money.", retry_after_s=RETRY_AFTER_S
-            ) from None
-        ticket = _Ticket(call, waiter, asyncio.get_running_loop().create_future())
+        return await self._turn(self._line_up(call, waiter))
+
+    def _line_up(self, cause: Call | Hold, waiter: Waiter) -> Ticket:
+        ticket = Ticket(cause, waiter, self._future())
         self._tickets[waiter.order] = ticket
         self._session.ask(waiter)
+        return ticket
+
+    def _future(self) -> "asyncio.Future[Hold]":
+        return asyncio.get_running_loop().create_future()
+
+    async def _turn(self, ticket: Ticket) -> Hold:
+        """Wait until its turn came, or its time is over. Raises Refusal."""
         try:
             async with asyncio.timeout(self._reserve_wait_ms / 1000):
                 return await ticket.future
@@ -275,32 +293,43 @@ class Cashier:
                 return ticket.hold
             raise self._too_late(ticket) from None
         except asyncio.CancelledError:
-            if ticket.hold is not None:
+            if ticket.hold is not None and ticket.waiter.growing is None:
                 self._release(ticket.hold)
             raise
         finally:
-            del self._tickets[waiter.order]
-            if waiter.order in self._book.waiters:
-                self._book.withdraw(waiter)
-                self._session.withdraw(waiter)
-                self._session.pump()
+            self._leave(ticket)
+
+    def _leave(self, ticket: Ticket) -> None:
+        """It waits no longer, whichever way that ended."""
+        del self._tickets[ticket.waiter.order]
+        if isinstance(ticket.cause, Hold):
+            ticket.cause.ticket = None
+        self._stop_waiting(ticket)
+
+    def _stop_waiting(self, ticket: Ticket) -> None:
+        waiter = ticket.waiter
+        if waiter.order in self._book.waiters:
+            self._book.withdraw(waiter)
+            self._session.withdraw(waiter)
+            self._session.pump()
 
     def _release(self, hold: Hold) -> None:
         """The app left while it waited: the call was admitted and never sent."""
         now = self._clock.wall_ns()
         self.settle(hold, Outcome("released", _NO_USAGE, 0, finished_at=now))
 
-    def _too_late(self, ticket: _Ticket) -> Refusal:
-        fault = self._session.fault(self._clock.boot_ns())
+    def _too_late(self, ticket: Ticket) -> Refusal:
+        now = self._clock.boot_ns()
+        fault = self._session.fault(now)
         if fault:
-            return Refusal("no_allowance", _sentence(fault), retry_after_s=RETRY_AFTER_S)
+            return Refusal("no_allowance", sentence(fault), retry_after_s=RETRY_AFTER_S)
         if not ticket.standings and self._session.is_silent():
             return Refusal(
                 "no_allowance",
                 "The allowances held here are used up, and the control plane does not answer.",
                 retry_after_s=RETRY_AFTER_S,
             )
-        standings = ticket.standings or self._standings_here(ticket.waiter)
+        standings = ticket.standings or self._standings.known_here(ticket.waiter, now)
         return Refusal("budget_reserved", retry_after_s=RETRY_AFTER_S, budgets=standings)
 
     # -- what the session tells ----------------------------------------------------------------
@@ -312,10 +341,18 @@ class Cashier:
         reservation = waiter.reservation
         assert reservation is not None  # the book sets it before it says so
         if ticket is None or ticket.future.done():
-            self._book.undo(reservation)
+            if waiter.growing is None:
+                self._book.undo(reservation)
+            else:
+                self._book.undo_extend(reservation, waiter.ceiling_nanos)
             return
+        cause = ticket.cause
         try:
-            ticket.hold = self._open(ticket.call, reservation)
+            if isinstance(cause, Hold):
+                self._grown(cause, waiter.ceiling_nanos)
+                ticket.hold = cause
+            else:
+                ticket.hold = self._open(cause, reservation)
         except Refusal as refusal:
             ticket.future.set_exception(refusal)
             return
@@ -326,18 +363,19 @@ class Cashier:
         ticket = self._tickets.get(waiter.order)
         if ticket is None:
             return
-        standings = tuple(self._standing(binding) for binding in verdict.binding)
+        standings = tuple(self._standings.told(binding) for binding in verdict.binding)
         retry_after_s = verdict.retry_after_ms / 1000 if verdict.retry_after_ms else None
         now = self._clock.boot_ns()
         if verdict.outcome == allowances_pb2.NEED_OUTCOME_EXHAUSTED:
             refusal = Refusal("budget_exhausted", retry_after_s=retry_after_s, budgets=standings)
-            for binding in verdict.binding:
+            # Of growth nothing is remembered: it may draw on a window that is over.
+            for binding in verdict.binding if waiter.growing is None else ():
                 self._book.remember_exhausted(
                     binding.budget_id,
                     waiter.ceiling_nanos,
                     now=now,
                     for_ns=verdict.retry_after_ms * NANOS_PER_MS or NANOS_PER_SECOND,
-                    evidence=(retry_after_s, self._standing(binding)),
+                    evidence=(retry_after_s, self._standings.told(binding)),
                 )
             self._refuse(ticket, refusal)
         elif verdict.outcome == allowances_pb2.NEED_OUTCOME_CONTENDED:
@@ -351,6 +389,8 @@ class Cashier:
                         budgets=ticket.standings,
                     ),
                 )
+        elif waiter.growing is not None and verdict.outcome == allowances_pb2.NEED_OUTCOME_STALE:
+            self._refuse(ticket, of_an_older_session())
         # A stale need (a budget is gone), or a contended one with time left, is asked again by
         # the session's next beat.
 
@@ -362,17 +402,23 @@ class Cashier:
         for ticket in list(self._tickets.values()):
             if ticket.future.done():
                 continue
+            call = ticket.cause
+            if isinstance(call, Hold):
+                # What was admitted goes on; its budgets are those of its admission.
+                if not self._book.is_current(call.reservation):
+                    self._refuse(ticket, of_an_older_session())
+                continue
             try:
-                key_hash = self._identity.hash_of_id(ticket.call.spender.key_id)
+                key_hash = self._identity.hash_of_id(call.spender.key_id)
                 known = self._identity.known(key_hash, now) if key_hash is not None else None
                 if known is not None:
-                    plan = self._plan(ticket.call, _spender_of(known))
+                    plan = self._plan(call, _spender_of(known))
                     if plan != ticket.waiter.plan:
                         self._book.replan(ticket.waiter, plan, now)
             except Refusal as refusal:
                 self._refuse(ticket, refusal)
 
-    def _refuse(self, ticket: _Ticket, refusal: Refusal) -> None:
+    def _refuse(self, ticket: Ticket, refusal: Refusal) -> None:
         if not ticket.future.done():
             ticket.future.set_exception(refusal)
 
@@ -423,77 +469,8 @@ class Cashier:
                 budgets=tuple(e[1] for e in known),
             )
 
-    def _standing(self, binding: allowances_pb2.BindingBudget) -> BudgetStanding:
-        end = ""
-        if binding.HasField("window_end_time"):
-            end = binding.window_end_time.ToJsonString()
-        return self._shown(
-            binding.budget_id,
-            limit_nanos=binding.limit_nanos,
-            settled_nanos=binding.settled_nanos,
-            reserved_nanos=binding.outstanding_nanos,
-            in_doubt_nanos=binding.in_doubt_nanos,
-            window_end=end,
-        )
-
-    def _standings_here(self, waiter: Waiter) -> tuple[BudgetStanding, ...]:
-        """The budgets a call is short of, as far as they are known without an answer."""
-        now = self._clock.boot_ns()
-        shown = []
-        for leg in (self._book.organization, self._book.platform):
-            for budget_id in sorted(waiter.short) if leg else ():
-                pool = leg.current_pool(budget_id, now) if leg else None
-                if pool is not None:
-                    shown.append(
-                        self._shown(
-                            budget_id,
-                            limit_nanos=pool.limit_nanos,
-                            settled_nanos=pool.limit_nanos - pool.remaining_nanos,
-                            reserved_nanos=pool.reserved_nanos,
-                            in_doubt_nanos=0,
-                            window_end=pool.window_end,
-                        )
-                    )
-        return tuple(shown)
-
-    def _shown(
-        self,
-        budget_id: int,
-        *,
-        limit_nanos: int,
-        settled_nanos: int,
-        reserved_nanos: int,
-        in_doubt_nanos: int,
-        window_end: str,
-    ) -> BudgetStanding:
-        policy = self._identity.budget(budget_id)
-        scope = policy.scope if policy else ""
-        organization = self._book.organization
-        return BudgetStanding(
-            name=policy.name if policy else f"budget {budget_id}",
-            scope=scope or (organization.organization if organization else ""),
-            limit_nanos=limit_nanos,
-            settled_nanos=settled_nanos,
-            reserved_nanos=reserved_nanos,
-            in_doubt_nanos=in_doubt_nanos,
-            currency=organization.currency if organization else "",
-            window_end=window_end,
-        )
-
 
 def _spender_of(known: KnownKey) -> Spender:
     if known.spender is None:
         raise Refusal(known.refusal)
     return known.spender
-
-
-def _sentence(fault: str) -> str:
-    return f"{fault[:1].upper()}{fault[1:]}."
-
-
-def _remaining_nanos(reservation: Reservation) -> int | None:
-    """What is left of the tightest hard budget; of the tightest soft one if there is no other."""
-    pools: list[Pool] = [pool for part in reservation.parts for pool in part.pools]
-    tight = [pool.remaining_nanos for pool in pools if pool.lent]
-    tight = tight or [pool.remaining_nanos for pool in pools]
-    return max(0, min(tight)) if tight else None

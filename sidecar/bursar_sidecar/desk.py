@@ -95,7 +95,7 @@ class Reservation(Protocol):
 
     @property
     def ceiling_nanos(self) -> int:
-        """What is set aside."""
+        """What is set aside now; `Desk.extend` lets it grow."""
         ...
 
 
@@ -186,6 +186,16 @@ class Desk(Protocol):
 
         The open record is in the journal when it returns. Takes no real suspension unless the call
         has to wait for money. Raises Refusal. Cancelled while it waits, it leaves nothing reserved.
+        """
+        ...
+
+    async def extend(self, reservation: Reservation, ceiling_nanos: int) -> None:
+        """Let W of an open call grow to so much, in every budget it draws on or in none.
+
+        The growth is in the journal when it returns: only then may what it covers flow. Takes no
+        real suspension unless it has to wait for money, which it does before all calls that have
+        not begun. Raises Refusal, and then W is what it was. One growth of a call at a time; it
+        ends in a refusal when the call is settled.
         """
         ...
 

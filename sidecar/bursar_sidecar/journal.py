@@ -145,6 +145,20 @@ class Journal:
                     row.epoch, row.organization_id, row.platform, part.n, row.journal
                 )
 
+    def grown(self, record: records.Opened) -> None:
+        """More is reserved for an open call: its open record as it is now.
+
+        Raises JournalError; then what is reserved is what was before. The caps are those of new
+        calls: one that runs is not cut for them.
+        """
+        if self.fault or self._sync.fault:
+            raise JournalError(self.fault or self._sync.fault)
+        parts = tuple((part.epoch, part.n) for part in record.parts)
+        self._append(records.encode(records.Grown(parts, record.reserved_nanos)))
+        raw = records.encode(record)
+        for key in parts:
+            self._opened[key] = raw
+
     def settled(self, settlements: Sequence[records.Settled]) -> None:
         """How a call ended. Never raises: what can't be written is kept, and stops admission."""
         raws = [records.encode(settlement) for settlement in settlements]

@@ -24,6 +24,7 @@ from bursar_sidecar.journal import (
 from bursar_sidecar.journal_records import (
     Acknowledged,
     CleanEnd,
+    Grown,
     Header,
     Opened,
     Record,
@@ -53,7 +54,8 @@ class JournalRow(msgspec.Struct, frozen=True, rename="camel"):
     offset: int
     """Where the record begins in it, in bytes."""
     kind: str
-    """header, session opened, opened, settled, acknowledged, session closed, clean end, damaged."""
+    """header, session opened, opened, grown, settled, acknowledged, session closed, clean end,
+    damaged."""
     checksum: str
     """ok, "cut short" (an interrupted write) or "wrong"; of the last two nothing else is told."""
     session_epoch: int = 0
@@ -188,8 +190,14 @@ class Reading:
             case Opened(parts=parts):
                 for part in parts:
                     tally = self._tallies.setdefault(part.epoch, _Tally())
-                    tally.opened[part.n] = record.reserved_nanos
+                    before = tally.opened.get(part.n, 0)
+                    tally.opened[part.n] = max(before, record.reserved_nanos)
                     tally.last_n = max(tally.last_n, part.n)
+            case Grown(parts=numbers, reserved_nanos=reserved_nanos):
+                for epoch, n in numbers:
+                    tally = self._tallies.setdefault(epoch, _Tally())
+                    tally.opened[n] = max(tally.opened.get(n, 0), reserved_nanos)
+                    tally.last_n = max(tally.last_n, n)
             case Settled(epoch, n, _):
                 tally = self._tallies.setdefault(epoch, _Tally())
                 tally.settled.add(n)
@@ -230,6 +238,11 @@ def _rows(record: Record) -> Iterable[JournalRow]:
                     model=record.model,
                 )
                 for part in parts
+            ]
+        case Grown(parts=numbers, reserved_nanos=reserved_nanos):
+            return [
+                row("grown", session_epoch=epoch, n=n, reserved_nanos=reserved_nanos)
+                for epoch, n in numbers
             ]
         case Settled(epoch, n, settlement):
             return [row("settled", session_epoch=epoch, n=n, **_settlement(settlement))]

@@ -98,10 +98,16 @@ class CleanEnd(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """The last record of an orderly shutdown, synced: nothing can be missing before it."""
 
 
-# Kind 7 is kept for the growth of a reservation (a stream whose ceiling grows ahead of its flow).
-GROWN_KIND: Final = 7
+class Grown(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """More is reserved for an open call. Written before what it covers may flow."""
 
-Record = Header | SessionOpened | Opened | Settled | Acknowledged | SessionClosed | CleanEnd
+    parts: tuple[tuple[int, int], ...]
+    """(session epoch, n) of the call in each of its sessions: all of them grow, or none."""
+    reserved_nanos: int
+    """All that is reserved now. It only grows, so that the largest one counts."""
+
+
+Record = Header | SessionOpened | Opened | Settled | Acknowledged | SessionClosed | CleanEnd | Grown
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)

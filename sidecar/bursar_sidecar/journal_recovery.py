@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from msgspec import structs
+
 from bursar_sidecar.journal_records import (
     Acknowledged,
     CleanEnd,
+    Grown,
     Header,
     Opened,
     OpenPart,
@@ -129,8 +132,13 @@ class Recovery:
             case Opened(parts=parts):
                 for part in parts:
                     if session := self._sessions.get(part.epoch):
-                        session.open[part.n] = (part, record)
+                        _reserve(session, part, record, record.reserved_nanos)
                         session.last_n = max(session.last_n, part.n)
+            case Grown(parts=numbers, reserved_nanos=reserved_nanos):
+                for epoch, n in numbers:
+                    session = self._sessions.get(epoch)
+                    if session and n in session.open:
+                        _reserve(session, *session.open[n], reserved_nanos)
             case Settled(epoch, n, settlement):
                 if session := self._sessions.get(epoch):
                     session.unacknowledged[n] = settlement
@@ -140,3 +148,10 @@ class Recovery:
                     session.acknowledged.update(numbers)
             case SessionClosed(epoch):
                 self._closed.add(epoch)
+
+
+def _reserve(session: RecoveredSession, part: OpenPart, opened: Opened, nanos: int) -> None:
+    """What is reserved for a call only grows, whatever order records are read in."""
+    known = session.open.get(part.n)
+    most = max(nanos, opened.reserved_nanos, known[1].reserved_nanos if known else 0)
+    session.open[part.n] = (part, structs.replace(opened, reserved_nanos=most))

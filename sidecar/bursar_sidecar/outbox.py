@@ -252,9 +252,7 @@ class Outbox:
         wanted: set[int] = set()
         for order in list(self._needs)[:MAX_NEEDS]:
             waiter = self._needs.pop(order)
-            refs = book.organization is self.leg and waiter.plan.organization
-            refs = refs or (book.platform is self.leg and waiter.plan.platform) or ()
-            short = [ref for ref in refs if ref.budget_id in waiter.short]
+            short = self._short_here(waiter, book, now)
             if not short or order not in book.waiters:
                 continue
             self._last_need_id += 1
@@ -262,12 +260,14 @@ class Outbox:
             self._need_of[order] = self._last_need_id
             left_ms = (waiter.deadline - now) // NANOS_PER_MS - ANSWER_MARGIN_MS
             need = frame.needs.add(need_id=self._last_need_id, wait_ms=max(0, left_ms))
-            for budget_id, hard in short:
+            need.growth = waiter.growing is not None
+            for budget_id, hard, pool in short:
                 line = need.lines.add(budget_id=budget_id)
                 if not hard:
                     continue
-                pool = self.leg.current_pool(budget_id, now)
                 want_nanos = 3 * waiter.ceiling_nanos
+                if need.growth and pool is not None:
+                    line.budget_window_id = pool.window_id
                 deficit_nanos = 0
                 if pool is not None:
                     # What is free and does not let anybody in the line start goes home, so that
@@ -282,6 +282,29 @@ class Outbox:
                     # Once a frame: many calls that wait at once do not each want a stock.
                     wanted.add(budget_id)
                     line.want_nanos = min(want_nanos, MAX_NANOS)
+
+    def _short_here(
+        self, waiter: Waiter, book: Book, now: int
+    ) -> list[tuple[int, bool, Pool | None]]:
+        """What a call is short of in this session: budget, whether hard, and the pool it draws on.
+
+        An open call draws on those it was admitted to; if that was in another session, on none.
+        """
+        if waiter.growing is not None:
+            parts = [part for part in waiter.growing.parts if part.leg is self.leg]
+            return [
+                (pool.budget_id, True, pool)
+                for part in parts
+                for pool in part.pools
+                if pool.budget_id in waiter.short
+            ]
+        refs = book.organization is self.leg and waiter.plan.organization
+        refs = refs or (book.platform is self.leg and waiter.plan.platform) or ()
+        return [
+            (budget_id, hard, self.leg.current_pool(budget_id, now))
+            for budget_id, hard in refs
+            if budget_id in waiter.short
+        ]
 
     def _report_by_itself(self, now: int) -> None:
         """Find pools that are low, that changed since they were told, or that are over."""

@@ -18,8 +18,8 @@ from bursar_sidecar.desk import (
 KEY = "bk-test"
 
 
-class FakeReservation(msgspec.Struct, frozen=True):
-    """A handle on a call that was admitted."""
+class FakeReservation(msgspec.Struct):
+    """A handle on a call that was admitted; it may grow."""
 
     charge_id: str
     ceiling_nanos: int
@@ -72,6 +72,24 @@ class FakeDesk:
         self.calls.append(call)
         self.open[charge_id] = call
         return FakeReservation(charge_id, call.ceiling_nanos)
+
+    async def extend(self, reservation: Reservation, ceiling_nanos: int) -> None:
+        """Let an open call grow, or refuse it with the budget's standing."""
+        assert isinstance(reservation, FakeReservation)
+        call = self.open[reservation.charge_id]
+        standing = self._standing()
+        if standing is not None:
+            by_nanos = ceiling_nanos - reservation.ceiling_nanos
+            left = standing.limit_nanos - standing.settled_nanos
+            if by_nanos > left:
+                raise Refusal("budget_exhausted", budgets=(standing,))
+            if by_nanos > left - standing.reserved_nanos:
+                raise Refusal("budget_reserved", retry_after_s=1.5, budgets=(standing,))
+        if ceiling_nanos > reservation.ceiling_nanos:
+            reservation.ceiling_nanos = ceiling_nanos
+            self.open[reservation.charge_id] = msgspec.structs.replace(
+                call, ceiling_nanos=ceiling_nanos
+            )
 
     def settle(self, reservation: Reservation, outcome: Outcome) -> Receipt:
         """Close a reservation; a second time is an error of the caller's."""

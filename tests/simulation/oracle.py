@@ -12,8 +12,8 @@ from itertools import islice
 from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.ledger.entries import PROVISIONAL_ACCOUNT, Kind
 from bursar_sidecar.allowances import Reservation
-from bursar_sidecar.cashier import Hold
 from bursar_sidecar.desk import Call, Refusal
+from bursar_sidecar.holds import Hold
 from tests.simulation.control_process import Time
 from tests.simulation.coverage import saw
 from tests.simulation.database import EPOCH, Broken, Database, Entry, Tables
@@ -36,10 +36,13 @@ class Attempt:
     parts: tuple[tuple[int, int, tuple[int, ...]], ...]
     """(session epoch, n, budget windows)."""
     ceiling: int
+    """As it is now."""
     true: int
     told: int | None = None
     """What the sidecar recorded at its end."""
     dispatched: bool = False
+    growing_to: int | None = None
+    """The process died while it wrote this down, if it is not None in the end."""
     unsure: bool = False
     """Its open record or its end may be missing in the journal: the process died writing it."""
 
@@ -105,7 +108,7 @@ class Oracle:
         revoked_at = self.revoked_at.get(key_id)
         if revoked_at is not None and self.time.now_ns > revoked_at + KEY_TRUST_NS:
             raise Broken("7: a key is used long after it was revoked")
-        _kind, true, _told = call.run.split(":")
+        _kind, true, *_ = call.run.split(":")
         attempt = Attempt(
             life,
             tuple((part.leg.epoch, part.n, tuple(part.window_ids)) for part in reservation.parts),
@@ -147,6 +150,43 @@ class Oracle:
         for attempt in self._attempts_of(hold):
             attempt.dispatched, attempt.unsure = True, False
             cost = min(attempt.true, attempt.ceiling)
+            for epoch, _n, window_ids in attempt.parts:
+                for window_id in window_ids:
+                    self.truth[epoch, window_id] += cost
+                    self.spent[window_id] += cost
+                    self._within_limit(window_id)
+
+    def grows(self, life: Life, hold: Hold, by_nanos: int) -> None:
+        """More was reserved for an open call: invariant 7."""
+        now = life.clock.boot_ns()
+        for part in hold.reservation.parts:
+            is_current = any(part.leg is leg for leg in life.legs())
+            if now >= part.leg.valid_until or part.leg.fenced or not is_current:
+                raise Broken("7: grew in a session that may not spend")
+            for pool in part.pools:
+                if pool.lent and pool.free_nanos < 0:
+                    raise Broken(f"7: grew with {pool.free_nanos} free after it")
+        for attempt in self._attempts_of(hold):
+            attempt.growing_to = attempt.ceiling + by_nanos
+        self._reserve(hold, by_nanos)
+
+    def _reserve(self, hold: Hold, by_nanos: int) -> None:
+        for attempt in self._attempts_of(hold):
+            for epoch, _n, window_ids in attempt.parts:
+                for window_id in window_ids:
+                    self.open_w[epoch, window_id] += by_nanos
+
+    def stays(self, hold: Hold, by_nanos: int) -> None:
+        """The growth could not be written down."""
+        self._attempts_of(hold)[0].growing_to = None
+        self._reserve(hold, -by_nanos)
+
+    def grew(self, hold: Hold, by_nanos: int) -> None:
+        """What the growth covers flows, and the provider will bill it."""
+        for attempt in self._attempts_of(hold):
+            before = min(attempt.true, attempt.ceiling)
+            attempt.ceiling, attempt.growing_to = attempt.ceiling + by_nanos, None
+            cost = min(attempt.true, attempt.ceiling) - before
             for epoch, _n, window_ids in attempt.parts:
                 for window_id in window_ids:
                     self.truth[epoch, window_id] += cost
@@ -320,6 +360,8 @@ class Oracle:
                 raise Broken(f"5: charge {epoch}-{n} was dispatched and never posted")
             exact = attempt.told if attempt.told is not None else attempt.ceiling
             choice = {exact, attempt.ceiling} if attempt.unsure else {exact}
+            if attempt.growing_to is not None:
+                choice.add(attempt.growing_to)
             if amount not in choice:
                 raise Broken(f"5: charge {epoch}-{n} is posted at {amount}, expected {choice}")
         used = {epoch for epoch, _window in tables.allowances}

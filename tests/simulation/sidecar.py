@@ -9,10 +9,11 @@ from typing import Any, Protocol
 from bursar.usage import Usage
 from bursar.v1 import allowances_pb2
 from bursar_server.sidecars.records import SidecarRecord
-from bursar_sidecar.allowances import Book, LineIsFullError, Plan, Reservation
-from bursar_sidecar.cashier import RESOLVE_WAIT_S, Cashier, Hold, _Ticket
+from bursar_sidecar.allowances import Book, Reservation
+from bursar_sidecar.cashier import RESOLVE_WAIT_S, Cashier
 from bursar_sidecar.clock import NANOS_PER_MS
 from bursar_sidecar.desk import Call, Outcome, OutcomeKind, Refusal, Spender
+from bursar_sidecar.holds import Hold, Ticket
 from bursar_sidecar.identity import Identity, KnownKey, hash_of
 from bursar_sidecar.journal import Journal, JournalFullError, JournalLimits
 from bursar_sidecar.journal_recovery import COMPLETE
@@ -40,6 +41,15 @@ class Witness(Protocol):
 
     def dispatched(self, life: "Life", hold: Hold) -> None:
         """The first byte goes upstream."""
+
+    def grows(self, life: "Life", hold: Hold, by_nanos: int) -> None:
+        """More was reserved for an open call; it is about to be written down."""
+
+    def stays(self, hold: Hold, by_nanos: int) -> None:
+        """It could not be written down."""
+
+    def grew(self, hold: Hold, by_nanos: int) -> None:
+        """What the growth covers flows."""
 
     def told(self, hold: Hold, cost_nanos: int) -> None:
         """The end of a call was recorded."""
@@ -76,7 +86,7 @@ class Clock:
 class Waits(BaseException):
     """A call stands in line."""
 
-    def __init__(self, ticket: _Ticket) -> None:
+    def __init__(self, ticket: Ticket) -> None:
         super().__init__()
         self.ticket = ticket
 
@@ -135,27 +145,25 @@ class SteppedCashier(Cashier):
             witness.undone(reservation)
             raise
 
-    async def _wait(self, call: Call, plan: Plan, ceiling_nanos: int, now: int) -> Hold:
-        self._recall_refusal(plan, ceiling_nanos, now)
-        deadline = now + self._reserve_wait_ms * NANOS_PER_MS
+    def _grown(self, hold: Hold, by_nanos: int) -> None:
+        witness = self.life.witness
+        witness.grows(self.life, hold, by_nanos)
         try:
-            waiter = self._book.wait(plan, ceiling_nanos, now, deadline)
-        except LineIsFullError:
-            raise Refusal("overloaded") from None
-        turn: Any = Turn()
-        ticket = _Ticket(call, waiter, turn)
-        self._tickets[waiter.order] = ticket
-        self._session.ask(waiter)
-        raise Waits(ticket)
+            super()._grown(hold, by_nanos)
+        except Refusal:
+            saw("growth could not be written")
+            witness.stays(hold, by_nanos)
+            raise
+        witness.grew(hold, by_nanos)
+        now = self._clock.boot_ns()
+        pools = [pool for part in hold.reservation.parts for pool in part.pools]
+        saw("a call grew after its window", any(not pool.is_current(now) for pool in pools))
 
-    def leave_line(self, ticket: _Ticket) -> None:
-        """What `_wait` does at its end, whichever way it ends."""
-        waiter = ticket.waiter
-        del self._tickets[waiter.order]
-        if waiter.order in self._book.waiters:
-            self._book.withdraw(waiter)
-            self._session.withdraw(waiter)
-            self._session.pump()
+    def _future(self) -> Any:
+        return Turn()
+
+    async def _turn(self, ticket: Ticket) -> Hold:
+        raise Waits(ticket)
 
 
 class Life:
@@ -184,7 +192,7 @@ class Life:
         self.hello_sent_at = 0
         self.heard_at: int | None = None
         """When the present stream was heard last."""
-        self.waiting: list[_Ticket] = []
+        self.waiting: list[Ticket] = []
         self.asking: list[tuple[tuple[str, int, str], int]] = []
         """Calls whose key is asked for, and until when they wait for the answer."""
         self.open: list[Hold] = []
@@ -228,6 +236,20 @@ class Life:
         self.open.append(hold)
         self.witness.dispatched(self, hold)
 
+    def grow(self, hold: Hold, by_nanos: int) -> None:
+        """An open call is to produce more, unless it waits for that already."""
+        target = _target(hold)
+        if hold.ticket is not None or hold.ceiling_nanos >= target:
+            return
+        try:
+            drive(self.cashier.extend(hold, min(target, hold.ceiling_nanos + by_nanos)))
+            saw("a call grew from what was free")
+        except Waits as waits:
+            self.waiting.append(waits.ticket)
+        except Refusal as refusal:
+            saw("growth was refused")
+            self.witness.refused(self, refusal)
+
     def look_at_lines(self) -> None:
         """Waiting calls whose turn came start; those that waited too long leave."""
         now = self.clock.boot_ns()
@@ -245,18 +267,25 @@ class Life:
             if not turn.done() and not late:
                 continue
             self.waiting.remove(ticket)
-            self.cashier.leave_line(ticket)
+            self.cashier._leave(ticket)
             if turn.hold is not None:
-                saw("a call waited and was admitted")
-                self._dispatch(turn.hold)
+                if ticket.waiter.growing is None:
+                    saw("a call waited and was admitted")
+                    self._dispatch(turn.hold)
+                else:
+                    saw("a call waited and grew")
             else:
                 if turn.refusal is None:
                     saw("a call waited too long")
                 refusal = turn.refusal or self.cashier._too_late(ticket)
                 self.witness.refused(self, refusal)
 
-    def hang_up(self, ticket: _Ticket) -> None:
+    def hang_up(self, ticket: Ticket) -> None:
         """The app of a waiting call is gone."""
+        if isinstance(ticket.cause, Hold):
+            saw("an app hung up while its call waited to grow")
+            self.finish(ticket.cause)
+            return
         saw("an app hung up while its call waited")
         self.waiting.remove(ticket)
         turn: Any = ticket.future
@@ -264,18 +293,23 @@ class Life:
             saw("an app hung up as its call was admitted")
             self.witness.told(turn.hold, 0)
             self.cashier._release(turn.hold)
-        self.cashier.leave_line(ticket)
+        self.cashier._leave(ticket)
 
     def finish(self, hold: Hold) -> None:
         """The provider's answer ended, as its plan says."""
-        kind, _true, told = hold.opened.run.split(":")
+        kind, true, cost = hold.opened.run.split(":")[:3]
+        told, ceiling = int(cost), hold.ceiling_nanos
+        if _target(hold) > ceiling:
+            # It did not grow to what it might have been: what flowed is below W, or it was cut.
+            kind = "aborted" if int(true) > ceiling else kind
+            told = ceiling if kind == "unknown" else min(told, ceiling)
         kinds: dict[str, OutcomeKind] = {
             "final": "final", "error": "provider_error", "aborted": "aborted", "unknown": "unknown",
         }  # fmt: skip
         self.open.remove(hold)
-        self.witness.told(hold, int(told))
+        self.witness.told(hold, told)
         self.cashier.settle(
-            hold, Outcome(kinds[kind], Usage(), int(told), finished_at=self.clock.wall_ns())
+            hold, Outcome(kinds[kind], Usage(), told, finished_at=self.clock.wall_ns())
         )
         if self.journal._unwritten:
             saw("a full disk kept a charge from being written")
@@ -379,7 +413,7 @@ class Life:
         """Begin to end in an orderly way, or go on with it. Sets `closed` at its end."""
         if not self.draining:
             self.draining = self.cashier._draining = True
-            for ticket in self.waiting:
+            for ticket in [each for each in self.waiting if each.waiter.growing is None]:
                 self.cashier._refuse(ticket, Refusal("overloaded"))
             self.look_at_lines()
         outboxes = self.roster.outboxes()
@@ -428,6 +462,11 @@ def _heard(frame: allowances_pb2.ControlFrame) -> None:
     saw("money was recalled", len(frame.recalls))
     saw("a window was in its tail", sum(each.tail for each in frame.allowances))
     saw("a key was refused", sum(bool(key.refusal) for key in frame.policy.keys))
+
+
+def _target(hold: Hold) -> int:
+    """What a call may grow to; 0: it was reserved whole."""
+    return int((*hold.opened.run.split(":"), "0")[3])
 
 
 class Sidecar:

@@ -133,6 +133,12 @@ class Store:
                     found[row.budget_id] = row
         return found
 
+    async def windows_by_ids(
+        self, tables: Tables, organization_id: int, ids: Collection[int]
+    ) -> list[WindowRow]:
+        rows = [tables.windows[id].row for id in sorted(ids) if id in tables.windows]
+        return [row for row in rows if row.organization_id == organization_id]
+
     async def make_window(
         self,
         tables: Tables,

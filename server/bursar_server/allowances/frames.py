@@ -59,6 +59,8 @@ class NeedLine(msgspec.Struct, frozen=True):
     amount: int
     least: int
     want: int
+    window_id: int = 0
+    """For growth, the window of the call's admission."""
 
 
 class NeedRequest(msgspec.Struct, frozen=True):
@@ -67,6 +69,8 @@ class NeedRequest(msgspec.Struct, frozen=True):
     need_id: int
     lines: tuple[NeedLine, ...]
     wait_ms: int
+    growth: bool = False
+    """An open call whose reservation is to grow."""
 
 
 class Close(msgspec.Struct, frozen=True):
@@ -164,12 +168,22 @@ def _need(message: allowances_pb2.Need, field: str) -> NeedRequest:
             amount=_nanos(line.amount_nanos, f"{field}.lines[{i}].amount_nanos"),
             least=_nanos(line.least_nanos, f"{field}.lines[{i}].least_nanos"),
             want=_nanos(line.want_nanos, f"{field}.lines[{i}].want_nanos"),
+            window_id=_growing(line, message.growth, f"{field}.lines[{i}].budget_window_id"),
         )
         for i, line in enumerate(message.lines)
     )
     if len({line.budget_id for line in lines}) != len(lines):
         raise invalid(f"{field}.lines", "a budget twice", "each budget once")
-    return NeedRequest(_count(message.need_id, f"{field}.need_id"), lines, max(0, message.wait_ms))
+    need_id = _count(message.need_id, f"{field}.need_id")
+    return NeedRequest(need_id, lines, max(0, message.wait_ms), message.growth)
+
+
+def _growing(line: allowances_pb2.NeedLine, growth: bool, field: str) -> int:
+    if growth:
+        return _count(line.budget_window_id, field)
+    if line.budget_window_id:
+        raise invalid(field, line.budget_window_id, "0: only growth names its window")
+    return 0
 
 
 def _close(message: allowances_pb2.CloseSession, field: str, own_epochs: Collection[int]) -> Close:

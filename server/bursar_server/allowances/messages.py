@@ -148,6 +148,12 @@ def _verdicts(
                 retry_after_ms=contended_retry_ms,
             ),
         )
+    for need in decisions.stale:
+        metrics.VERDICTS.labels("stale").inc()
+        yield (
+            need.session_epoch,
+            allowances_pb2.Verdict(need_id=need.need_id, outcome=allowances_pb2.NEED_OUTCOME_STALE),
+        )
     for waiting in outcome.stale:
         metrics.VERDICTS.labels("stale").inc()
         yield (

@@ -83,6 +83,10 @@ WHERE organization_id = $1 AND budget_id = ANY($2::bigint[]) AND split_value = '
   AND start_at <= $3
 ORDER BY budget_id, start_at DESC;
 
+-- name: windows_by_ids
+SELECT id, organization_id, budget_id, start_at, end_at FROM budget_windows
+WHERE organization_id = $1 AND id = ANY($2::bigint[]);
+
 -- name: make_window
 INSERT INTO budget_windows (organization_id, budget_id, start_at, end_at, limit_nanos,
                             budget_version, ceiling_nanos, hard, settled_nanos, created_at, shadow)

@@ -295,6 +295,8 @@ class Need:
     need_id: int
     lines: tuple[NeedLine, ...]
     deadline_ms: int
+    growth: bool = False
+    """A call that runs already, and must be cut if it can't grow."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -325,6 +327,8 @@ class Decisions:
     exhausted: list[tuple[Need, list[int]]] = field(default_factory=list)
     contended: list[tuple[Need, list[int]]] = field(default_factory=list)
     waiting: list[Need] = field(default_factory=list)
+    stale: list[Need] = field(default_factory=list)
+    """Growth in a window that is closed."""
     shortage: dict[int, int] = field(default_factory=dict)
     """By window: what the calls that wait lack."""
     touched: set[tuple[int, int]] = field(default_factory=set)
@@ -339,7 +343,7 @@ def lend(
     now_ms: int,
     tail: Collection[int] = (),
 ) -> Decisions:
-    """Serve waiting calls in their order, then what is wanted ahead of need.
+    """Serve growth, then waiting calls, in their order, then what is wanted ahead of need.
 
     `users` says for each window how many sessions used it lately; windows in their `tail` are
     lent call by call. A call that does not fit
@@ -349,7 +353,7 @@ def lend(
     """
     decisions = Decisions()
     blocked: set[int] = set()
-    for need in needs:
+    for need in sorted(needs, key=lambda need: not need.growth):
         hard = [line for line in need.lines if books.windows[line.window_id].hard]
         gone = [
             line.window_id

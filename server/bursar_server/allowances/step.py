@@ -263,6 +263,20 @@ def _close(state: Slice, given: Input, output: Output) -> None:
             row.state = "closed"
 
 
+def _is_closed(state: Slice, need: rules.Need, now: datetime) -> bool:
+    """Whether a window that growth draws on is over for the session: it holds nothing in it.
+
+    A call may grow in the window of its admission after that ended, for what it has set aside
+    keeps the window open; where nothing is out any more, the rest may be carried over already.
+    """
+    return any(
+        (end_at := state.windows[line.window_id].end_at) is not None
+        and end_at <= now
+        and not state.books.of(need.session_epoch, line.window_id).held
+        for line in need.lines
+    )
+
+
 def _lend(state: Slice, given: Input, output: Output) -> None:
     books = state.books
     # The last report of a session on a window holds; an older one in the batch is overtaken.
@@ -281,6 +295,8 @@ def _lend(state: Slice, given: Input, output: Output) -> None:
     # A session that was fenced or closed in this very step is lent nothing more: nobody would give
     # it back.
     needs = [need for need in given.needs if state.sessions[need.session_epoch].state == "open"]
+    stale = [need for need in needs if need.growth and _is_closed(state, need, given.now)]
+    needs = [need for need in needs if need not in stale]
     traffic = given.traffic(books.windows)
     output.tail = _tail(state, given, needs, traffic)
     users = {window_id: one.sessions for window_id, one in traffic.items()}
@@ -297,6 +313,7 @@ def _lend(state: Slice, given: Input, output: Output) -> None:
         users[one.window_id] = max(following, users.get(one.after_window_id, 1))
     output.decisions = rules.lend(books, needs, wants.values(), users, given.now_ms, output.tail)
     output.decisions.touched |= told
+    output.decisions.stale = stale
     shortage = dict(output.decisions.shortage)
     for window in books.windows.values():
         if window.hard and window.available < 0:

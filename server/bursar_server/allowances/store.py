@@ -217,6 +217,14 @@ async def last_windows(
     }
 
 
+async def windows_by_ids(
+    connection: Connection, organization_id: int, ids: Collection[int]
+) -> list[WindowRow]:
+    """Those of the organization's windows, whether they run or are over."""
+    rows = await connection.fetch(QUERIES.windows_by_ids, organization_id, list(ids))
+    return [msgspec.convert(dict(row), WindowRow) for row in rows]
+
+
 async def make_window(
     connection: Connection,
     budget: BudgetRecord,

@@ -186,18 +186,33 @@ class Tick:
         now: datetime,
     ) -> tuple[list[rules.Need], dict[tuple[int, int], WaitingNeed], list[WaitingNeed]]:
         wanted: dict[int, set[int]] = defaultdict(set)
+        growing: dict[int, set[int]] = defaultdict(set)
         for need in batch.needs:
-            wanted[need.session.organization_id].update(x.budget_id for x in need.request.lines)
+            lines = need.request.lines
+            if need.request.growth:
+                growing[need.session.organization_id].update(x.window_id for x in lines)
+            else:
+                wanted[need.session.organization_id].update(x.budget_id for x in lines)
         windows: dict[int, WindowRow] = {}
         for organization_id, budget_ids in wanted.items():
             windows |= await self._windows.current(connection, organization_id, budget_ids, now)
+        grown: dict[tuple[int, int], WindowRow] = {}
+        for organization_id, window_ids in growing.items():
+            for row in await store.windows_by_ids(connection, organization_id, window_ids):
+                grown[row.budget_id, row.id] = row
         needs: list[rules.Need] = []
         by_need: dict[tuple[int, int], WaitingNeed] = {}
         stale: list[WaitingNeed] = []
         for need in batch.needs:
             epoch = need.session.session_epoch
             lines = need.request.lines
-            if sessions[epoch].state != "open" or any(x.budget_id not in windows for x in lines):
+            # A call belongs to the window of its admission, whatever became of it and its budget.
+            drawn = [
+                grown.get((x.budget_id, x.window_id)) if x.window_id else windows.get(x.budget_id)
+                for x in lines
+            ]
+            found = [row.id for row in drawn if row is not None]
+            if sessions[epoch].state != "open" or len(found) < len(lines):
                 stale.append(need)
                 continue
             by_need[epoch, need.request.need_id] = need
@@ -206,10 +221,11 @@ class Tick:
                     epoch,
                     need.request.need_id,
                     tuple(
-                        rules.NeedLine(windows[x.budget_id].id, x.amount, x.least, x.want)
-                        for x in lines
+                        rules.NeedLine(window_id, x.amount, x.least, x.want)
+                        for x, window_id in zip(lines, found, strict=True)
                     ),
                     need.deadline_ms,
+                    need.request.growth,
                 )
             )
         return needs, by_need, stale

@@ -96,7 +96,9 @@ class _NeedOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NeedOutco
     NEED_OUTCOME_CONTENDED: _NeedOutcome.ValueType  # 3
     """It would fit if reservations in flight came home."""
     NEED_OUTCOME_STALE: _NeedOutcome.ValueType  # 4
-    """A budget is gone or disabled: look at the policy again."""
+    """A budget is gone or disabled: look at the policy again. For growth: its window is closed, or
+    the session is.
+    """
 
 class NeedOutcome(_NeedOutcome, metaclass=_NeedOutcomeEnumTypeWrapper):
     """How a need ended."""
@@ -110,7 +112,9 @@ NEED_OUTCOME_EXHAUSTED: NeedOutcome.ValueType  # 2
 NEED_OUTCOME_CONTENDED: NeedOutcome.ValueType  # 3
 """It would fit if reservations in flight came home."""
 NEED_OUTCOME_STALE: NeedOutcome.ValueType  # 4
-"""A budget is gone or disabled: look at the policy again."""
+"""A budget is gone or disabled: look at the policy again. For growth: its window is closed, or
+the session is.
+"""
 Global___NeedOutcome: _TypeAlias = NeedOutcome  # noqa: Y015
 
 class _ScopeKind:
@@ -321,6 +325,7 @@ class NeedLine(_message.Message):
     AMOUNT_NANOS_FIELD_NUMBER: _builtins.int
     LEAST_NANOS_FIELD_NUMBER: _builtins.int
     WANT_NANOS_FIELD_NUMBER: _builtins.int
+    BUDGET_WINDOW_ID_FIELD_NUMBER: _builtins.int
     budget_id: _builtins.int
     """The budget."""
     amount_nanos: _builtins.int
@@ -331,6 +336,10 @@ class NeedLine(_message.Message):
     """The least it can do with, in nanos; equal to amount_nanos unless the call may be clamped."""
     want_nanos: _builtins.int
     """What it would like besides, best effort, in nanos."""
+    budget_window_id: _builtins.int
+    """For growth, the window the call was admitted in, which may be over; else 0, and the window
+    that runs now is meant.
+    """
     def __init__(
         self,
         *,
@@ -338,10 +347,11 @@ class NeedLine(_message.Message):
         amount_nanos: _builtins.int = ...,
         least_nanos: _builtins.int = ...,
         want_nanos: _builtins.int = ...,
+        budget_window_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nanos", b"amount_nanos", "budget_id", b"budget_id", "least_nanos", b"least_nanos", "want_nanos", b"want_nanos"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nanos", b"amount_nanos", "budget_id", b"budget_id", "budget_window_id", b"budget_window_id", "least_nanos", b"least_nanos", "want_nanos", b"want_nanos"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -356,10 +366,13 @@ class Need(_message.Message):
     NEED_ID_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     WAIT_MS_FIELD_NUMBER: _builtins.int
+    GROWTH_FIELD_NUMBER: _builtins.int
     need_id: _builtins.int
     """Numbers the needs of a session, from 1, without gaps."""
     wait_ms: _builtins.int
     """How long the call still waits."""
+    growth: _builtins.bool
+    """An open call whose reservation is to grow: served before calls that did not begin."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___NeedLine]:
         """The budgets that fall short, or whose window is not known yet; at most 64."""
@@ -370,10 +383,11 @@ class Need(_message.Message):
         need_id: _builtins.int = ...,
         lines: _abc.Iterable[Global___NeedLine] | None = ...,
         wait_ms: _builtins.int = ...,
+        growth: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "need_id", b"need_id", "wait_ms", b"wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["growth", b"growth", "lines", b"lines", "need_id", b"need_id", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

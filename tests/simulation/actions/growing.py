@@ -1,0 +1,36 @@
+"""Calls that reserve little at first and grow ahead of what flows."""
+
+from random import Random
+
+from tests.simulation.installation import KEYS
+from tests.simulation.sidecar import Sidecar
+from tests.simulation.world import Action, Step, World
+
+
+def stream(world: World, sidecar: Sidecar, step: Step) -> None:
+    if sidecar.life is None or sidecar.life.draining:
+        return
+    random = Random(step.c)
+    ceiling = random.choice((1, 5, 10))
+    target = ceiling + random.choice((5, 10, 20, 60))
+    kind = random.choice(("final", "final", "final", "aborted", "unknown"))
+    true = random.randint(0, target)
+    told = true if kind == "final" else random.randint(true, target)
+    if kind == "final" and random.random() < 0.1:
+        told = true = target + random.randint(1, 10)
+    secret = list(KEYS.values())[step.b % len(KEYS)]
+    sidecar.life.call(secret, ceiling, f"{kind}:{true}:{told}:{target}")
+
+
+def grow(world: World, sidecar: Sidecar, step: Step) -> None:
+    life = sidecar.life
+    if life is not None and life.open:
+        life.grow(life.open[step.b % len(life.open)], (1, 4, 10, 100)[step.c % 4])
+
+
+ACTIONS: dict[str, Action] = {"stream": stream, "grow": grow}
+USUAL = {"stream": 6, "grow": 10}
+THEMES = (
+    {"stream": 25, "grow": 40, "arm": 3, "start": 3},
+    {"stream": 25, "grow": 40, "pass": 10},
+)
