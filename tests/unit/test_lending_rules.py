@@ -239,6 +239,36 @@ def test_recalls_cover_the_lack_from_the_longest_idle(
     assert all(a.idle_ms >= b.idle_ms for a in chosen for b in left_out)
 
 
+def growth(epoch: int, amount: int, need_id: int = 1, deadline: int = 100) -> Need:
+    return Need(epoch, need_id, (NeedLine(10, amount, amount, 0),), deadline, growth=True)
+
+
+def test_growth_is_served_before_calls_that_came_earlier() -> None:
+    books = books_of(100)
+    first, second = need(1, (10, 60)), growth(2, 50)
+    decisions = rules.lend(books, [first, second], [], {}, now_ms=0)
+    assert (decisions.granted, decisions.waiting) == ([second], [first])
+    assert decisions.shortage == {10: 10}
+
+
+def test_growth_that_waits_lets_no_call_pass_and_keeps_its_order() -> None:
+    books = books_of(100)
+    books.grant(3, 10, 60)
+    small, large = growth(1, 50), growth(2, 60)
+    decisions = rules.lend(books, [need(1, (10, 5)), large, small], [], {}, now_ms=0)
+    assert decisions.granted == []
+    assert decisions.waiting == [large, small, need(1, (10, 5))]
+
+
+def test_growth_is_judged_as_calls_are() -> None:
+    books = books_of(100)
+    books.grant(3, 10, 60)
+    gone, late = growth(1, 101), growth(2, 50, deadline=0)
+    decisions = rules.lend(books, [gone, late], [], {}, now_ms=0)
+    assert decisions.exhausted == [(gone, [10])]
+    assert decisions.contended == [(late, [10])]
+
+
 def test_a_session_is_not_asked_for_what_only_its_own_call_waits_for() -> None:
     waiting = [need(1, (10, 5))]
     assert rules.choose_recalls({10: 5}, waiting, [Holder(1, 10, 3, 0)]) == []

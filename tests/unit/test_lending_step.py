@@ -1,6 +1,6 @@
 """One step of lending, where sessions end."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from bursar_server.allowances import rules
 from bursar_server.allowances.frames import Close, Frame
@@ -57,6 +57,29 @@ def test_what_an_adjustment_of_a_cut_journal_brings_home_stays_in_doubt() -> Non
     books.adjust([10], -55, doubted=7)
     assert (window.settled, window.outstanding, window.in_doubt) == (5, 0, 95)
     assert books.of(7, 10).held == 95
+
+
+def growth_in(window_end: datetime | None, *, held: int) -> rules.Decisions:
+    """What is decided when a call of session 7 wants 20 more of a window it was admitted to."""
+    window = rules.WindowBalance(
+        id=10, budget_id=1, hard=True, limit=100, ceiling=100, settled=15, outstanding=held
+    )
+    totals = rules.Totals(granted=15 + held, settled=15)
+    row = SessionRow(1, 7, "open", 4, 1, 1, None, None)
+    need = rules.Need(7, 1, (rules.NeedLine(10, 20, 20, 0),), deadline_ms=100, growth=True)
+    given = Input([], [], [need], {}, lambda _: {}, lambda _: [], NOW, 0)
+    rows = {10: WindowRow(10, 1, 1, NOW - timedelta(days=1), window_end)}
+    return step(
+        Slice({7: row}, rows, rules.Books({10: window}, {(7, 10): totals})), given
+    ).decisions
+
+
+def test_growth_is_lent_after_the_end_of_its_window_while_money_is_out_in_it() -> None:
+    assert len(growth_in(NOW, held=30).granted) == 1
+    closed = growth_in(NOW, held=0)
+    assert (len(closed.stale), closed.granted, closed.waiting) == (1, [], [])
+    assert len(growth_in(None, held=0).granted) == 1
+    assert len(growth_in(NOW + timedelta(seconds=1), held=0).granted) == 1
 
 
 def test_a_session_that_closes_in_a_step_is_lent_nothing_in_it() -> None:

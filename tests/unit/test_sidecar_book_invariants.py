@@ -121,16 +121,50 @@ class BookMachine(RuleBasedStateMachine):
         budgets = self.budgets(reservation.plan)
         short_before = {b: max(0, -(self.free(b) or 0)) for b in budgets}
         self.open.remove(reservation)
+        for waiter in [each for each in self.waiting if each.growing is reservation]:
+            self.waiting.remove(waiter)
+            self.book.withdraw(waiter)
         overrun = self.book.settle(reservation, cost, self.now)
         for budget_id in budgets:
             self.accounts[budget_id].settled += cost
         grown = [max(0, -(self.free(b) or 0)) - short_before[b] for b in budgets if b != SOFT]
         assert overrun == max([0, *grown])
 
+    def grows(self, reservation: Reservation, by: int) -> bool:
+        """Whether the model says that it fits."""
+        return all(
+            (self.free(ref.budget_id) or 0) >= by
+            for ref in (*reservation.plan.organization, *reservation.plan.platform)
+            if ref.hard
+        )
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), by=st.integers(1, 60), waits=st.booleans(), written=st.booleans())
+    def extend(self, data: st.DataObject, by: int, waits: bool, written: bool) -> None:
+        reservation = data.draw(st.sampled_from(self.open))
+        before, fits = reservation.ceiling_nanos, self.grows(reservation, by)
+        budgets = set(self.budgets(reservation.plan))
+        behind = any(waiter.growing and waiter.short & budgets for waiter in self.waiting)
+        if self.book.extend(reservation, by, self.now):
+            assert fits
+            assert not behind
+            assert reservation.ceiling_nanos == before + by
+            if not written:
+                self.book.undo_extend(reservation, by)
+                assert reservation.ceiling_nanos == before
+            return
+        assert behind or not fits
+        assert reservation.ceiling_nanos == before
+        if waits:
+            deadline = self.now + 2 * NANOS_PER_SECOND
+            self.waiting.append(self.book.wait_to_grow(reservation, by, self.now, deadline))
+
     @precondition(lambda self: self.open)
     @rule()
     def undo_latest(self) -> None:
         reservation = self.open[-1]
+        if any(waiter.growing is reservation for waiter in self.waiting):
+            return
         if any(self.numbers[p.leg.epoch][-1] != p.n for p in reservation.parts):
             return
         self.open.pop()
@@ -156,10 +190,11 @@ class BookMachine(RuleBasedStateMachine):
         waiter = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
         self.book.withdraw(waiter)
 
-    @precondition(lambda self: self.waiting)
+    @precondition(lambda self: any(waiter.growing is None for waiter in self.waiting))
     @rule(data=st.data(), plan=plans)
     def replan(self, data: st.DataObject, plan: Plan) -> None:
-        self.book.replan(data.draw(st.sampled_from(self.waiting)), plan, self.now)
+        admissions = [waiter for waiter in self.waiting if waiter.growing is None]
+        self.book.replan(data.draw(st.sampled_from(admissions)), plan, self.now)
 
     @rule(ms=st.integers(1, 3_000))
     def time_passes(self, ms: int) -> None:
@@ -170,8 +205,12 @@ class BookMachine(RuleBasedStateMachine):
     def admit(self) -> None:
         for waiter in self.book.admit(self.now):
             assert waiter.reservation is not None
-            assert self.fits(waiter.plan, waiter.ceiling_nanos)
             self.waiting.remove(waiter)
+            if waiter.growing is not None:
+                # It has grown: before that so much more was free.
+                assert self.grows(waiter.growing, 0)
+                continue
+            assert self.fits(waiter.plan, waiter.ceiling_nanos)
             self.started(waiter.reservation)
         # Nobody is left standing whose money is there and who waits behind nobody.
         for waiter in self.waiting:
@@ -214,6 +253,8 @@ class BookMachine(RuleBasedStateMachine):
     @invariant()
     def the_line_is_who_waits(self) -> None:
         assert list(self.book.waiters.values()) == self.waiting
+        growing = [waiter.order for waiter in self.waiting if waiter.growing]
+        assert max(growing, default=-1) < 0
         lined_up = {waiter.order for line in self.book._lines.values() for waiter in line}
         assert lined_up == {waiter.order for waiter in self.waiting if waiter.short}
         for line in self.book._lines.values():

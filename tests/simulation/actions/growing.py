@@ -33,4 +33,5 @@ USUAL = {"stream": 6, "grow": 10}
 THEMES = (
     {"stream": 25, "grow": 40, "arm": 3, "start": 3},
     {"stream": 25, "grow": 40, "pass": 10},
+    {"stream": 30, "grow": 90, "clone": 5, "flow": 40},
 )
