@@ -76,7 +76,7 @@ EVENTS: Final = (
     "a call grew after its window",
     "growth was refused",
     "growth could not be written",
-    "an app hung up while its call waited to grow",
+    "a call ended while it waited to grow",
     "a key was refused",
     "no call could start without a valid policy",
     "a call ended after its window",

@@ -237,12 +237,9 @@ class Life:
         self.witness.dispatched(self, hold)
 
     def grow(self, hold: Hold, by_nanos: int) -> None:
-        """An open call is to produce more, unless it waits for that already."""
-        target = _target(hold)
-        if hold.ticket is not None or hold.ceiling_nanos >= target:
-            return
+        """An open call is to produce more."""
         try:
-            drive(self.cashier.extend(hold, min(target, hold.ceiling_nanos + by_nanos)))
+            drive(self.cashier.extend(hold, min(target_of(hold), hold.ceiling_nanos + by_nanos)))
             saw("a call grew from what was free")
         except Waits as waits:
             self.waiting.append(waits.ticket)
@@ -283,7 +280,6 @@ class Life:
     def hang_up(self, ticket: Ticket) -> None:
         """The app of a waiting call is gone."""
         if isinstance(ticket.cause, Hold):
-            saw("an app hung up while its call waited to grow")
             self.finish(ticket.cause)
             return
         saw("an app hung up while its call waited")
@@ -299,7 +295,7 @@ class Life:
         """The provider's answer ended, as its plan says."""
         kind, true, cost = hold.opened.run.split(":")[:3]
         told, ceiling = int(cost), hold.ceiling_nanos
-        if _target(hold) > ceiling:
+        if target_of(hold) > ceiling:
             # It did not grow to what it might have been: what flowed is below W, or it was cut.
             kind = "aborted" if int(true) > ceiling else kind
             told = ceiling if kind == "unknown" else min(told, ceiling)
@@ -307,6 +303,7 @@ class Life:
             "final": "final", "error": "provider_error", "aborted": "aborted", "unknown": "unknown",
         }  # fmt: skip
         self.open.remove(hold)
+        saw("a call ended while it waited to grow", hold.ticket is not None)
         self.witness.told(hold, told)
         self.cashier.settle(
             hold, Outcome(kinds[kind], Usage(), told, finished_at=self.clock.wall_ns())
@@ -464,7 +461,7 @@ def _heard(frame: allowances_pb2.ControlFrame) -> None:
     saw("a key was refused", sum(bool(key.refusal) for key in frame.policy.keys))
 
 
-def _target(hold: Hold) -> int:
+def target_of(hold: Hold) -> int:
     """What a call may grow to; 0: it was reserved whole."""
     return int((*hold.opened.run.split(":"), "0")[3])
 

@@ -3,7 +3,7 @@
 from random import Random
 
 from tests.simulation.installation import KEYS
-from tests.simulation.sidecar import Sidecar
+from tests.simulation.sidecar import Sidecar, target_of
 from tests.simulation.world import Action, Step, World
 
 
@@ -24,12 +24,16 @@ def stream(world: World, sidecar: Sidecar, step: Step) -> None:
 
 def grow(world: World, sidecar: Sidecar, step: Step) -> None:
     life = sidecar.life
-    if life is not None and life.open:
-        life.grow(life.open[step.b % len(life.open)], (1, 4, 10, 100)[step.c % 4])
+    held = life.open if life is not None else []
+    growing = [
+        each for each in held if each.ticket is None and target_of(each) > each.ceiling_nanos
+    ]
+    if life is not None and growing:
+        life.grow(growing[step.b % len(growing)], (1, 4, 10, 100)[step.c % 4])
 
 
 ACTIONS: dict[str, Action] = {"stream": stream, "grow": grow}
-USUAL = {"stream": 6, "grow": 10}
+USUAL = {"stream": 8, "grow": 16}
 THEMES = (
     {"stream": 25, "grow": 40, "arm": 3, "start": 3},
     {"stream": 25, "grow": 40, "pass": 10},
