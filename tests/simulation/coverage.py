@@ -6,6 +6,8 @@ often it was seen, and a test wants each to be seen by the fixed seeds. A featur
 
 from typing import Final
 
+from bursar.v1 import allowances_pb2
+
 EVENTS: Final = (
     # Streams and the network.
     "a stream broke for both ends",
@@ -113,3 +115,24 @@ def report() -> str:
     """The counts, one a line."""
     width = max(len(str(times)) for times in SEEN.values())
     return "\n".join(f"  {times:>{width}}  {event}" for event, times in SEEN.items())
+
+
+_OUTCOMES: Final = {
+    allowances_pb2.NEED_OUTCOME_GRANTED: "a need was granted",
+    allowances_pb2.NEED_OUTCOME_EXHAUSTED: "a need was refused: exhausted",
+    allowances_pb2.NEED_OUTCOME_CONTENDED: "a need was refused: contended",
+    allowances_pb2.NEED_OUTCOME_STALE: "a need was refused: stale",
+}
+
+
+def heard(frame: allowances_pb2.ControlFrame) -> None:
+    """Count what a sidecar heard."""
+    if frame.HasField("welcome"):
+        saw(f"a session {'was resumed' if frame.welcome.resumed else 'began'}")
+    if frame.HasField("fence"):
+        saw("a session was fenced")
+    for verdict in frame.verdicts:
+        saw(_OUTCOMES[verdict.outcome])
+    saw("money was recalled", len(frame.recalls))
+    saw("a window was in its tail", sum(each.tail for each in frame.allowances))
+    saw("a key was refused", sum(bool(key.refusal) for key in frame.policy.keys))

@@ -21,7 +21,7 @@ from bursar_sidecar.pools import Leg
 from bursar_sidecar.roster import StreamRestart
 from bursar_sidecar.session import WELCOME_TIMEOUT_S, Session
 from tests.simulation.control_process import ControlPlane, Link, Stream, Time
-from tests.simulation.coverage import saw
+from tests.simulation.coverage import heard, saw
 from tests.simulation.disk import Disk, DiskPath
 from tests.simulation.driving import MemorySync, drive
 from tests.simulation.versions import as_older, reading_journals
@@ -369,7 +369,7 @@ class Life:
             most -= 1
             frame = stream.down.popleft()
             self.heard_at = self.clock.boot_ns()
-            _heard(frame)
+            heard(frame)
             for key in frame.policy.keys:
                 if key.refusal:
                     self.refused_keys.add(key.key_hash)
@@ -438,27 +438,6 @@ class Life:
     def legs(self) -> list[Leg]:
         """The present sessions."""
         return [outbox.leg for outbox in self.roster.outboxes()]
-
-
-_OUTCOMES = {
-    allowances_pb2.NEED_OUTCOME_GRANTED: "a need was granted",
-    allowances_pb2.NEED_OUTCOME_EXHAUSTED: "a need was refused: exhausted",
-    allowances_pb2.NEED_OUTCOME_CONTENDED: "a need was refused: contended",
-    allowances_pb2.NEED_OUTCOME_STALE: "a need was refused: stale",
-}
-
-
-def _heard(frame: allowances_pb2.ControlFrame) -> None:
-    """Count what came."""
-    if frame.HasField("welcome"):
-        saw(f"a session {'was resumed' if frame.welcome.resumed else 'began'}")
-    if frame.HasField("fence"):
-        saw("a session was fenced")
-    for verdict in frame.verdicts:
-        saw(_OUTCOMES[verdict.outcome])
-    saw("money was recalled", len(frame.recalls))
-    saw("a window was in its tail", sum(each.tail for each in frame.allowances))
-    saw("a key was refused", sum(bool(key.refusal) for key in frame.policy.keys))
 
 
 def target_of(hold: Hold) -> int:
