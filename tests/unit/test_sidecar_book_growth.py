@@ -83,7 +83,7 @@ def test_growth_passes_calls_that_have_not_begun(book: Book) -> None:
     first = book.wait(Plan((TEAM,)), 90, NOW, LATER)
     assert book.extend(call, 10, NOW)
     growth = book.wait_to_grow(call, 80, NOW, LATER)
-    assert (growth.short, first.short) == ({1}, {1})
+    assert growth.short == first.short == {1}
     lend(book, 1, 180)
     assert turns(book) == [growth]
     assert (call.ceiling_nanos, growth.reservation, free(book)[0]) == (130, call, 50)
