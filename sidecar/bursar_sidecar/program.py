@@ -21,6 +21,7 @@ from bursar_sidecar.allowances import Book
 from bursar_sidecar.cashier import Cashier
 from bursar_sidecar.channel import dialer
 from bursar_sidecar.clock import SystemClock
+from bursar_sidecar.draining import Draining
 from bursar_sidecar.identity import Identity
 from bursar_sidecar.journal import Journal, JournalError, JournalLimits, machine_boot_id
 from bursar_sidecar.money_metrics import MoneyMetrics
@@ -89,6 +90,7 @@ async def _serve(settings: Settings) -> int:
         clock, book, identity, journal, session, reserve_wait_ms=settings.reserve_wait_ms
     )
     proxy = build_proxy(settings, cashier, clock, readiness=cashier.readiness)
+    draining = Draining(cashier, session)
     MoneyMetrics(book, journal, session, cashier, clock).register(proxy.metrics.registry)
     stream = asyncio.create_task(session.run(), name="session")
     stopped = _stop_signals()
@@ -113,6 +115,7 @@ async def _serve(settings: Settings) -> int:
     failed = stream.done()
     if failed:  # it never ends by itself: a fault of ours; say it and end in an orderly way
         log.critical("session_failed", exc_info=stream.exception())
+    await draining.stop()
     await _drain(proxy, cashier, journal)
     stream.cancel()
     with contextlib.suppress(asyncio.CancelledError):

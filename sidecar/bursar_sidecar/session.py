@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import random
 import uuid
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import grpc
@@ -86,6 +87,10 @@ class Session:
         self._roster = Roster(clock, book, journal)
         self._overlay = Overlay()
         self.listener: Listener | None = None
+        self.on_drain: Callable[[bool], None] = lambda wanted: None
+        """Told whether the control plane wants the sidecar emptied."""
+        self._is_drain_wanted = False
+        self._is_renewed = False
         self.connected = False
         self.last_fault = "it has not answered yet"
         """Why there is no stream, for people."""
@@ -248,6 +253,7 @@ class Session:
             price_overlay_version=self._overlay.version,
         )
         sent_at = self._clock.boot_ns()
+        self._is_drain_wanted = False
         async with self._dial() as connection:
             await connection.write(allowances_pb2.SidecarFrame(hello=hello))
             async with asyncio.timeout(WELCOME_TIMEOUT_S):
@@ -302,6 +308,10 @@ class Session:
         now = self._clock.boot_ns()
         if frame.HasField("welcome"):
             self._roster.welcome(frame.welcome, hello_sent_at)
+        if frame.HasField("drain"):
+            self._is_drain_wanted = not frame.drain.over
+            self.on_drain(self._is_drain_wanted)
+            self._check_renewed()
         outbox = self._roster.at(frame.session_epoch)
         if outbox is None:
             return
@@ -319,10 +329,7 @@ class Session:
         for verdict in frame.verdicts:
             self._verdict(outbox, verdict, now)
         if frame.HasField("fence"):
-            # A new life: both sessions end with the old one.
-            self._roster.fence()
-            self.began.clear()
-            self._boot_id = uuid.uuid4().hex
+            self._begin_anew()
             raise StreamRestart(f"the session was fenced: {frame.fence.reason}")
         if frame.HasField("redirect"):
             raise StreamRestart(f"the control plane goes away to {frame.redirect.address}")
@@ -330,6 +337,24 @@ class Session:
         if outbox.has_news:
             self.touched()
         self._changed.set()
+
+    def renew(self) -> None:
+        """Begin a new life, as soon as what is being heard now is done with: the present sessions
+        are settled and closed."""
+        self._is_renewed = True
+
+    def _check_renewed(self) -> None:
+        """Raises StreamRestart."""
+        if self._is_renewed:
+            self._is_renewed = False
+            self._begin_anew()
+            raise StreamRestart("it was drained and is let in again")
+
+    def _begin_anew(self) -> None:
+        """A new life: both sessions end with the old one."""
+        self._roster.fence()
+        self.began.clear()
+        self._boot_id = uuid.uuid4().hex
 
     def _policy(self, outbox: Outbox, delta: allowances_pb2.PolicyDelta, now: int) -> None:
         leg = outbox.leg
@@ -342,6 +367,10 @@ class Session:
                 trusted_until = leg.valid_until if leg.policy_known else now
                 outbox.resolve(identity.begin_generation(trusted_until))
             identity.apply(delta, leg.organization, leg.organization_id, leg.currency, now)
+        if first and not leg.platform:
+            # A stream that has not asked for it by now does not want it.
+            self.on_drain(self._is_drain_wanted)
+            self._check_renewed()
         if first:
             self._roster.told_policy(leg)
             if not self.fault(now):

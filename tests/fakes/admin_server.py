@@ -374,6 +374,14 @@ class _Sidecars(sidecars_pb2_grpc.SidecarServiceServicer):
         sidecar.disabled = request.disabled
         return sidecar
 
+    async def SetSidecarDraining(self, request: Any, context: Any) -> Any:
+        owner = self._state.of(request.organization)
+        sidecar = await self._state.sidecars.find(context, owner, request.name)
+        sidecar.draining = request.draining
+        if request.draining:
+            del sidecar.sessions[:]
+        return sidecar
+
 
 class _Ledger(ledger_pb2_grpc.LedgerServiceServicer):
     def __init__(self, state: AdminState) -> None:

@@ -251,8 +251,9 @@ class Store:
             journal=old.journal if old.journal == "truncated" else journal or old.journal,
         )
 
-    async def see_sidecar(self, *_ignored: object) -> None:
-        """When it came matters to people only."""
+    async def see_sidecar(self, *_ignored: object) -> bool:
+        """When it came matters to people only; nobody drains it."""
+        return False
 
     async def session_allowances(
         self, tables: Tables, organization_id: int, epoch: int, now: datetime

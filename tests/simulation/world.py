@@ -70,6 +70,7 @@ class World:
             "acme",
             f"s{number}",
             False,
+            False,
             b"",
             "",
             "",

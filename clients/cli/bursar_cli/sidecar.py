@@ -1,5 +1,6 @@
 """`bursar sidecar`: the programs that hold allowances; and, without a verb, one of them."""
 
+import time
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -11,8 +12,13 @@ from bursar.client import new_request_id
 from bursar.v1 import money_pb2, sidecars_pb2
 from bursar_cli import output, typed
 from bursar_cli.cells import Column, when_set
+from bursar_cli.exit_codes import REFUSED
 from bursar_cli.output import Format
 from bursar_cli.verbs import OutputOption, Session, noun, verb
+
+POLL_S: Final = 0.5
+"""How often `drain --wait` looks."""
+MOST_WAIT_S: Final = 3_600
 
 
 class SidecarGroup(TyperGroup):
@@ -65,6 +71,8 @@ def _last_seen(sidecar: sidecars_pb2.Sidecar) -> Timestamp | None:
 def _state(sidecar: sidecars_pb2.Sidecar) -> str:
     if sidecar.disabled:
         return "disabled"
+    if sidecar.draining:
+        return "draining" if sidecar.sessions else "drained"
     return "connected" if sidecar.connected else "not connected"
 
 
@@ -234,6 +242,56 @@ def enable_sidecar(session: Session, name: Name) -> None:
     bursar sidecar enable checkout-eu
     """
     _set_disabled(session, name, disabled=False)
+
+
+@verb(app, "drain")
+def drain_sidecar(
+    session: Session,
+    name: Name,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            "--wait",
+            metavar="SECONDS",
+            min=0,
+            max=MOST_WAIT_S,
+            help="Wait until it holds nothing any more; exit code 1 if it still does then.",
+        ),
+    ] = None,
+) -> None:
+    """Empty a sidecar before it is taken away: no new calls, all money back.
+
+    Its apps are answered 503 from now on, and calls in flight end as they would. It stays drained,
+    through restarts too, until `bursar sidecar resume`.
+
+    bursar sidecar drain checkout-eu --wait 60
+    """
+    sidecar = _set_draining(session, name, draining=True)
+    deadline = time.monotonic() + (wait or 0)
+    while sidecar.sessions and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        asked = sidecars_pb2.GetSidecarRequest(organization=session.organization, name=_name(name))
+        sidecar = session.client.sidecars.GetSidecar(asked)
+    session.show(sidecar, COLUMNS)
+    if wait is not None and sidecar.sessions:
+        session.note(f"{sidecar.name} is not drained yet: it goes on by itself.")
+        raise typer.Exit(REFUSED)
+
+
+@verb(app, "resume")
+def resume_sidecar(session: Session, name: Name) -> None:
+    """Let a drained sidecar admit calls again.
+
+    bursar sidecar resume checkout-eu
+    """
+    session.show(_set_draining(session, name, draining=False), COLUMNS)
+
+
+def _set_draining(session: Session, name: str, *, draining: bool) -> sidecars_pb2.Sidecar:
+    asked = sidecars_pb2.SetSidecarDrainingRequest(
+        organization=session.organization, name=_name(name), draining=draining
+    )
+    return session.client.sidecars.SetSidecarDraining(asked)
 
 
 def _set_disabled(session: Session, name: str, *, disabled: bool) -> None:

@@ -46,6 +46,8 @@ class Stream:
         self.organization_id = organization_id
         self.name = name
         self.sessions: dict[int, LiveSession] = {}
+        self.draining = False
+        """Whether the sidecar was told to empty itself."""
         self.cut: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._outbox: asyncio.Queue[ControlFrame] = asyncio.Queue(most_frames)
 
@@ -55,6 +57,14 @@ class Stream:
             self._outbox.put_nowait(frame)
         except asyncio.QueueFull:
             self.end("the sidecar does not read")
+
+    def drain(self, *, wanted: bool) -> None:
+        """Tell the sidecar to empty itself, or that it need not any more, where that is news."""
+        if wanted != self.draining:
+            self.draining = wanted
+            for session in self.sessions.values():
+                if not session.platform:
+                    session.send(ControlFrame(drain=allowances_pb2.Drain(over=not wanted)))
 
     async def next_frame(self) -> ControlFrame:
         """The next frame to write."""

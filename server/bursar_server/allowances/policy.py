@@ -332,3 +332,5 @@ class PolicyDesk:
         record = await sidecar_by_secret_hash(connection, stream.secret_hash)
         if record is None or record.disabled:
             stream.end("its credential is no longer accepted")
+        else:
+            stream.drain(wanted=record.draining)

@@ -39,7 +39,8 @@ SET state = CASE WHEN state = 'open' THEN 'fenced' ELSE state END,
 WHERE organization_id = $1 AND session_epoch = $2;
 
 -- name: see_sidecar
-UPDATE sidecars SET build = $3, last_seen_at = $4 WHERE organization_id = $1 AND id = $2;
+UPDATE sidecars SET build = $3, last_seen_at = $4 WHERE organization_id = $1 AND id = $2
+RETURNING draining;
 
 -- name: policy_versions
 SELECT id, policy_version FROM organizations WHERE id = ANY($1::bigint[]);

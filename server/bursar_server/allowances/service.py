@@ -147,6 +147,9 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
         # applied after the last applied number was read here.
         async with self._writer.turn:
             async with transaction(self._pool) as connection:
+                draining = await store.see_sidecar(
+                    connection, sidecar.organization_id, sidecar.id, hello.build, self._clock.now()
+                )
                 live = await self._open_sessions(connection, stream, sidecar, hello)
                 fenced = await self._fence_prior(
                     connection, sidecar, hello, [session for session, _ in live]
@@ -155,6 +158,8 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
             for session, opened in live:
                 session.send(_welcome(session, opened, self._settings.valid_for_ms))
                 self._hub.add(session)
+            # Before the policy, with which it would begin to admit calls.
+            stream.drain(wanted=draining)
             for older in fenced:
                 older.send(
                     allowances_pb2.ControlFrame(
@@ -175,7 +180,6 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
     ) -> list[tuple[LiveSession, store.OpenedSession]]:
         """The sidecar's sessions in its organization and in the platform, begun or found again."""
         now = self._clock.now()
-        await store.see_sidecar(connection, sidecar.organization_id, sidecar.id, hello.build, now)
         organizations = []
         for id in (sidecar.organization_id, PLATFORM_ORGANIZATION_ID):
             record = await organization_by_id(connection, id)

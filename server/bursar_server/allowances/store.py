@@ -378,9 +378,11 @@ async def fence(
 
 async def see_sidecar(
     connection: Connection, organization_id: int, sidecar_id: int, build: str, now: datetime
-) -> None:
-    """Remember that a sidecar came, and with which build."""
-    await connection.execute(QUERIES.see_sidecar, organization_id, sidecar_id, build, now)
+) -> bool:
+    """Remember that a sidecar came, and with which build; returns whether it is to be drained."""
+    return bool(
+        await connection.fetchval(QUERIES.see_sidecar, organization_id, sidecar_id, build, now)
+    )
 
 
 async def session_allowances(

@@ -1,5 +1,5 @@
 -- name: sidecars
-SELECT s.id, s.organization_id, o.slug AS organization_slug, s.slug, s.disabled, s.secret_hash,
+SELECT s.id, s.organization_id, o.slug AS organization_slug, s.slug, s.disabled, s.draining, s.secret_hash,
        s.secret_prefix, s.build, s.last_seen_at, s.created_at
 FROM sidecars AS s
 JOIN organizations AS o ON o.id = s.organization_id
@@ -16,6 +16,9 @@ UPDATE sidecars SET secret_hash = $3, secret_prefix = $4 WHERE organization_id =
 
 -- name: set_sidecar_disabled
 UPDATE sidecars SET disabled = $3 WHERE organization_id = $1 AND id = $2;
+
+-- name: set_sidecar_draining
+UPDATE sidecars SET draining = $3 WHERE organization_id = $1 AND id = $2;
 
 -- name: live_sessions
 -- A closed session holds nothing and owes nothing.

@@ -13,6 +13,7 @@ class SidecarRecord(msgspec.Struct, frozen=True):
     organization_slug: str
     slug: str
     disabled: bool
+    draining: bool
     secret_hash: bytes
     secret_prefix: str
     build: str

@@ -126,6 +126,19 @@ class SidecarService(SidecarServiceServicer):
         self._feed.publish(change)
         return messages[0]
 
+    async def SetSidecarDraining(
+        self, request: pb.SetSidecarDrainingRequest, context: Context
+    ) -> pb.Sidecar:
+        slug = parse_name("sidecars", request.name)
+        async with transaction(self._pool) as connection:
+            owner = await resolve_organization(connection, request.organization)
+            before = await _sidecar(connection, owner.id, slug)
+            await store.set_sidecar_draining(connection, owner.id, before.id, request.draining)
+            sidecar = await _sidecar(connection, owner.id, slug)
+            messages = await self._messages(connection, [sidecar])
+        self._publish(sidecar)
+        return messages[0]
+
     async def _messages(
         self, connection: Connection, sidecars: Sequence[SidecarRecord]
     ) -> list[pb.Sidecar]:
@@ -174,6 +187,7 @@ def _message(
         last_seen_time=seen,
         build=sidecar.build,
         connected=connected,
+        draining=sidecar.draining,
         sessions=sessions,
     )
 

@@ -84,6 +84,13 @@ async def set_sidecar_disabled(
     await connection.execute(q.set_sidecar_disabled, organization_id, id, disabled)
 
 
+async def set_sidecar_draining(
+    connection: Connection, organization_id: int, id: int, draining: bool
+) -> None:
+    """Empty a sidecar, or let it admit calls again."""
+    await connection.execute(q.set_sidecar_draining, organization_id, id, draining)
+
+
 async def live_sessions(
     connection: Connection, sidecar_organization_id: int, sidecar_ids: Sequence[int]
 ) -> list[SessionRecord]:

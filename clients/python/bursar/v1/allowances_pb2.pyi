@@ -1046,6 +1046,30 @@ class Redirect(_message.Message):
 Global___Redirect: _TypeAlias = Redirect  # noqa: Y015
 
 @_typing.final
+class Drain(_message.Message):
+    """Admit nothing more, let calls end, settle them, give all money back and close the sessions; the
+    stream stays. Told after each Welcome for as long as it is wanted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVER_FIELD_NUMBER: _builtins.int
+    over: _builtins.bool
+    """True: no longer wanted. The sidecar begins a new life."""
+    def __init__(
+        self,
+        *,
+        over: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["over", b"over"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Drain: _TypeAlias = Drain  # noqa: Y015
+
+@_typing.final
 class ControlFrame(_message.Message):
     """What the control plane says."""
 
@@ -1061,6 +1085,7 @@ class ControlFrame(_message.Message):
     PRICES_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
     REDIRECT_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     """The session spoken to."""
     applied_seq: _builtins.int
@@ -1097,6 +1122,10 @@ class ControlFrame(_message.Message):
     def redirect(self) -> Global___Redirect:
         """This control plane goes away."""
 
+    @_builtins.property
+    def drain(self) -> Global___Drain:
+        """The sidecar is to be emptied."""
+
     def __init__(
         self,
         *,
@@ -1110,10 +1139,11 @@ class ControlFrame(_message.Message):
         prices: Global___PriceBook | None = ...,
         fence: Global___Fence | None = ...,
         redirect: Global___Redirect | None = ...,
+        drain: Global___Drain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "policy", b"policy", "prices", b"prices", "redirect", b"redirect", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "fence", b"fence", "policy", b"policy", "prices", b"prices", "redirect", b"redirect", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowances", b"allowances", "applied_seq", b"applied_seq", "fence", b"fence", "policy", b"policy", "prices", b"prices", "recalls", b"recalls", "redirect", b"redirect", "session_epoch", b"session_epoch", "verdicts", b"verdicts", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowances", b"allowances", "applied_seq", b"applied_seq", "drain", b"drain", "fence", b"fence", "policy", b"policy", "prices", b"prices", "recalls", b"recalls", "redirect", b"redirect", "session_epoch", b"session_epoch", "verdicts", b"verdicts", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,6 +68,7 @@ class Sidecar(_message.Message):
     BUILD_FIELD_NUMBER: _builtins.int
     CONNECTED_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"sidecars/checkout-eu"."""
     organization: _builtins.str
@@ -80,6 +81,10 @@ class Sidecar(_message.Message):
     """Its build, as it said."""
     connected: _builtins.bool
     """Whether a stream of it is open now."""
+    draining: _builtins.bool
+    """Whether it is to admit nothing more and to give back what it holds. It is drained once it has
+    no `sessions` left.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Set by the server."""
@@ -104,10 +109,11 @@ class Sidecar(_message.Message):
         build: _builtins.str = ...,
         connected: _builtins.bool = ...,
         sessions: _abc.Iterable[Global___SidecarSession] | None = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_seen_time", b"last_seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "connected", b"connected", "create_time", b"create_time", "disabled", b"disabled", "last_seen_time", b"last_seen_time", "name", b"name", "organization", b"organization", "secret_prefix", b"secret_prefix", "sessions", b"sessions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "connected", b"connected", "create_time", b"create_time", "disabled", b"disabled", "draining", b"draining", "last_seen_time", b"last_seen_time", "name", b"name", "organization", b"organization", "secret_prefix", b"secret_prefix", "sessions", b"sessions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -442,3 +448,33 @@ class SetSidecarDisabledRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetSidecarDisabledRequest: _TypeAlias = SetSidecarDisabledRequest  # noqa: Y015
+
+@_typing.final
+class SetSidecarDrainingRequest(_message.Message):
+    """Drains a sidecar, or lets it admit calls again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    organization: _builtins.str
+    """"organizations/acme"."""
+    name: _builtins.str
+    """"sidecars/checkout-eu"."""
+    draining: _builtins.bool
+    """The new value."""
+    def __init__(
+        self,
+        *,
+        organization: _builtins.str = ...,
+        name: _builtins.str = ...,
+        draining: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "name", b"name", "organization", b"organization"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSidecarDrainingRequest: _TypeAlias = SetSidecarDrainingRequest  # noqa: Y015

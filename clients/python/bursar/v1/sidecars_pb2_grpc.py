@@ -60,6 +60,11 @@ class SidecarServiceStub:
                 request_serializer=bursar_dot_v1_dot_sidecars__pb2.SetSidecarDisabledRequest.SerializeToString,
                 response_deserializer=bursar_dot_v1_dot_sidecars__pb2.Sidecar.FromString,
                 _registered_method=True)
+        self.SetSidecarDraining = channel.unary_unary(
+                '/bursar.v1.SidecarService/SetSidecarDraining',
+                request_serializer=bursar_dot_v1_dot_sidecars__pb2.SetSidecarDrainingRequest.SerializeToString,
+                response_deserializer=bursar_dot_v1_dot_sidecars__pb2.Sidecar.FromString,
+                _registered_method=True)
 
 
 class SidecarServiceServicer:
@@ -101,6 +106,15 @@ class SidecarServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetSidecarDraining(self, request, context):
+        """Asks it to admit nothing more, to let its calls end, and to give all money back; its apps are
+        answered 503 meanwhile. It stays so, through restarts, until it is let in again. One that is
+        not connected is asked when it comes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SidecarServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -127,6 +141,11 @@ def add_SidecarServiceServicer_to_server(servicer, server):
             'SetSidecarDisabled': grpc.unary_unary_rpc_method_handler(
                     servicer.SetSidecarDisabled,
                     request_deserializer=bursar_dot_v1_dot_sidecars__pb2.SetSidecarDisabledRequest.FromString,
+                    response_serializer=bursar_dot_v1_dot_sidecars__pb2.Sidecar.SerializeToString,
+            ),
+            'SetSidecarDraining': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSidecarDraining,
+                    request_deserializer=bursar_dot_v1_dot_sidecars__pb2.SetSidecarDrainingRequest.FromString,
                     response_serializer=bursar_dot_v1_dot_sidecars__pb2.Sidecar.SerializeToString,
             ),
     }
@@ -265,6 +284,33 @@ class SidecarService:
             target,
             '/bursar.v1.SidecarService/SetSidecarDisabled',
             bursar_dot_v1_dot_sidecars__pb2.SetSidecarDisabledRequest.SerializeToString,
+            bursar_dot_v1_dot_sidecars__pb2.Sidecar.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSidecarDraining(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bursar.v1.SidecarService/SetSidecarDraining',
+            bursar_dot_v1_dot_sidecars__pb2.SetSidecarDrainingRequest.SerializeToString,
             bursar_dot_v1_dot_sidecars__pb2.Sidecar.FromString,
             options,
             channel_credentials,

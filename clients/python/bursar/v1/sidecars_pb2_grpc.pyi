@@ -47,6 +47,11 @@ class SidecarServiceStub:
     """Gives it a new credential."""
     SetSidecarDisabled: _grpc.UnaryUnaryMultiCallable[_sidecars_pb2.SetSidecarDisabledRequest, _sidecars_pb2.Sidecar]
     """Refuses it, or accepts it again. What it holds stays lent until evidence frees it."""
+    SetSidecarDraining: _grpc.UnaryUnaryMultiCallable[_sidecars_pb2.SetSidecarDrainingRequest, _sidecars_pb2.Sidecar]
+    """Asks it to admit nothing more, to let its calls end, and to give all money back; its apps are
+    answered 503 meanwhile. It stays so, through restarts, until it is let in again. One that is
+    not connected is asked when it comes.
+    """
 
 @_typing.type_check_only
 class SidecarServiceAsyncStub(SidecarServiceStub):
@@ -63,6 +68,11 @@ class SidecarServiceAsyncStub(SidecarServiceStub):
     """Gives it a new credential."""
     SetSidecarDisabled: _aio.UnaryUnaryMultiCallable[_sidecars_pb2.SetSidecarDisabledRequest, _sidecars_pb2.Sidecar]  # type: ignore[assignment]
     """Refuses it, or accepts it again. What it holds stays lent until evidence frees it."""
+    SetSidecarDraining: _aio.UnaryUnaryMultiCallable[_sidecars_pb2.SetSidecarDrainingRequest, _sidecars_pb2.Sidecar]  # type: ignore[assignment]
+    """Asks it to admit nothing more, to let its calls end, and to give all money back; its apps are
+    answered 503 meanwhile. It stays so, through restarts, until it is let in again. One that is
+    not connected is asked when it comes.
+    """
 
 class SidecarServiceServicer(metaclass=_abc_1.ABCMeta):
     """Sidecars of an organization."""
@@ -106,5 +116,16 @@ class SidecarServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sidecars_pb2.Sidecar, _abc.Awaitable[_sidecars_pb2.Sidecar]]:
         """Refuses it, or accepts it again. What it holds stays lent until evidence frees it."""
+
+    @_abc_1.abstractmethod
+    def SetSidecarDraining(
+        self,
+        request: _sidecars_pb2.SetSidecarDrainingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sidecars_pb2.Sidecar, _abc.Awaitable[_sidecars_pb2.Sidecar]]:
+        """Asks it to admit nothing more, to let its calls end, and to give all money back; its apps are
+        answered 503 meanwhile. It stays so, through restarts, until it is let in again. One that is
+        not connected is asked when it comes.
+        """
 
 def add_SidecarServiceServicer_to_server(servicer: SidecarServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
