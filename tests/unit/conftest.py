@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from bursar_cli.__main__ import build_app
-from tests.fakes.admin_server import ADMIN_KEY, AdminServer, AdminState
+from tests.fakes.admin_server import ADMIN_KEY, AdminServer
+from tests.fakes.admin_state import AdminState
 
 Bursar = Callable[..., Any]
 

@@ -14,7 +14,8 @@ from bursar.client import (
     new_request_id,
 )
 from bursar.v1 import budgets_pb2, identity_pb2
-from tests.fakes.admin_server import ADMIN_KEY, AdminServer, AdminState, serving
+from tests.fakes.admin_server import ADMIN_KEY, AdminServer, serving
+from tests.fakes.admin_state import AdminState
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import csv
 import io
 
 from bursar.v1 import alerts_pb2, budgets_pb2
-from tests.fakes.admin_server import AdminState, money
+from tests.fakes.admin_server import money
+from tests.fakes.admin_state import AdminState
 from tests.unit.conftest import Bursar
 
 UNIT = 1_000_000_000

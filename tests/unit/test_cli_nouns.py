@@ -20,7 +20,8 @@ from bursar.v1 import (
     sidecars_pb2,
 )
 from bursar_cli.__main__ import build_app
-from tests.fakes.admin_server import AdminState, at, money
+from tests.fakes.admin_server import at, money
+from tests.fakes.admin_state import AdminState
 from tests.unit.conftest import Bursar
 
 UNIT = 1_000_000_000
