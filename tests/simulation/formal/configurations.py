@@ -128,7 +128,32 @@ CUT_JOURNAL = Bounds(
     horizon=True,
     drains=True,
 )
-SMALL = (LENDING, TICKS, CRASHES, DOUBT, TWO_BUDGETS, PROGRESSIVE, OVERRUN, ROLL_OVER, CUT_JOURNAL)
+TOGETHER = Bounds(
+    name="together",
+    says="two budgets a call, one rolling over; growth of W, cost above W, a correction",
+    limits=(1, 1, 2),
+    draws=((0, 2), (1, 2)),
+    most_granted=2,
+    calls=1,
+    all_calls=2,
+    grown_to=2,
+    excess=1,
+    corrections=1,
+    evidence=True,
+    drains=True,
+)
+SMALL = (
+    LENDING,
+    TICKS,
+    CRASHES,
+    DOUBT,
+    TWO_BUDGETS,
+    PROGRESSIVE,
+    OVERRUN,
+    ROLL_OVER,
+    CUT_JOURNAL,
+    TOGETHER,
+)
 
 LARGE = (
     replace(LENDING, most_granted=3),
@@ -139,6 +164,7 @@ LARGE = (
     replace(PROGRESSIVE, most_granted=3),
     replace(OVERRUN, all_calls=4, corrections=2, returns=True),
     replace(ROLL_OVER, all_calls=4, evidence=True),
+    replace(TOGETHER, crashes=1),
     Bounds(
         name="three sidecars",
         says="three sidecars, a limit that does not divide",
