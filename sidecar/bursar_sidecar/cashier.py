@@ -202,6 +202,11 @@ class Cashier:
             log.warning("calls_left_open", count=self._journal.open_calls)
         return await self._session.close(close_timeout_s)
 
+    def resume(self) -> None:
+        """Admit calls again; whoever called `drain` has given it up."""
+        self._draining = False
+        self._idle.clear()
+
     def _note_idle(self) -> None:
         if self._draining and not self._journal.open_calls:
             self._idle.set()
