@@ -418,3 +418,22 @@ async def test_one_session_cannot_take_the_room_of_all_that_wait(world: World) -
     await other.ask(1, (budget, 1), wait_ms=60_000)
     await world.set_limit(budget, 10 + most + 1)
     assert (await other.verdict(1)).outcome == LENT
+
+
+async def test_a_sidecar_that_is_drained_is_told_now_and_at_every_hello(world: World) -> None:
+    sidecar = await world.sidecar().open("boot")
+
+    async def drain(draining: bool) -> None:
+        await world.pool.execute("UPDATE sidecars SET draining = $1 WHERE id = 1", draining)
+        await world.announce(Change(ORGANIZATION, ChangeKind.SIDECAR, 1))
+
+    await drain(True)
+    assert not (await sidecar.until(lambda f: f.HasField("drain"))).drain.over
+    # Before the policy, with which it would begin to admit calls.
+    again = await world.sidecar().open("boot")
+    told = [
+        f.HasField("drain") for f in again.frames if f.HasField("drain") or f.HasField("policy")
+    ]
+    assert told[0]
+    await drain(False)
+    assert (await again.until(lambda f: f.HasField("drain"))).drain.over

@@ -115,6 +115,18 @@ async def test_a_disabled_sidecar_can_be_accepted_again(
     assert len(changes) == 2
 
 
+async def test_a_drained_sidecar_is_let_in_again(sidecars: Sidecars, changes: list[Change]) -> None:
+    made = await sidecars.create()
+    changes.clear()
+    for draining in (True, False):
+        request = pb.SetSidecarDrainingRequest(name="sidecars/eu", draining=draining)
+        assert (await sidecars.stub.SetSidecarDraining(request)).draining is draining
+        record = await sidecars.found(made.secret)
+        assert record is not None
+        assert record.draining is draining
+    assert len(changes) == 2
+
+
 async def test_sidecars_come_in_pages(sidecars: Sidecars) -> None:
     for slug in ("c", "a", "b"):
         await sidecars.create(slug)

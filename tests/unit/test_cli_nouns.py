@@ -321,6 +321,10 @@ def test_sidecars(bursar: Bursar, state: AdminState) -> None:
     assert bursar("sidecar", "rotate", "eu") == "bs-rotated\n"
     assert bursar("sidecar", "disable", "eu", "-o", "json")["disabled"] is True
     assert bursar("sidecar", "enable", "eu", "-o", "json")["disabled"] is False
+    drained = bursar("sidecar", "drain", "eu", "--wait", "5", "-o", "json")
+    assert drained["draining"] is True
+    assert "drained" in bursar("sidecar", "list")
+    assert bursar("sidecar", "resume", "eu", "-o", "json")["draining"] is False
 
 
 def entry(n: int) -> ledger_pb2.Entry:

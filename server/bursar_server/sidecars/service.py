@@ -132,11 +132,13 @@ class SidecarService(SidecarServiceServicer):
         slug = parse_name("sidecars", request.name)
         async with transaction(self._pool) as connection:
             owner = await resolve_organization(connection, request.organization)
+            await hold_policy(connection, owner.id)
             before = await _sidecar(connection, owner.id, slug)
             await store.set_sidecar_draining(connection, owner.id, before.id, request.draining)
             sidecar = await _sidecar(connection, owner.id, slug)
             messages = await self._messages(connection, [sidecar])
-        self._publish(sidecar)
+            change = await _record(connection, sidecar)
+        self._feed.publish(change)
         return messages[0]
 
     async def _messages(

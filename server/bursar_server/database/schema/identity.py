@@ -147,9 +147,9 @@ sidecars = Table(
     Column("disabled", Boolean, nullable=False, server_default=text("false")),
     Column("build", Text, nullable=False, server_default=text("''")),
     Column("last_seen_at", DateTime(timezone=True)),
+    created_column(),
     # To be emptied: it admits nothing and gives back what it holds.
     Column("draining", Boolean, nullable=False, server_default=text("false")),
-    created_column(),
     ForeignKeyConstraint(["organization_id"], ["organizations.id"]),
     UniqueConstraint("organization_id", "slug"),
 )
