@@ -1,8 +1,8 @@
 """Emptying the sidecar because the control plane asks for it, while the process stays.
 
-    serving --asked--> draining --all settled and given back--> drained
-       ^                   |                                       |
-       +-------------- let in again: a new life of the sidecar ----+
+serving --asked--> draining --all settled and given back--> drained
+   ^                   |                                       |
+   +-------------- let in again: a new life of the sidecar ----+
 """
 
 import asyncio

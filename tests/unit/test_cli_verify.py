@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 from bursar.client import AsyncBursarClient, BursarClient, BursarError
 from bursar.v1 import ledger_pb2
 from bursar_cli.__main__ import build_app
-from tests.fakes.admin_server import ADMIN_KEY, AdminServer, AdminState, serving
+from tests.fakes.admin_server import ADMIN_KEY, AdminServer, serving
+from tests.fakes.admin_state import AdminState
 
 WHOLE = ledger_pb2.LedgerCheck(name="trial_balance", description="is zero", checked_count=9)
 
