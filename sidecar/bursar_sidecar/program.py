@@ -24,6 +24,7 @@ from bursar_sidecar.clock import SystemClock
 from bursar_sidecar.draining import Draining
 from bursar_sidecar.identity import Identity
 from bursar_sidecar.journal import Journal, JournalError, JournalLimits, machine_boot_id
+from bursar_sidecar.log_stream import LogStream
 from bursar_sidecar.money_metrics import MoneyMetrics
 from bursar_sidecar.proxy import Proxy, build_proxy
 from bursar_sidecar.session import Session
@@ -150,6 +151,7 @@ def _stop_signals() -> asyncio.Event:
 
 
 def _log_to_stderr() -> None:
+    stream = LogStream(sys.stderr.fileno())
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -159,6 +161,6 @@ def _log_to_stderr() -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),  # type: ignore[arg-type]  # uses write and flush
         cache_logger_on_first_use=True,
     )

@@ -18,6 +18,8 @@ from tests.fakes.site import Sidecar, Site, site
 from tests.fakes.until import until
 from tests.fakes.watched_windows import check_every_committed_state, watch
 
+pytestmark = pytest.mark.xdist_group("partitions")
+
 NOBODY_ASKED = "503 no_allowance"
 MILLI_USD = 1_000_000
 CUTS = 14

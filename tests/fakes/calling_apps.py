@@ -14,7 +14,7 @@ from tests.fakes.until import until
 
 TIMEOUT_S = 60.0
 # How long an app waits before it calls again after a call that was not served.
-PAUSE_S = 0.02
+PAUSE_S = 0.05
 SERVED = "served"
 BROKEN = "broken"
 """The connection broke, before the answer or within it."""
