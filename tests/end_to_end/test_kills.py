@@ -1,7 +1,7 @@
 """`kill -9` of every part at random moments under load; then the provider's bill is the ledger.
 
-A round is a test of its own. Two are run unless `BURSAR_KILL_ROUNDS` says otherwise; each prints the
-seed by which `BURSAR_KILL_SEED` chooses the same parts and the same order again.
+A round is a test of its own. Two are run unless `BURSAR_KILL_ROUNDS` says otherwise; each prints
+the seed by which `BURSAR_KILL_SEED` chooses the same parts and the same order again.
 """
 
 import asyncio
@@ -117,7 +117,7 @@ def test_kills_at_random_moments(mortal: Site, number: int) -> None:
     print(f"BURSAR_KILL_SEED={SEED} round {number}")
     chance = random.Random(f"{SEED}/{number}")
     key, secret = mortal.make_key()
-    limit_nanos = chance.choice([3, 1_000]) * MILLI_USD
+    limit_nanos = chance.choice([6, 1_000]) * MILLI_USD
     mortal.make_budget(key, limit_nanos)
     app = App(secret)
     parts: list[Part] = [mortal.postgres, mortal.server, *mortal.sidecars.values()]

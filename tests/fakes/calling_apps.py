@@ -32,13 +32,14 @@ class Answer(NamedTuple):
 class App:
     """Calls with one key. What it called, and how that ended."""
 
-    def __init__(self, secret: str, *, llm_tokens: int = 100) -> None:
+    def __init__(self, secret: str, *, llm_tokens: int = 100, tags: Sequence[str] = ()) -> None:
         self.ended: Counter[str] = Counter()
         self.called: set[str] = set()
         self.served: set[str] = set()
         """The calls whose answers came whole."""
         self._secret = secret
         self._llm_tokens = llm_tokens
+        self._tags = tags
         self._lock = threading.Lock()
 
     def call(self, address: str, *, stream: bool = False, chunk_delay_ms: int = 0) -> Answer:
@@ -74,7 +75,7 @@ class App:
                     "authorization": f"Bearer {self._secret}",
                     "content-type": "application/json",
                     "x-simulate-call-id": call_id,
-                    "x-bursar-tags": f"call:{call_id}",
+                    "x-bursar-tags": ",".join((f"call:{call_id}", *self._tags)),
                     "x-simulate": json.dumps({"chunk_delay_ms": chunk_delay_ms}),
                 },
             )

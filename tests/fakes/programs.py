@@ -122,6 +122,10 @@ class Program:
         """The end of its log."""
         return self._log.read_text(errors="replace")[-LOG_TAIL:] if self._log.exists() else ""
 
+    def has_logged(self, text: str) -> bool:
+        """Whether the text stands anywhere in its log."""
+        return text in self._log.read_text(errors="replace")
+
 
 class PostgresProgram:
     """An embedded Postgres that keeps its port and its data through every death."""

@@ -42,6 +42,7 @@ CONTENT_FAULTS = (
     rules.RuleViolation,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.DataError,
+    asyncpg.ProgramLimitExceededError,
     ValueError,
     RuntimeError,
 )
@@ -274,7 +275,12 @@ class Writer:
             except BursarError as error:
                 self._tick.forget()
                 metrics.RETRIES.inc()
-                log.warning("tick_retried", reason=error.reason, pause_ms=pause_ms)
+                log.warning(
+                    "tick_retried",
+                    reason=error.reason,
+                    cause=str(error.__cause__),
+                    pause_ms=pause_ms,
+                )
             await asyncio.sleep(pause_ms / 1000)
             pause_ms = min(pause_ms * 2, self._settings.retry_most_ms)
 

@@ -62,8 +62,9 @@ async def transaction(
     """A connection inside a transaction: committed at the end, rolled back on any error.
 
     Read-only ones, and those with `snapshot`, see one state of the database throughout. The
-    driver's faults leave as BursarError: UNAVAILABLE when the database can't be reached, ABORTED
-    when two transactions met and this one lost; in both cases the caller may repeat.
+    driver's faults leave as BursarError: UNAVAILABLE when the database can't be reached or fails by
+    itself, ABORTED when two transactions met and this one lost; in both cases the caller may
+    repeat.
     """
     async with (
         translated(),
@@ -113,3 +114,12 @@ async def translated() -> AsyncIterator[None]:
         raise unavailable(
             "the database can't be reached: try again", "DATABASE_UNAVAILABLE"
         ) from error
+    except (
+        asyncpg.InsufficientResourcesError,
+        asyncpg.PostgresSystemError,
+        asyncpg.InternalServerError,
+        asyncpg.ReadOnlySQLTransactionError,
+    ) as error:
+        # A full or failing disk, no memory left, a standby that was taken for the primary: nothing
+        # in what was asked is at fault, and it goes through once an operator has seen to it.
+        raise unavailable("the database fails: try again", "DATABASE_FAILED") from error
