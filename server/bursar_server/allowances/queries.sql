@@ -4,7 +4,8 @@ WHERE id = $1
 RETURNING owner_epoch;
 
 -- name: check_shard
-SELECT owner_epoch FROM shards WHERE id = $1 FOR SHARE;
+SELECT owner_epoch, set_config('idle_in_transaction_session_timeout', $2::text, true)
+FROM shards WHERE id = $1 FOR SHARE;
 
 -- name: resume_session
 -- Its Hello makes what it holds valid anew. A fail-over of the database may have forgotten policy

@@ -17,10 +17,18 @@ from bursar_server.database.queries import Queries
 
 QUERIES = Queries.load(__package__)
 
+MOST_IDLE_IN_A_TICK_MS = 5_000
+"""How long a tick may keep its locks while its process says nothing. Between two statements pass
+milliseconds; a process that hangs, or lost its way to the database, must not keep another from
+taking the shard over."""
+
 
 async def check_shard(connection: Connection, shard_id: int) -> int:
-    """The owner epoch of the shard, held against change until the transaction ends."""
-    return int(await connection.fetchval(QUERIES.check_shard, shard_id))
+    """The owner epoch of the shard, held against change until the transaction ends, which the
+    database does by itself once its process is silent for too long."""
+    return int(
+        await connection.fetchval(QUERIES.check_shard, shard_id, str(MOST_IDLE_IN_A_TICK_MS))
+    )
 
 
 async def take_shard(connection: Connection, shard_id: int, owner: str) -> int:
