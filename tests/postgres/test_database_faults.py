@@ -17,7 +17,6 @@ RAISE = "DO $$ BEGIN RAISE EXCEPTION 'made up' USING ERRCODE = '{}'; END $$"
         ("53300", "DATABASE_UNAVAILABLE"),  # too many connections
         ("58030", "DATABASE_FAILED"),  # the disk fails
         ("XX000", "DATABASE_FAILED"),  # what Postgres has no better code for
-        ("25006", "DATABASE_FAILED"),  # a standby
     ],
 )
 async def test_a_failing_database_is_worth_another_try(pool: Pool, code: str, reason: str) -> None:

@@ -118,8 +118,7 @@ async def translated() -> AsyncIterator[None]:
         asyncpg.InsufficientResourcesError,
         asyncpg.PostgresSystemError,
         asyncpg.InternalServerError,
-        asyncpg.ReadOnlySQLTransactionError,
     ) as error:
-        # A full or failing disk, no memory left, a standby that was taken for the primary: nothing
-        # in what was asked is at fault, and it goes through once an operator has seen to it.
+        # A full or failing disk, no memory left: nothing in what was asked is at fault, and it goes
+        # through once an operator has seen to it.
         raise unavailable("the database fails: try again", "DATABASE_FAILED") from error
