@@ -20,6 +20,9 @@ MOST_NANOS: Final = 10**18
 """A thousand million units of a currency: more than any budget, so a larger amount is nonsense."""
 MOST_LLM_TOKENS: Final = 10**12
 MOST_COUNT: Final = 2**62
+MOST_N: Final = 10**12
+"""Reservations of one session: a thousand each second for thirty years. A number beyond it would
+keep the session, and what it holds, from ever being closed."""
 MOST_TEXT: Final = 256
 """Characters of a name that a caller chooses (customer, tag): they are indexed and shown."""
 MOST_TAGS: Final = 64
@@ -188,8 +191,8 @@ def _growing(line: allowances_pb2.NeedLine, growth: bool, field: str) -> int:
 
 def _close(message: allowances_pb2.CloseSession, field: str, own_epochs: Collection[int]) -> Close:
     epoch = _own_epoch(message.session_epoch, f"{field}.session_epoch", own_epochs)
-    if not 0 <= message.last_n <= MOST_COUNT:
-        raise invalid(f"{field}.last_n", message.last_n, f"0 to {MOST_COUNT}")
+    if not 0 <= message.last_n <= MOST_N:
+        raise invalid(f"{field}.last_n", message.last_n, f"0 to {MOST_N}")
     return Close(epoch, message.last_n)
 
 
@@ -219,7 +222,7 @@ def _settlement(
     return Settlement(
         organization_id=organization_id,
         session_epoch=_own_epoch(message.session_epoch, f"{field}.session_epoch", own_epochs),
-        n=_count(message.n, f"{field}.n"),
+        n=_number(message.n, f"{field}.n"),
         kind=kind,
         budget_window_ids=windows,
         reserved_nanos=_nanos(message.reserved_nanos, f"{field}.reserved_nanos"),
@@ -272,6 +275,12 @@ def _most(field: str, values: Collection[object], most: int) -> None:
 def _count(value: int, field: str) -> int:
     if not 1 <= value <= MOST_COUNT:
         raise invalid(field, value, f"1 to {MOST_COUNT}")
+    return value
+
+
+def _number(value: int, field: str) -> int:
+    if not 1 <= value <= MOST_N:
+        raise invalid(field, value, f"1 to {MOST_N}")
     return value
 
 

@@ -5,6 +5,7 @@ live in Postgres and are the writer's.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Collection, Iterable
 
 import structlog
@@ -121,6 +122,12 @@ class LiveSession:
         self.policy_told_at_ms = 0
         self.policy_heard = (0, 0)
         """What it acknowledged on this stream: (version, last n admitted under an older one)."""
+        self.contradicted = False
+        """Whether it settled a number again as something else; that is told once."""
+        self.quarantined = 0
+        """Its frames on this stream that could not be applied."""
+        self._unapplied: deque[tuple[int, int]] = deque()
+        self._moved = asyncio.Event()
 
     def hear_policy(self, version: int, last_n: int) -> None:
         """It acknowledges a policy. Raises BursarError (INVALID_ARGUMENT) if that can't be."""
@@ -134,10 +141,27 @@ class LiveSession:
             raise invalid("policy_ack.last_n_under_older", last_n, wanted)
         self.policy_heard = (version, last_n)
 
+    def received(self, seq: int, size: int) -> None:
+        """A frame of `size` bytes is here, and goes to the writer."""
+        self.received_seq = seq
+        self._unapplied.append((seq, size))
+
+    async def room(self, most_frames: int, most_bytes: int) -> None:
+        """Wait until less than that much of the session is received and not applied."""
+        while True:
+            while self._unapplied and self._unapplied[0][0] <= self.applied_seq:
+                self._unapplied.popleft()
+            size = sum(size for _, size in self._unapplied)
+            if len(self._unapplied) < most_frames and size < most_bytes:
+                return
+            self._moved.clear()
+            await self._moved.wait()
+
     def send(self, frame: ControlFrame) -> None:
         """Queue a frame of this session."""
         frame.session_epoch = self.session_epoch
         frame.applied_seq = self.applied_seq
+        self._moved.set()
         self.stream.send(frame)
 
 

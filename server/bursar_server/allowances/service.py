@@ -8,6 +8,7 @@ and moves nothing.
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
@@ -62,7 +63,8 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
         self._desk = desk
         self._clock = clock
         self._settings = settings
-        self.open_streams = 0
+        self._streams: Counter[int] = Counter()
+        """Open streams, by sidecar."""
 
     async def Session(
         self,
@@ -79,7 +81,7 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
             self._settings.max_outbox_frames,
         )
         hello = await self._first_frame(request_iterator)
-        self.open_streams += 1
+        self._count_in(sidecar)
         reader: asyncio.Task[None] | None = None
         try:
             await self._open(stream, sidecar, hello)
@@ -88,7 +90,7 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
             async for frame in self._outgoing(stream, reader):
                 yield frame
         finally:
-            self.open_streams -= 1
+            self._streams[sidecar.id] -= 1
             if reader is not None:
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)
@@ -96,6 +98,17 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
             self._writer.session_gone(self._hub.remove(stream))
             metrics.SESSIONS.set(len(self._hub.sessions))
             log.info("stream_closed", sidecar=stream.name)
+
+    def _count_in(self, sidecar: SidecarRecord) -> None:
+        most = self._settings.max_streams_of_sidecar
+        if self._streams[sidecar.id] >= most:
+            log.warning("stream_refused", sidecar=f"sidecars/{sidecar.slug}", open_streams=most)
+            raise BursarError(
+                Status.RESOURCE_EXHAUSTED,
+                "TOO_MANY_STREAMS",
+                f"sidecars/{sidecar.slug} has {most} open streams, as many as one credential may",
+            )
+        self._streams[sidecar.id] += 1
 
     async def _authenticate(self, context: Context) -> tuple[SidecarRecord, bytes]:
         metadata = context.invocation_metadata() or ()
@@ -121,10 +134,15 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
         if not frame.HasField("hello"):
             raise invalid("hello", "", "set in the first frame")
         hello = frame.hello
-        if not 1 <= len(hello.boot_id) <= MOST_BOOT_ID:
-            raise invalid("hello.boot_id", hello.boot_id, f"1 to {MOST_BOOT_ID} characters")
-        if len(hello.build) > MOST_BUILD:
-            raise invalid("hello.build", hello.build, f"at most {MOST_BUILD} characters")
+        for field, text, least, most in (
+            ("boot_id", hello.boot_id, 1, MOST_BOOT_ID),
+            ("build", hello.build, 0, MOST_BUILD),
+            ("price_snapshot_version", hello.price_snapshot_version, 0, MOST_BUILD),
+        ):
+            # Postgres stores no NUL.
+            if not least <= len(text) <= most or "\x00" in text:
+                expected = f"{least} to {most} characters, none of them NUL"
+                raise invalid(f"hello.{field}", text, expected)
         if len(hello.prior_sessions) > MOST_PRIOR_SESSIONS:
             raise invalid(
                 "hello.prior_sessions",
@@ -267,10 +285,13 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
             frame = check_frame(message, session.organization_id, session.own_epochs)
             if frame.policy_ack is not None:
                 session.hear_policy(*frame.policy_ack)
-            session.received_seq = message.seq
+            session.received(message.seq, len(frame.raw))
             if frame.resolve:
                 self._desk.ask(session, frame.resolve)
             await self._writer.submit(session, frame)
+            await session.room(
+                self._settings.max_unapplied_frames, self._settings.max_unapplied_bytes
+            )
 
     async def _outgoing(
         self, stream: Stream, reader: "asyncio.Task[None]"

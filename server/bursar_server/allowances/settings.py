@@ -52,6 +52,17 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resolve_after_ms: int = 1_830_000
     """How long a session that nobody gave up must be silent before people may decide about its
     money: the longest call (30 minutes) and the lapse (30 seconds), after which it can't spend."""
+    max_streams_of_sidecar: int = 1_024
+    """Streams open under one credential, which many processes may share: a quarter of what the
+    server takes, so that one credential does not keep all others out."""
+    max_unapplied_bytes: int = 16_777_216
+    """Bytes of one session's frames that were received and not yet applied; its stream is read no
+    further until they are, so that who floods fills its own connection, not the memory here."""
+    max_unapplied_frames: int = 256
+    """The same in frames: a small part of the inbox that all sessions share."""
+    max_quarantined_of_stream: int = 16
+    """Frames of one stream that could not be applied before it is cut off: each is kept for people
+    to look at, and takes a transaction of its own."""
     hello_timeout_ms: int = 10_000
     """A stream that says nothing is closed after this."""
     retry_first_ms: int = 50

@@ -163,6 +163,10 @@ def _post(state: Slice, given: Input, output: Output) -> None:
             raise FrameFault(f"session {settlement.session_epoch} is gone")
         row.settled_count += 1
         row.highest_settled_n = max(row.highest_settled_n, settlement.n)
+        if row.last_n is not None and settlement.n > row.last_n:
+            # More was opened than the session said: it is closed once those are settled, too.
+            row.last_n = settlement.n
+            row.state = "fenced"
         if row.lost_count:
             _find(
                 state,

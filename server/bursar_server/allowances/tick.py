@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import msgspec
+import structlog
 
 from bursar_server.allowances import rules, store
 from bursar_server.allowances.ahead import Ahead
@@ -23,6 +24,8 @@ from bursar_server.allowances.step import FrameFault, Input, Slice, step
 from bursar_server.allowances.windows import MOST_CACHED, Windows
 from bursar_server.database.pool import Connection
 from bursar_server.ledger import entries, posting
+
+log = structlog.get_logger(__name__)
 
 
 class Deposed(Exception):
@@ -253,6 +256,17 @@ class Tick:
             so_far = await posting.posted_so_far(connection, session.organization_id, asked)
             planned = entries.plan(settlements, so_far)
             repeats += len(settlements) - sum(1 for p in planned if p.kind is p.settlement.kind)
+            if not session.contradicted:
+                for settlement in entries.contradictions(settlements, so_far):
+                    session.contradicted = True
+                    log.warning(
+                        "settlement_contradicted",
+                        sidecar=session.stream.name,
+                        charge=f"{settlement.session_epoch}-{settlement.n}",
+                        posted_nanos=so_far[settlement.session_epoch, settlement.n].amount_nanos,
+                        said_nanos=settlement.cost_nanos,
+                    )
+                    break
             await self._fill_in(connection, session, planned)
             postings += planned
         return postings, repeats

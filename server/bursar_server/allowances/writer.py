@@ -294,7 +294,13 @@ class Writer:
         metrics.QUARANTINED.inc()
         log.error("frame_quarantined", session_epoch=session.session_epoch, seq=frame.seq)
         session.applied_seq = max(session.applied_seq, frame.seq)
+        for report in frame.reports:
+            # What it claims there is believed by nobody: the window may not even exist.
+            self._hub.forget_report(session, report.window_id)
         session.send(allowances_pb2.ControlFrame())
+        session.quarantined += 1
+        if session.quarantined > self._settings.max_quarantined_of_stream:
+            session.stream.end("too many of its frames could not be applied")
 
     def _tell(self, batch: Batch, outcome: Outcome) -> None:
         """Say what was committed: to each session one frame."""

@@ -7,7 +7,7 @@ What a session held when it was resolved as spent is posted as lost, and what ev
 later is taken back by a further entry of that kind. They are no calls: their n is negative.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 
@@ -111,7 +111,7 @@ def plan(
                 else payable(settlement.provider)
             )
             postings.append(Posting(settlement, 0, settlement.kind, amount, credit))
-            known[identity] = PostedSoFar(0, amount, settlement.kind is not Kind.PROVISIONAL)
+            known[identity] = PostedSoFar(0, amount, settlement.kind is Kind.FINAL)
         elif settlement.kind is Kind.FINAL and not posted.final:
             k, cost = posted.last_k, settlement.cost_nanos
             back = Posting(
@@ -123,6 +123,21 @@ def plan(
                 postings.append(entry)
             known[identity] = PostedSoFar(k + 2, cost, True)
     return postings
+
+
+def contradictions(
+    settlements: Iterable[Settlement], so_far: Mapping[tuple[int, int], PostedSoFar]
+) -> Iterator[Settlement]:
+    """Those that come again as something else than the final that is posted. Pure.
+
+    The first one holds: a repeat that were believed could be made up later.
+    """
+    for settlement in settlements:
+        posted = so_far.get((settlement.session_epoch, settlement.n))
+        if posted is None or not posted.final or settlement.kind is Kind.PROVISIONAL:
+            continue
+        if posted.amount_nanos != settlement.cost_nanos:
+            yield settlement
 
 
 def lost(
