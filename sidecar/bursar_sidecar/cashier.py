@@ -193,7 +193,7 @@ class Cashier:
         self._draining = True
         for ticket in list(self._tickets.values()):
             if ticket.waiter.growing is None:  # an open call is let go on to its end
-                self._refuse(ticket, Refusal("overloaded", "The sidecar is shutting down."))
+                self._refuse(ticket, Refusal("overloaded", "The sidecar is being drained and admits no calls."))
         self._note_idle()
         try:
             async with asyncio.timeout(calls_timeout_s):
@@ -219,7 +219,7 @@ class Cashier:
 
     def _check_open(self) -> None:
         if self._draining:
-            raise Refusal("overloaded", "The sidecar is shutting down.")
+            raise Refusal("overloaded", "The sidecar is being drained and admits no calls.")
         fault = self._session.fault(self._clock.boot_ns())
         if fault:
             raise Refusal("no_allowance", sentence(fault), retry_after_s=RETRY_AFTER_S)

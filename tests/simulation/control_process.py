@@ -90,6 +90,10 @@ class Stream:
         """On its way to the sidecar."""
         self.down.append(as_older(frame) if self.older else frame)
 
+    def drain(self, *, wanted: bool) -> None:
+        """Nobody here asks for it: sidecars are drained as their process ends."""
+        assert not wanted
+
     def end(self, reason: str) -> None:
         """The control plane ends it."""
         self.fault = self.fault or reason
