@@ -51,13 +51,17 @@ class Session:
     seen_at: datetime = EPOCH
     policy_version: int = 0
     policy_last_n: int = 0
+    lost_count: int = 0
+    decision: str | None = None
+    quiet_since_ms: int = 0
+    stage: str = "heard"
 
     def row(self) -> SessionRow:
         """As the writer reads it."""
         return SessionRow(
             self.organization_id, self.epoch, self.state, self.applied_seq, self.settled_count,
-            self.highest_settled_n, self.last_n, self.journal,
-            policy_version=self.policy_version, policy_last_n=self.policy_last_n,
+            self.highest_settled_n, self.last_n, self.journal, self.lost_count, self.decision,
+            self.policy_version, self.policy_last_n, self.quiet_since_ms, self.stage,
         )  # fmt: skip
 
 
@@ -96,8 +100,8 @@ class Tables:
 
     sessions: dict[int, Session] = field(default_factory=dict)
     windows: dict[int, Window] = field(default_factory=dict)
-    allowances: dict[tuple[int, int], tuple[int, int, int, int]] = field(default_factory=dict)
-    """(session epoch, window) -> granted, returned, settled, in doubt."""
+    allowances: dict[tuple[int, int], tuple[int, int, int, int, int]] = field(default_factory=dict)
+    """(session epoch, window) -> granted, returned, settled, in doubt, lost."""
     entries: dict[tuple[int, int, int], Entry] = field(default_factory=dict)
     draw_sets: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
     budgets: dict[int, BudgetRecord] = field(default_factory=dict)
@@ -106,6 +110,7 @@ class Tables:
     owner_epoch: int = 0
     changes: dict[int, tuple[Change, ...]] = field(default_factory=dict)
     """By organization: what each policy version from 2 on changed."""
+    served_ms: int = 0
     organizations: dict[int, OrganizationRecord] = field(default_factory=dict)
     """They never change here."""
 
@@ -123,7 +128,7 @@ class Tables:
         return Tables(
             dict(self.sessions), dict(self.windows), dict(self.allowances), dict(self.entries),
             dict(self.draw_sets), dict(self.budgets), dict(self.keys), list(self.quarantined),
-            self.owner_epoch, dict(self.changes), self.organizations,
+            self.owner_epoch, dict(self.changes), self.served_ms, self.organizations,
         )  # fmt: skip
 
 

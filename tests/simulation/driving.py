@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from bursar_server.allowances import policy, service, tick, windows, writer
+from bursar_server.allowances import passing, policy, service, tick, windows, writer
 from bursar_sidecar import journal
 from tests.simulation import database, disk, stores
 from tests.simulation.coverage import saw
@@ -73,6 +73,7 @@ def _stand_ins() -> list[tuple[Any, str, Any]]:
     return [
         (tick, "store", stores.STORE),
         (tick, "posting", stores.LEDGER),
+        (passing, "store", stores.STORE),
         (windows, "store", stores.STORE),
         (windows, "budgets_by_ids", stores.budgets_by_ids),
         (writer, "store", stores.STORE),

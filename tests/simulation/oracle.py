@@ -255,12 +255,15 @@ class Oracle:
         granted: set[int] = set()
         held: dict[int, int] = defaultdict(int)
         doubt: dict[int, int] = defaultdict(int)
-        for pair, (g, r, c, d) in after.allowances.items():
-            old = before.allowances.get(pair, (0, 0, 0, 0))
-            if old[0] > g or old[1] > r or old[2] > c:
-                raise Broken(f"6: a total fell: {old} became {(g, r, c, d)}")
+        for pair, (g, r, c, d, lost) in after.allowances.items():
+            old = before.allowances.get(pair, (0, 0, 0, 0, 0))
+            # What was lost is taken back of what is settled when evidence comes.
+            if old[0] > g or old[1] > r or old[2] - old[4] > c - lost:
+                raise Broken(f"6: a total fell: {old} became {(g, r, c, d, lost)}")
             if c != self.posted_first[pair]:
                 raise Broken(f"6: {c} is settled by {pair}, entries say {self.posted_first[pair]}")
+            if d and after.sessions[pair[0]].state == "open":
+                raise Broken(f"2: {pair} may spend what is in doubt")
             if g > old[0] and after.sessions[pair[0]].state == "open":
                 granted.add(pair[1])
             held[pair[1]] += max(0, g - r - c)
@@ -299,6 +302,8 @@ class Oracle:
         self._sessions(before, after)
 
     def _entry(self, entry: Entry) -> None:
+        if entry.kind is Kind.LOST:
+            return  # of no call
         attempt = self.attempts.get((entry.epoch, entry.n))
         if attempt is None:
             raise Broken(f"6: charge {entry.epoch}-{entry.n} was never reserved")
@@ -324,7 +329,7 @@ class Oracle:
         """Invariants 4 and 5, on what is durable and on what sidecars hold."""
         tables = self.database.tables
         for pair, cost in self.truth.items():
-            granted, returned, settled, _ = tables.allowances.get(pair, (0, 0, 0, 0))
+            granted, returned, settled, *_ = tables.allowances.get(pair, (0, 0, 0, 0))
             covered = self.posted_all[pair] + max(0, granted - returned - settled)
             if covered < cost and tables.windows[pair[1]].hard:
                 raise Broken(
@@ -337,7 +342,7 @@ class Oracle:
                     if not pool.lent or state == "closed":
                         continue
                     pair = (leg.epoch, window_id)
-                    granted, returned, _, _ = tables.allowances.get(pair, (0, 0, 0, 0))
+                    granted, returned, *_ = tables.allowances.get(pair, (0, 0, 0, 0))
                     used = pool.free_nanos + self.open_w[pair] + self.told_sum[pair]
                     if used > granted - returned:
                         raise Broken(
@@ -371,7 +376,7 @@ class Oracle:
                 continue
             if session.state != "closed":
                 raise Broken(f"stranded: session {session.epoch} is {session.state} for ever")
-        for (epoch, window_id), (g, r, c, _) in tables.allowances.items():
+        for (epoch, window_id), (g, r, c, *_) in tables.allowances.items():
             if g - r - c > 0 and epoch not in self.unproven:
                 raise Broken(f"stranded: session {epoch} holds {g - r - c} of window {window_id}")
         now_ns = self.time.now_ns
@@ -382,6 +387,15 @@ class Oracle:
                 raise Broken(f"stranded: window {window_id} never heard of its budget's limit")
         if self.provisional != self._provisional_open(tables):
             raise Broken(f"6: {self.provisional} stands on the provisional account")
+
+    def nothing_is_held_for_ever(self) -> None:
+        """Nobody was heard of for longer than the silence and the horizon."""
+        for window_id, window in self.database.tables.windows.items():
+            if window.outstanding or window.in_doubt:
+                raise Broken(
+                    f"stranded: {window.outstanding} + {window.in_doubt} of window {window_id} are"
+                    " out for ever"
+                )
 
     @staticmethod
     def _provisional_open(tables: Tables) -> int:

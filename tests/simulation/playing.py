@@ -5,6 +5,8 @@ from tests.simulation.database import Broken
 from tests.simulation.disk import Killed
 from tests.simulation.world import MS, Step, World
 
+PAST_EVERYTHING_MINUTES = 26 * 60
+"""The silence and the horizon."""
 MOST_ROUNDS = 80
 """Rounds to settle everything at the end; two or three dozen are enough when all is well."""
 
@@ -48,3 +50,5 @@ def end(world: World) -> None:
     else:
         raise Broken("stranded: a sidecar could not end in an orderly way")
     world.oracle.settled_at_last()
+    world.age(PAST_EVERYTHING_MINUTES)
+    world.oracle.nothing_is_held_for_ever()

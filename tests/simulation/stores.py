@@ -27,6 +27,32 @@ class Store:
     async def check_shard(self, tables: Tables, _shard_id: int) -> int:
         return tables.owner_epoch
 
+    async def served_ms(self, tables: Tables, _shard_id: int) -> int:
+        return tables.served_ms
+
+    async def save_served_ms(self, tables: Tables, _shard_id: int, served_ms: int) -> None:
+        tables.served_ms = max(tables.served_ms, served_ms)
+
+    async def sessions_due(
+        self, tables: Tables, _shard_id: int, heard_until: int, doubted_until: int, most: int
+    ) -> list[int]:
+        until = {"heard": heard_until, "doubted": doubted_until}
+        found = [
+            (session.quiet_since_ms, session.epoch)
+            for session in tables.sessions.values()
+            if session.state != "closed" and session.decision is None and session.stage in until
+            if session.quiet_since_ms <= until[session.stage]
+        ]
+        return [epoch for _, epoch in sorted(found)[:most]]
+
+    async def decide_by_time(self, *_ignored: object) -> None:
+        """The record is for people."""
+
+    async def books_of_sessions(
+        self, _tables: Tables, epochs: Collection[int]
+    ) -> dict[int, tuple[str, str]]:
+        return dict.fromkeys(epochs, ("acme", "USD"))
+
     async def lock_sessions(self, tables: Tables, epochs: Collection[int]) -> dict[int, SessionRow]:
         return {e: tables.sessions[e].row() for e in sorted(epochs) if e in tables.sessions}
 
@@ -46,6 +72,10 @@ class Store:
                 seen_at=seen_at if row.applied_seq > old.applied_seq else old.seen_at,
                 policy_version=row.policy_version,
                 policy_last_n=row.policy_last_n,
+                lost_count=row.lost_count,
+                decision=row.decision,
+                quiet_since_ms=row.quiet_since_ms,
+                stage=row.stage,
             )
 
     async def policy_versions(
@@ -93,10 +123,7 @@ class Store:
         wanted = set(pairs) | {pair for pair in tables.allowances if pair[0] in closing}
         for pair in sorted(wanted):
             if pair in tables.allowances:
-                granted, returned, settled, in_doubt = tables.allowances[pair]
-                books.totals[pair] = rules.Totals(
-                    granted=granted, returned=returned, settled=settled, in_doubt=in_doubt
-                )
+                books.totals[pair] = rules.Totals(*tables.allowances[pair])
         return books, rows
 
     async def save_books(
@@ -117,7 +144,7 @@ class Store:
         for pair, totals in books.totals.items():
             if totals.changed:
                 tables.allowances[pair] = (
-                    totals.granted, totals.returned, totals.settled, totals.in_doubt,
+                    totals.granted, totals.returned, totals.settled, totals.in_doubt, totals.lost,
                 )  # fmt: skip
 
     async def last_windows(
@@ -218,6 +245,7 @@ class Store:
         sidecar_id: int,
         boot_id: str,
         now: datetime,
+        served_ms: int,
     ) -> OpenedSession:
         for old in tables.sessions.values():
             if (old.organization_id, old.sidecar_id, old.boot_id) == (
@@ -227,7 +255,7 @@ class Store:
                 return OpenedSession(old.epoch, old.applied_seq, old.state, resumed=True)
         epoch = len(tables.sessions) + 1
         tables.sessions[epoch] = Session(
-            organization_id, epoch, sidecar_id, boot_id, seen_at=now,
+            organization_id, epoch, sidecar_id, boot_id, seen_at=now, quiet_since_ms=served_ms,
             policy_version=tables.policy_version(organization_id),
         )  # fmt: skip
         return OpenedSession(epoch, 0, "open", resumed=False)
@@ -259,7 +287,7 @@ class Store:
         self, tables: Tables, organization_id: int, epoch: int, now: datetime
     ) -> list[tuple[WindowRow, rules.WindowBalance, rules.Totals]]:
         held = []
-        for (owner, window_id), (granted, returned, settled, _) in tables.allowances.items():
+        for (owner, window_id), (granted, returned, settled, *_) in tables.allowances.items():
             window = tables.windows[window_id]
             row = window.row
             runs = row.end_at is None or row.end_at > now

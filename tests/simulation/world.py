@@ -22,6 +22,7 @@ MIXED = 0.25
 """Of the worlds, how many begin with some programs of an older build."""
 MOST_SIDECARS = 5
 MOST_PLANES = 8
+MINUTES_OF_A_BEAT = 20
 MS = 1_000_000
 
 
@@ -137,6 +138,14 @@ class World:
             plane.tick()
         self.bury()
         life.hear(100)
+
+    def age(self, minutes: int) -> None:
+        """Time passes, and the control plane serves all the while."""
+        for _ in range(0, minutes, MINUTES_OF_A_BEAT):
+            self.time.now_ns += MINUTES_OF_A_BEAT * 60_000 * MS
+            for plane in self.planes:
+                plane.tick()
+            self.bury()
 
     def dead(self, sidecar: Sidecar) -> None:
         """Its process is gone."""

@@ -16,6 +16,9 @@ _KINDS: Final = {
     "overrun": alerts_pb2.EVENT_KIND_OVERRUN,
     "frame_quarantined": alerts_pb2.EVENT_KIND_FRAME_QUARANTINED,
     "shadow_refusal": alerts_pb2.EVENT_KIND_SHADOW_REFUSAL,
+    "session_silent": alerts_pb2.EVENT_KIND_SESSION_SILENT,
+    "session_lost": alerts_pb2.EVENT_KIND_SESSION_LOST,
+    "ledger_tail_lost": alerts_pb2.EVENT_KIND_LEDGER_TAIL_LOST,
 }
 
 

@@ -16,7 +16,18 @@ SHADOW_REFUSALS = Counter(
     "Calls that a shadow budget would have refused, for each such budget.",
 )
 OVERRUNS = Counter("bursar_overruns_total", "Entries that cost more than their allowances covered.")
-OF_EVENTS = {"soft_limit_crossed": SOFT_CROSSINGS, "overrun": OVERRUNS}
+SESSIONS_SILENT = Counter(
+    "bursar_sessions_silent_total", "Sessions whose money is in doubt because they are silent."
+)
+SESSIONS_LOST = Counter(
+    "bursar_sessions_lost_total", "Sessions whose money counts as spent for want of evidence."
+)
+OF_EVENTS = {
+    "soft_limit_crossed": SOFT_CROSSINGS,
+    "overrun": OVERRUNS,
+    "session_silent": SESSIONS_SILENT,
+    "session_lost": SESSIONS_LOST,
+}
 """Those that count events of a kind."""
 QUARANTINED = Counter(
     "bursar_frames_quarantined_total", "Frames that could not be applied and were set aside."

@@ -3,6 +3,28 @@ UPDATE shards SET owner_epoch = owner_epoch + 1, owner = $2, updated_at = now()
 WHERE id = $1
 RETURNING owner_epoch;
 
+-- name: served_ms
+SELECT served_ms FROM shards WHERE id = $1;
+
+-- name: save_served_ms
+UPDATE shards SET served_ms = greatest(served_ms, $2) WHERE id = $1;
+
+-- name: sessions_due
+SELECT session_epoch
+FROM sessions
+JOIN organizations AS o ON o.id = sessions.organization_id
+WHERE o.shard_id = $1
+  AND sessions.state <> 'closed' AND sessions.decision IS NULL AND sessions.stage <> 'over'
+  AND (sessions.stage = 'heard' AND sessions.quiet_since_ms <= $2
+       OR sessions.stage = 'doubted' AND sessions.quiet_since_ms <= $3)
+ORDER BY sessions.quiet_since_ms, session_epoch
+LIMIT $4;
+
+-- name: decide_by_time
+INSERT INTO resolutions (organization_id, session_epoch, decision, reason, actor, created_at,
+                         applied_at, held)
+VALUES ($1, $2, 'spent', $3, $4, $5, $5, $6);
+
 -- name: check_shard
 SELECT owner_epoch, set_config('idle_in_transaction_session_timeout', $2::text, true)
 FROM shards WHERE id = $1 FOR SHARE;
@@ -26,8 +48,8 @@ WHERE sidecar_organization_id = $1 AND sidecar_id = $2 AND session_epoch = ANY($
 -- name: open_session
 -- All that it will be told is at least as new as the policy of now.
 INSERT INTO sessions (organization_id, session_epoch, sidecar_organization_id, sidecar_id, boot_id,
-                      created_at, last_seen_at, policy_version)
-SELECT $1, nextval('session_epochs'), $2, $3, $4, $5, $5, policy_version
+                      created_at, last_seen_at, policy_version, quiet_since_ms)
+SELECT $1, nextval('session_epochs'), $2, $3, $4, $5, $5, policy_version, $6
 FROM organizations WHERE id = $1
 ON CONFLICT (organization_id, sidecar_id, boot_id) DO NOTHING
 RETURNING session_epoch;
@@ -55,7 +77,7 @@ ORDER BY c.organization_id, c.policy_version;
 
 -- name: sessions_for_tick
 SELECT organization_id, session_epoch, state, applied_seq, settled_count, highest_settled_n,
-       last_n, journal, lost_count, decision, policy_version, policy_last_n
+       last_n, journal, lost_count, decision, policy_version, policy_last_n, quiet_since_ms, stage
 FROM sessions
 WHERE session_epoch = ANY($1::bigint[])
 ORDER BY organization_id, session_epoch
@@ -68,11 +90,14 @@ SET state = c.state, applied_seq = greatest(s.applied_seq, c.applied_seq),
     settled_count = c.settled_count, highest_settled_n = c.highest_settled_n,
     last_n = c.last_n, journal = c.journal, lost_count = c.lost_count,
     decision = c.decision, policy_version = c.policy_version, policy_last_n = c.policy_last_n,
+    quiet_since_ms = c.quiet_since_ms, stage = c.stage,
     last_seen_at = CASE WHEN c.applied_seq > s.applied_seq THEN $11 ELSE s.last_seen_at END
 FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
-            $7::bigint[], $8::text[], $9::bigint[], $10::text[], $12::bigint[], $13::bigint[])
+            $7::bigint[], $8::text[], $9::bigint[], $10::text[], $12::bigint[], $13::bigint[],
+            $14::bigint[], $15::text[])
      AS c (organization_id, session_epoch, state, applied_seq, settled_count, highest_settled_n,
-           last_n, journal, lost_count, decision, policy_version, policy_last_n)
+           last_n, journal, lost_count, decision, policy_version, policy_last_n, quiet_since_ms,
+           stage)
 WHERE s.organization_id = c.organization_id AND s.session_epoch = c.session_epoch;
 
 -- name: windows_held_by

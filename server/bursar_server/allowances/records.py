@@ -19,11 +19,15 @@ class SessionRow(msgspec.Struct):
     lost_count: int = 0
     """Entries of what was lost, and taken back of it."""
     decision: str | None = None
-    """What people decided about its money: spent or free."""
+    """What was decided about its money, by people or by time: spent or free."""
     policy_version: int = 0
     """What it admits by is never older than this."""
     policy_last_n: int = 0
     """The highest n that it admitted under an older one."""
+    quiet_since_ms: int = 0
+    """Since when it is silent, or in its stage, on the clock of service."""
+    stage: str = "heard"
+    """heard, doubted, over: what time did to it."""
 
 
 class WindowRow(msgspec.Struct, frozen=True):
@@ -41,8 +45,8 @@ class EventRow(msgspec.Struct, frozen=True):
 
     organization_id: int
     kind: str
-    budget_id: int
-    budget_window_id: int
+    budget_id: int | None
+    budget_window_id: int | None
     summary: str
     amount_nanos: int
     currency: str

@@ -198,6 +198,7 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
     ) -> list[tuple[LiveSession, store.OpenedSession]]:
         """The sidecar's sessions in its organization and in the platform, begun or found again."""
         now = self._clock.now()
+        served_ms = await self._writer.served_ms(connection)
         organizations = []
         for id in (sidecar.organization_id, PLATFORM_ORGANIZATION_ID):
             record = await organization_by_id(connection, id)
@@ -206,7 +207,13 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
         live = []
         for record in organizations:
             opened = await store.open_session(
-                connection, record.id, sidecar.organization_id, sidecar.id, hello.boot_id, now
+                connection,
+                record.id,
+                sidecar.organization_id,
+                sidecar.id,
+                hello.boot_id,
+                now,
+                served_ms,
             )
             live.append((_live(stream, record, organizations[0].slug, opened), opened))
         return live

@@ -50,8 +50,19 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long the answer to a changed budget waits for the change to hold everywhere in the
     books; it is durable before."""
     resolve_after_ms: int = 1_830_000
-    """How long a session that nobody gave up must be silent before people may decide about its
-    money: the longest call (30 minutes) and the lapse (30 seconds), after which it can't spend."""
+    """How long a session must be silent before its money is in doubt, and people may decide about
+    it: the longest call (30 minutes) and the lapse (30 seconds), after which it can't spend."""
+    doubt_horizon_ms: int = 86_400_000
+    """How long money stays in doubt before it counts as spent: a day, in which a machine that went
+    down at night is looked after, and its journal found."""
+    life_beat_ms: int = 15_000
+    """How often time is told to sessions, and the clock of service written down: a crash forgets
+    this much of a silence, which is little beside half an hour."""
+    most_gap_ms: int = 60_000
+    """The longest stretch between two commits that counts as service: an outage of the database,
+    or a process that was stopped, is no silence of sidecars."""
+    max_due_sessions: int = 256
+    """Sessions that time ends in one transaction: bounds its locks after a long night."""
     max_streams_of_sidecar: int = 1_024
     """Streams open under one credential, which many processes may share: a quarter of what the
     server takes, so that one credential does not keep all others out."""

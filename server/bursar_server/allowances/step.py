@@ -3,7 +3,7 @@
 Pure: the caller has read (and locked) the slice of the books that the step touches, and writes back
 what changed. The same step runs over Postgres in production and over dictionaries in a simulation.
 
-    post settlements -> adjust -> give back -> close or doubt -> resolve -> lend, recall
+    post settlements -> adjust -> give back -> close or doubt -> resolve, pass time -> lend, recall
 """
 
 from collections import defaultdict
@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from bursar_server.allowances import rules, shadow
+from bursar_server.allowances import life, rules, shadow
 from bursar_server.allowances.ahead import Ahead
 from bursar_server.allowances.frames import Frame
+from bursar_server.allowances.life import Passed, Terms
 from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
 from bursar_server.allowances.resolutions import (
     CONNECTED,
@@ -68,6 +69,12 @@ class Input:
     """Windows that were in their tail until now."""
     ahead: Sequence[Ahead] = ()
     """Sessions to be lent from a window that has not begun."""
+    served_ms: int = 0
+    """The clock of service."""
+    due: Collection[int] = ()
+    """Sessions that may have been silent, or in doubt, for long enough."""
+    terms: Terms = life.NEVER
+    """How long that is."""
 
 
 @dataclass(slots=True)
@@ -83,6 +90,8 @@ class Output:
     resolved: list[Resolved] = field(default_factory=list)
     tail: set[int] = field(default_factory=set)
     """Of the slice's windows those that are in their tail."""
+    passed: list[Passed] = field(default_factory=list)
+    """What time did to sessions."""
 
 
 def step(state: Slice, given: Input) -> Output:
@@ -91,14 +100,36 @@ def step(state: Slice, given: Input) -> Output:
     for window_id, (limit, version) in given.limits.items():
         if state.books.windows[window_id].budget_version != version:
             state.books.set_limit(window_id, limit, version)
+    _hear(state, given)
     _post(state, given, output)
     _give_back(state, given, output)
     _close(state, given, output)
     for resolution in given.resolutions:
         output.resolved.append(_resolve(state, resolution, given, output))
+    for epoch in given.due:
+        _pass_time(state, epoch, given, output)
     if given.lending:
         _lend(state, given, output)
     return output
+
+
+def _hear(state: Slice, given: Input) -> None:
+    for epoch, frame in given.frames:
+        told = {epoch, *(s.session_epoch for s in frame.settlements)}
+        for each in told.union(close.session_epoch for close in frame.closes):
+            row = state.sessions.get(each)
+            if row is not None:
+                life.hear(row, given.served_ms)
+
+
+def _pass_time(state: Slice, epoch: int, given: Input, output: Output) -> None:
+    row = state.sessions.get(epoch)
+    if row is None or not life.is_due(row, given.served_ms, given.terms):
+        return
+    passed = life.pass_time(row, state.books, given.served_ms)
+    if passed.lost:
+        _post_losses(row, passed.held, 1, given.now, output)
+    output.passed.append(passed)
 
 
 def _resolve(state: Slice, resolution: Resolution, given: Input, output: Output) -> Resolved:
@@ -161,6 +192,9 @@ def _post(state: Slice, given: Input, output: Output) -> None:
         row = state.sessions.get(settlement.session_epoch)
         if row is None:
             raise FrameFault(f"session {settlement.session_epoch} is gone")
+        if row.state == "closed" and settlement.n > (row.last_n or 0):
+            # It was closed for want of a word, and has something to say after all.
+            row.state, row.last_n = "fenced", None
         row.settled_count += 1
         row.highest_settled_n = max(row.highest_settled_n, settlement.n)
         if row.last_n is not None and settlement.n > row.last_n:
@@ -256,7 +290,7 @@ def _close(state: Slice, given: Input, output: Output) -> None:
             continue
         if row.journal == "truncated":
             # Calls may be missing behind the torn tail: what is left is in doubt, not free.
-            state.books.doubt(row.session_epoch)
+            life.doubt(row, state.books, given.served_ms)
         elif row.settled_count >= row.last_n:
             # Every call is accounted for, so what else was posted as lost was never spent.
             lost = state.books.lost_by(row.session_epoch)

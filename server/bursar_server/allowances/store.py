@@ -7,6 +7,7 @@ import asyncpg
 import msgspec
 
 from bursar_server.allowances.hub import LiveSession
+from bursar_server.allowances.life import Passed
 from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
 from bursar_server.allowances.resolutions import Resolution, Resolved
 from bursar_server.allowances.rules import Books, Totals, WindowBalance
@@ -36,6 +37,41 @@ async def take_shard(connection: Connection, shard_id: int, owner: str) -> int:
     return int(await connection.fetchval(QUERIES.take_shard, shard_id, owner))
 
 
+async def served_ms(connection: Connection, shard_id: int) -> int:
+    """How long the shard was served, as it is on record."""
+    return int(await connection.fetchval(QUERIES.served_ms, shard_id))
+
+
+async def save_served_ms(connection: Connection, shard_id: int, served_ms: int) -> None:
+    """Write down how long the shard was served."""
+    await connection.execute(QUERIES.save_served_ms, shard_id, served_ms)
+
+
+async def sessions_due(
+    connection: Connection, shard_id: int, heard_until_ms: int, doubted_until_ms: int, most: int
+) -> list[int]:
+    """Sessions whose stage began by then (heard, doubted), those that wait longest first."""
+    rows = await connection.fetch(
+        QUERIES.sessions_due, shard_id, heard_until_ms, doubted_until_ms, most
+    )
+    return [row["session_epoch"] for row in rows]
+
+
+async def decide_by_time(
+    connection: Connection, passed: Passed, actor: str, reason: str, now: datetime
+) -> None:
+    """Put on record that time decided about a session."""
+    await connection.execute(
+        QUERIES.decide_by_time,
+        passed.row.organization_id,
+        passed.row.session_epoch,
+        reason,
+        actor,
+        now,
+        {str(window_id): amount for window_id, amount in passed.held.items()},
+    )
+
+
 async def lock_sessions(connection: Connection, epochs: Collection[int]) -> dict[int, SessionRow]:
     """The sessions, locked in one order."""
     rows = await connection.fetch(QUERIES.sessions_for_tick, sorted(epochs))
@@ -61,6 +97,8 @@ async def save_sessions(
         seen_at,
         [s.policy_version for s in sessions],
         [s.policy_last_n for s in sessions],
+        [s.quiet_since_ms for s in sessions],
+        [s.stage for s in sessions],
     )
 
 
@@ -353,10 +391,17 @@ async def open_session(
     sidecar_id: int,
     boot_id: str,
     now: datetime,
+    served_ms: int,
 ) -> OpenedSession:
     """The session of this process life for the organization: a new one the first time."""
     epoch = await connection.fetchval(
-        QUERIES.open_session, organization_id, sidecar_organization_id, sidecar_id, boot_id, now
+        QUERIES.open_session,
+        organization_id,
+        sidecar_organization_id,
+        sidecar_id,
+        boot_id,
+        now,
+        served_ms,
     )
     if epoch is not None:
         return OpenedSession(int(epoch), 0, "open", resumed=False)

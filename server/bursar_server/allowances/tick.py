@@ -17,10 +17,12 @@ from bursar_server.allowances import rules, store
 from bursar_server.allowances.ahead import Ahead
 from bursar_server.allowances.frames import Frame, NeedRequest
 from bursar_server.allowances.hub import Hub, LiveSession
+from bursar_server.allowances.life import Passed
+from bursar_server.allowances.passing import Passing
 from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
 from bursar_server.allowances.resolutions import Resolution
 from bursar_server.allowances.settings import LendingSettings
-from bursar_server.allowances.step import FrameFault, Input, Slice, step
+from bursar_server.allowances.step import FrameFault, Input, Output, Slice, step
 from bursar_server.allowances.windows import MOST_CACHED, Windows
 from bursar_server.database.pool import Connection
 from bursar_server.ledger import entries, posting
@@ -51,6 +53,8 @@ class Batch(msgspec.Struct):
     """Who waits for those changes."""
     resolutions: frozenset[int] = frozenset()
     """Decisions about sessions that do not come back, on record."""
+    passing: bool = False
+    """Time is told to sessions."""
 
 
 class Outcome(msgspec.Struct):
@@ -72,6 +76,10 @@ class Outcome(msgspec.Struct):
     """Of these windows those in their tail."""
     lent: bool
     """False: facts only were posted."""
+    passed: list[Passed] = []
+    """What time did to sessions."""
+    fenced: set[int] = set()
+    """Sessions that spoke and may not spend."""
 
 
 class Tick:
@@ -83,6 +91,7 @@ class Tick:
         self._hub = hub
         self._settings = settings
         self._windows = Windows()
+        self.passing = Passing(shard_id, settings)
         self._draw_sets: dict[tuple[int, tuple[int, ...]], int] = {}
         self._spenders: dict[tuple[int, int], tuple[int | None, int | None, int | None]] = {}
 
@@ -106,6 +115,11 @@ class Tick:
         if batch.resolutions:
             resolutions = await store.resolutions(connection, batch.resolutions)
         resolving = {resolution.session_epoch for resolution in resolutions}
+        served_ms = await self.passing.served_ms(connection, now_ms)
+        due: list[int] = []
+        if batch.passing:
+            due = await self.passing.due(connection, served_ms)
+            resolving.update(due)
         sessions = await self._sessions(connection, batch, resolving)
         self._windows.changed(batch.changed_budgets)
         needs, by_need, stale = await self._needs(connection, batch, sessions, now)
@@ -119,8 +133,9 @@ class Tick:
         )
         self._windows.note(windows)
         limits = await self._windows.limits(connection, batch.changed_budgets, books, windows)
+        state = Slice(sessions, windows, books)
         output = step(
-            Slice(sessions, windows, books),
+            state,
             Input(
                 frames=spoken,
                 postings=postings,
@@ -135,16 +150,12 @@ class Tick:
                 connected=self._hub.sessions.keys(),
                 tail=self._hub.tail,
                 ahead=ahead,
+                served_ms=served_ms,
+                due=due,
+                terms=self.passing.terms,
             ),
         )
-        if output.losses:
-            await self._fill_in_losses(connection, output.losses)
-            postings += output.losses
-        if postings:
-            await posting.write(connection, postings, now)
-        if output.resolved:
-            await store.save_resolved(connection, output.resolved, now)
-        await self._save(connection, batch, sessions, books, windows, output.events, now)
+        await self._save(connection, batch, state, postings, output, now)
         return Outcome(
             books=books,
             windows=windows,
@@ -158,6 +169,12 @@ class Tick:
             shadow_refusal_count=sum(len(p.would_refuse_window_ids) for p in postings if not p.k),
             tail=output.tail,
             lent=lending,
+            passed=output.passed,
+            fenced={
+                epoch
+                for epoch, _ in spoken
+                if sessions[epoch].state == "fenced" and sessions[epoch].last_n is None
+            },
         )
 
     async def _sessions(
@@ -356,17 +373,25 @@ class Tick:
         self,
         connection: Connection,
         batch: Batch,
-        sessions: dict[int, SessionRow],
-        books: rules.Books,
-        windows: dict[int, WindowRow],
-        events: Sequence[EventRow],
+        state: Slice,
+        postings: list[entries.Posting],
+        output: Output,
         now: datetime,
     ) -> None:
-        await store.save_books(connection, books, windows)
-        if batch.frames or batch.resolutions:
-            await store.save_sessions(connection, list(sessions.values()), now)
-        if events:
-            await store.save_events(connection, events, now)
+        """Write all that changed; what was lost joins `postings`."""
+        if output.losses:
+            await self._fill_in_losses(connection, output.losses)
+            postings += output.losses
+        if postings:
+            await posting.write(connection, postings, now)
+        if output.resolved:
+            await store.save_resolved(connection, output.resolved, now)
+        output.events += await self.passing.record(connection, output.passed, now)
+        await store.save_books(connection, state.books, state.windows)
+        if batch.frames or batch.resolutions or batch.passing:
+            await store.save_sessions(connection, list(state.sessions.values()), now)
+        if output.events:
+            await store.save_events(connection, output.events, now)
 
     def _trim(self) -> None:
         self._windows.trim()

@@ -69,6 +69,8 @@ class Writer:
         self._resolutions: dict[int, list[asyncio.Future[None]]] = {}
         self._wake = asyncio.Event()
         self._urgent = asyncio.Event()
+        self._beat_at_ms = 0
+        """When time was last told to sessions; 0: not yet."""
         self._recalled_at_ms: dict[tuple[int, int], int] = {}
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -85,6 +87,7 @@ class Writer:
         async with transaction(self._pool) as connection:
             owner = f"{socket.gethostname()}/{os.getpid()}"
             self._tick.owner_epoch = await store.take_shard(connection, self._tick.shard_id, owner)
+            await self.served_ms(connection)  # the clock begins to run
             stale = await store.budgets_with_stale_windows(connection, self._clock.now())
             self._resolutions = {id: [] for id in await store.unapplied_resolutions(connection)}
         self._changed_budgets.update(stale)
@@ -150,6 +153,26 @@ class Writer:
                 batch = self._take()
                 if batch.frames or batch.needs or batch.changed_budgets or batch.resolutions:
                     await self._apply(batch)
+                await self.pass_time()
+
+    async def pass_time(self) -> None:
+        """Tell the time to sessions, when it is time to."""
+        now_ms = self._clock.monotonic_ms()
+        if self._beat_at_ms and now_ms - self._beat_at_ms < self._settings.life_beat_ms:
+            return
+        self._beat_at_ms = now_ms
+        batch = Batch([], [], set(), [], passing=True)
+        outcome = await self._commit(batch, lending=False)
+        if outcome is None:
+            return  # it was logged; facts are posted in other transactions
+        self._tell(batch, outcome)
+        if len(outcome.passed) >= self._settings.max_due_sessions:
+            self._beat_at_ms = 0  # there are more
+            self._wake.set()
+
+    async def served_ms(self, connection: Connection) -> int:
+        """How long the shard was served until now."""
+        return await self._tick.passing.served_ms(connection, self._clock.monotonic_ms())
 
     async def _gather(self) -> None:
         """Wait until there is work, then a little longer for company."""
@@ -159,7 +182,9 @@ class Writer:
                 async with asyncio.timeout(settings.recall_again_ms / 1000):
                     await self._wake.wait()
         else:
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(settings.life_beat_ms / 1000):
+                    await self._wake.wait()
         if self._urgent.is_set():
             await asyncio.sleep(settings.need_tick_ms / 1000)
         elif not self._stopping and self._inbox.qsize() < settings.max_tick_frames:
@@ -264,6 +289,7 @@ class Writer:
             log.error("tick_refused", fault=str(fault), frames=len(batch.frames), lending=lending)
             return None
         metrics.TICK_SECONDS.observe(time.perf_counter() - started)
+        self._tick.passing.committed(self._clock.monotonic_ms())
         return outcome
 
     async def _until_committed(self, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -330,6 +356,24 @@ class Writer:
             self._hub, batch, outcome, recalls, now, self._settings
         ):
             session.send(message)
+        self._tell_fenced(outcome)
+
+    def _tell_fenced(self, outcome: Outcome) -> None:
+        """Sessions with a stream still that time, or a decision, ended must hear it: also those
+        that it was not told because the answer to a commit was lost."""
+        fenced = set(outcome.fenced)
+        for passed in outcome.passed:
+            epoch = passed.row.session_epoch
+            if passed.fenced:
+                fenced.add(epoch)
+            if passed.held:
+                kind = "session_lost" if passed.lost else "session_silent"
+                log.warning(kind, session_epoch=epoch)
+        for epoch in fenced:
+            live = self._hub.sessions.get(epoch)
+            if live is not None:
+                fence = allowances_pb2.Fence(reason="the session was silent for too long")
+                live.send(allowances_pb2.ControlFrame(fence=fence))
 
     def _due_recalls(self, wanted: list[rules.Holder], now_ms: int) -> list[rules.Holder]:
         due = []

@@ -7,10 +7,10 @@ A feature brings its steps as one more module, with any of:
     THEMES    what goes wrong together in some histories: name -> weight, added to the usual
 """
 
-from tests.simulation.actions import admins, apps, faults, growing_calls, passing, streams
+from tests.simulation.actions import admins, apps, faults, growing_calls, passing, silence, streams
 from tests.simulation.world import Action
 
-MODULES = (apps, growing_calls, streams, passing, faults, admins)
+MODULES = (apps, growing_calls, streams, passing, faults, admins, silence)
 ACTIONS: dict[str, Action] = {}
 USUAL: dict[str, int] = {}
 THEMES: list[dict[str, int]] = []

@@ -16,11 +16,12 @@ from tests.simulation.stores import Store
 
 def _free(tables: Tables, epochs: Collection[int]) -> None:
     """Take all that sessions hold as returned."""
-    for (epoch, window_id), (granted, returned, settled, doubt) in list(tables.allowances.items()):
+    for (epoch, window_id), totals in list(tables.allowances.items()):
+        granted, returned, settled, doubt, lost = totals
         held = max(0, granted - returned - settled)
         if epoch in epochs and held:
             window = tables.windows[window_id]
-            tables.allowances[epoch, window_id] = (granted, returned + held, settled, 0)
+            tables.allowances[epoch, window_id] = (granted, returned + held, settled, 0, lost)
             tables.windows[window_id] = replace(
                 window,
                 outstanding=window.outstanding - held + doubt,

@@ -42,6 +42,12 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """A frame could not be applied and was set aside."""
     EVENT_KIND_SHADOW_REFUSAL: _EventKind.ValueType  # 4
     """A shadow budget met the first call of its window that a hard one would have refused."""
+    EVENT_KIND_SESSION_SILENT: _EventKind.ValueType  # 5
+    """A session was not heard of for so long that what it holds is in doubt now."""
+    EVENT_KIND_SESSION_LOST: _EventKind.ValueType  # 6
+    """No evidence came of what became of a session's money: it was posted as spent."""
+    EVENT_KIND_LEDGER_TAIL_LOST: _EventKind.ValueType  # 7
+    """The database had forgotten what sidecars were told; what they proved was restored."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
     """What happened."""
@@ -56,6 +62,12 @@ EVENT_KIND_FRAME_QUARANTINED: EventKind.ValueType  # 3
 """A frame could not be applied and was set aside."""
 EVENT_KIND_SHADOW_REFUSAL: EventKind.ValueType  # 4
 """A shadow budget met the first call of its window that a hard one would have refused."""
+EVENT_KIND_SESSION_SILENT: EventKind.ValueType  # 5
+"""A session was not heard of for so long that what it holds is in doubt now."""
+EVENT_KIND_SESSION_LOST: EventKind.ValueType  # 6
+"""No evidence came of what became of a session's money: it was posted as spent."""
+EVENT_KIND_LEDGER_TAIL_LOST: EventKind.ValueType  # 7
+"""The database had forgotten what sidecars were told; what they proved was restored."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 @_typing.final

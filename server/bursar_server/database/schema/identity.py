@@ -36,6 +36,8 @@ shards = Table(
     Column("owner_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("owner", Text, nullable=False, server_default=text("''")),
     updated_column(),
+    # How long it was served, whoever owned it: the clock by which sessions are silent.
+    Column("served_ms", BigInteger, nullable=False, server_default=text("0")),
 )
 
 organizations = Table(

@@ -119,7 +119,8 @@ events = Table(
     Column("currency", Text, nullable=False),
     created_column(),
     CheckConstraint(
-        "kind IN ('soft_limit_crossed','overrun','frame_quarantined','shadow_refusal')",
+        "kind IN ('soft_limit_crossed','overrun','frame_quarantined','shadow_refusal',"
+        "'session_silent','session_lost','ledger_tail_lost')",
         name="kind",
     ),
 )

@@ -52,8 +52,19 @@ sessions = Table(
     # the highest n that it admitted under an older one.
     Column("policy_version", BigInteger, nullable=False, server_default=text("0")),
     Column("policy_last_n", BigInteger, nullable=False, server_default=text("0")),
+    # Since when it is silent, or in its stage, by the shard's served_ms.
+    Column("quiet_since_ms", BigInteger, nullable=False, server_default=text("0")),
+    # What time does to it: heard, doubted (its money is in doubt), over (nothing more).
+    Column("stage", Text, nullable=False, server_default=text("'heard'")),
     UniqueConstraint("organization_id", "sidecar_id", "boot_id"),
     CheckConstraint("state IN ('open','fenced','closed')", name="state"),
+    CheckConstraint("stage IN ('heard','doubted','over')", name="stage"),
+)
+Index(
+    "sessions_due_idx",
+    sessions.c.stage,
+    sessions.c.quiet_since_ms,
+    postgresql_where=text("state <> 'closed' AND decision IS NULL AND stage <> 'over'"),
 )
 Index(
     "sessions_unclosed_idx",
