@@ -193,7 +193,10 @@ class Cashier:
         self._draining = True
         for ticket in list(self._tickets.values()):
             if ticket.waiter.growing is None:  # an open call is let go on to its end
-                self._refuse(ticket, Refusal("overloaded", "The sidecar is being drained and admits no calls."))
+                self._refuse(
+                    ticket,
+                    Refusal("overloaded", "The sidecar is being drained and admits no calls."),
+                )
         self._note_idle()
         try:
             async with asyncio.timeout(calls_timeout_s):
