@@ -21,6 +21,8 @@ from bursar.v1 import (
     identity_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
     prices_pb2,
     prices_pb2_grpc,
     reports_pb2,
@@ -48,6 +50,7 @@ from bursar_server.identity.organization_service import OrganizationService
 from bursar_server.identity.spender_service import ProjectService, TeamService, UserService
 from bursar_server.ledger.service import LedgerService
 from bursar_server.metrics import POOL_IDLE, POOL_SIZE
+from bursar_server.policy.service import PolicyService
 from bursar_server.prices.service import PriceService, publish_snapshot
 from bursar_server.reports.service import ReportService
 from bursar_server.settings import Settings, SettingsError
@@ -173,6 +176,11 @@ class ControlPlane:
                 ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"],
                 ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
                 LedgerService(pool, clock, lending),
+            ),
+            _service(
+                policy_pb2.DESCRIPTOR.services_by_name["PolicyService"],
+                policy_pb2_grpc.add_PolicyServiceServicer_to_server,
+                PolicyService(pool, clock, lending.valid_for_ms, lending.is_connected),
             ),
             *self._readers(pool),
             (

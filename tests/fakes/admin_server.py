@@ -25,6 +25,7 @@ from bursar.v1 import (
     ledger_pb2,
     ledger_pb2_grpc,
     money_pb2,
+    policy_pb2_grpc,
     prices_pb2,
     prices_pb2_grpc,
     reports_pb2_grpc,
@@ -294,6 +295,18 @@ class _Alerts(alerts_pb2_grpc.AlertServiceServicer):
         return alerts_pb2.ListEventsResponse(events=self._state.events)
 
 
+class _Policy(policy_pb2_grpc.PolicyServiceServicer):
+    def __init__(self, state: AdminState) -> None:
+        self._state = state
+
+    async def GetPropagation(self, request: Any, context: Any) -> Any:
+        self._state.requests.append(request)
+        found = self._state.propagation
+        answer = found[0] if len(found) == 1 else found.pop(0)
+        answer.name, answer.organization = request.name, "organizations/acme"
+        return answer
+
+
 def add_services(server: grpc.aio.Server, state: AdminState) -> None:
     """All services over one state."""
     identity = identity_pb2_grpc
@@ -318,6 +331,7 @@ def add_services(server: grpc.aio.Server, state: AdminState) -> None:
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(_Ledger(state), server)
     reports_pb2_grpc.add_ReportServiceServicer_to_server(_Reports(state), server)
     alerts_pb2_grpc.add_AlertServiceServicer_to_server(_Alerts(state), server)
+    policy_pb2_grpc.add_PolicyServiceServicer_to_server(_Policy(state), server)
 
 
 @contextlib.asynccontextmanager

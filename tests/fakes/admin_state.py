@@ -8,7 +8,14 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 
-from bursar.v1 import alerts_pb2, identity_pb2, ledger_pb2, prices_pb2, reports_pb2
+from bursar.v1 import (
+    alerts_pb2,
+    identity_pb2,
+    ledger_pb2,
+    policy_pb2,
+    prices_pb2,
+    reports_pb2,
+)
 
 # Small, so that a test with a handful of rows turns pages.
 PAGE = 2
@@ -116,6 +123,8 @@ class AdminState:
         self.sidecars = Rows("sidecar")
         self.custom_prices: dict[str, prices_pb2.Price] = {}
         self.entries: list[ledger_pb2.Entry] = []
+        self.propagation = [policy_pb2.Propagation()]
+        """In turn; the last one again and again."""
         self.events: list[alerts_pb2.Event] = []
         self.spend = reports_pb2.QuerySpendResponse()
         self.verdict = ledger_pb2.VerifyLedgerResponse(ok=True)

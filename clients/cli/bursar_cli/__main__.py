@@ -33,6 +33,7 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("user", "bursar_cli.user", "People (or robots) who own keys.", NOUNS),
     ("key", "bursar_cli.key", "What apps present to a sidecar.", NOUNS),
     ("budget", "bursar_cli.budget", "What may be spent, per window of time.", NOUNS),
+    ("policy", "bursar_cli.policy", "How far a change has come, and who does not know yet.", NOUNS),
     ("price", "bursar_cli.price", "What models cost; quotes.", NOUNS),
     ("spend", "bursar_cli.spend", "Who spent what, on what.", NOUNS),
     ("ledger", "bursar_cli.ledger", "Every charge, and the proof that none is lost.", NOUNS),

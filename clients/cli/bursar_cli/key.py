@@ -8,9 +8,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bursar.client import BursarError, new_request_id
 from bursar.v1 import budgets_pb2, identity_pb2
-from bursar_cli import typed
+from bursar_cli import policy, typed
 from bursar_cli.budget import TimeZoneOption, WindowOption
 from bursar_cli.cells import Column, when_set
+from bursar_cli.policy import WaitOption
 from bursar_cli.typed import UsageFault
 from bursar_cli.verbs import Session, changes, noun, verb
 
@@ -239,13 +240,20 @@ def rotate_key(session: Session, name: Name) -> None:
 
 
 @verb(app, "revoke")
-def revoke_key(session: Session, name: Name) -> None:
-    """End a key for good, within a second at connected sidecars, within 30 s at others.
+def revoke_key(session: Session, name: Name, wait: WaitOption = False) -> None:
+    """End a key for good, and say whether that is effective everywhere.
 
-    bursar key revoke k-3f9a1c07d2e4
+    Within a second where sidecars are connected; one that is cut off may go on for 30 s.
+
+    bursar key revoke k-3f9a1c07d2e4 --wait
     """
     asked = identity_pb2.RevokeKeyRequest(organization=session.organization, name=_name(name))
-    session.show(session.client.keys.RevokeKey(asked), COLUMNS)
+    key = session.client.keys.RevokeKey(asked)
+    wait_s = policy.LONGEST_WAIT_S if wait else policy.SOON_S
+    found = policy.propagation(session, key.organization, key.name, wait_s=wait_s)
+    session.show(key, COLUMNS, more=policy.summary(session, found))
+    policy.show_pending(session, found)
+    policy.insist(session, found, wait=wait)
 
 
 @verb(app, "delete")

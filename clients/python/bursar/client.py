@@ -33,6 +33,7 @@ from bursar.v1 import (
     budgets_pb2_grpc,
     identity_pb2_grpc,
     ledger_pb2_grpc,
+    policy_pb2_grpc,
     prices_pb2_grpc,
     reports_pb2_grpc,
     sidecars_pb2_grpc,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         UserServiceAsyncStub,
     )
     from bursar.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
+    from bursar.v1.policy_pb2_grpc import PolicyServiceAsyncStub
     from bursar.v1.prices_pb2_grpc import PriceServiceAsyncStub
     from bursar.v1.reports_pb2_grpc import ReportServiceAsyncStub
     from bursar.v1.sidecars_pb2_grpc import SidecarServiceAsyncStub
@@ -243,6 +245,7 @@ class BursarClient:
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.reports = reports_pb2_grpc.ReportServiceStub(channel)
         self.alerts = alerts_pb2_grpc.AlertServiceStub(channel)
+        self.policy = policy_pb2_grpc.PolicyServiceStub(channel)
 
     def close(self) -> None:
         """End all calls and the connection."""
@@ -297,6 +300,7 @@ class AsyncBursarClient:
         self.ledger: LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.reports: ReportServiceAsyncStub = reports_pb2_grpc.ReportServiceStub(channel)
         self.alerts: AlertServiceAsyncStub = alerts_pb2_grpc.AlertServiceStub(channel)
+        self.policy: PolicyServiceAsyncStub = policy_pb2_grpc.PolicyServiceStub(channel)
 
     async def close(self) -> None:
         """End all calls and the connection."""

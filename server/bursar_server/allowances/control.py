@@ -42,6 +42,7 @@ class AllowanceControl:
         feed.listen(self.desk.note)
         self._failed = failed
         self.resolve_after_ms = settings.resolve_after_ms
+        self.valid_for_ms = settings.valid_for_ms
 
     async def start(self) -> None:
         """Take the shard over and begin. Raises BursarError if the database is away."""

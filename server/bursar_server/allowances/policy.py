@@ -12,6 +12,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import structlog
 
@@ -33,6 +34,7 @@ from bursar_server.clock import Clock
 from bursar_server.database.pool import Connection, Pool, transaction
 from bursar_server.errors import BursarError
 from bursar_server.identity.store import KeyRecord, keys_by_secret_hashes
+from bursar_server.policy.store import mark_all_effective
 from bursar_server.prices.store import overlay
 from bursar_server.sidecars.store import sidecar_by_secret_hash
 
@@ -94,6 +96,7 @@ class PolicyDesk:
         """Whether a session waits to be told a version that does not concern it."""
         self._handed_on: dict[int, int] = {}
         """By organization: the version up to which changed budgets were handed on."""
+        self._marked_at_ms = 0
         self.on_budget: Callable[[int, int], None] = lambda organization_id, budget_id: None
 
     def start(self) -> "asyncio.Task[None]":
@@ -155,12 +158,23 @@ class PolicyDesk:
             asked, self._asked = self._asked, defaultdict(set)
             try:
                 await self._tell(asked)
+                await self._mark_effective()
             except BursarError as error:
                 log.warning("policy_retried", reason=error.reason)
                 for session, hashes in asked.items():
                     self._asked[session] |= hashes
                 self._wake.set()
                 await asyncio.sleep(RETRY_MS / 1000)
+
+    async def _mark_effective(self) -> None:
+        """Write down, once a second, which changes no sidecar can be ignorant of any more."""
+        now_ms = self._clock.monotonic_ms()
+        if now_ms - self._marked_at_ms < BEAT_MS:
+            return
+        self._marked_at_ms = now_ms
+        valid_for = timedelta(milliseconds=self._settings.valid_for_ms)
+        async with transaction(self._pool) as connection:
+            await mark_all_effective(connection, self._clock.now(), valid_for)
 
     async def _tell(self, asked: Mapping[LiveSession, Collection[bytes]]) -> None:
         """Answer what was asked, and tell each session what changed since it was told."""
