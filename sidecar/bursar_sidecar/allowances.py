@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from bursar_sidecar.clock import NANOS_PER_SECOND
-from bursar_sidecar.pools import AllowanceWord, Leg, Pool
+from bursar_sidecar.pools import AllowanceWord, Leg, Pool, fitting_pools
 
 # More callers than this wait for money only when something is wrong; the rest are better told at
 # once (overloaded) than after their own timeout.
@@ -88,8 +88,12 @@ class Waiter:
     ceiling_nanos: int
     """What is to be set aside; for growth, what is to be added."""
     deadline: int
+    least_nanos: int
+    """The least it can begin with; below `ceiling_nanos` only if it may be clamped."""
     growing: Reservation | None = None
     """The open call that is to grow; None: a call that has not begun."""
+    clamped: bool = False
+    """Less than all of it was lent: it begins with what is there."""
     short: frozenset[int] = frozenset()
     reservation: Reservation | None = None
     """Set once its turn came."""
@@ -151,7 +155,7 @@ class Book:
         leg = self.organization
         if leg is None:
             return None
-        pools = _fitting(leg, plan.organization, ceiling_nanos, now)
+        pools = fitting_pools(leg, plan.organization, ceiling_nanos, now)
         if pools is None:
             return None
         if not plan.platform:
@@ -163,7 +167,7 @@ class Book:
         second = self.platform
         if second is None:
             return None
-        more = _fitting(second, plan.platform, ceiling_nanos, now)
+        more = fitting_pools(second, plan.platform, ceiling_nanos, now)
         if more is None:
             return None
         parts = []
@@ -237,7 +241,7 @@ class Book:
             raise LineIsFullError
         self._last_growth_order += 1
         order, plan = self._last_growth_order, reservation.plan
-        waiter = Waiter(order, plan, by_nanos, deadline, reservation)
+        waiter = Waiter(order, plan, by_nanos, deadline, by_nanos, reservation)
         self.waiters[order] = waiter
         self._line_up(waiter, self._short_of(waiter, now))
         return waiter
@@ -279,12 +283,23 @@ class Book:
 
     # -- waiting -------------------------------------------------------------------------------
 
-    def wait(self, plan: Plan, ceiling_nanos: int, now: int, deadline: int) -> Waiter:
-        """Join the line, behind all who are short of the same pools. Raises LineIsFullError."""
+    def wait(
+        self,
+        plan: Plan,
+        ceiling_nanos: int,
+        now: int,
+        deadline: int,
+        least_nanos: int | None = None,
+    ) -> Waiter:
+        """Join the line, behind all who are short of the same pools. Raises LineIsFullError.
+
+        `least_nanos` is what the call can do with if it may be clamped; None: only with all.
+        """
         if len(self.waiters) >= self.max_waiters:
             raise LineIsFullError
         self._last_order += 1
-        waiter = Waiter(self._last_order, plan, ceiling_nanos, deadline)
+        least = ceiling_nanos if least_nanos is None else min(least_nanos, ceiling_nanos)
+        waiter = Waiter(self._last_order, plan, ceiling_nanos, deadline, least)
         self.waiters[waiter.order] = waiter
         self._line_up(waiter, self._short_of(waiter, now))
         return waiter
@@ -350,15 +365,26 @@ class Book:
                     found.append((leg, pool))
         return found
 
-    def admit_granted(self, waiter: Waiter, now: int) -> Iterator[Waiter]:
-        """Reserve for one whose need was granted: that money came for it, whoever waits before."""
+    def admit_granted(self, waiter: Waiter, now: int, *, clamped: bool = False) -> Iterator[Waiter]:
+        """Reserve for one whose need was granted: that money came for it, whoever waits before.
+
+        One that was `clamped`, in one of its sessions, begins with what all its pools have.
+        """
+        waiter.clamped = waiter.clamped or clamped
         if waiter.order in self.waiters:
             yield from self._start(waiter, now)
+
+    def admit_clamped(self, waiter: Waiter, now: int) -> Iterator[Waiter]:
+        """Reserve what is free here for one that may be clamped and whose wait is over, unless
+        somebody waits before it."""
+        first = all(self._lines[budget_id][0] is waiter for budget_id in waiter.short)
+        if first and waiter.least_nanos < waiter.ceiling_nanos:
+            yield from self.admit_granted(waiter, now, clamped=True)
 
     def _start(self, waiter: Waiter, now: int) -> Iterator[Waiter]:
         reservation = waiter.growing
         if reservation is None:
-            reservation = self._take(waiter.plan, waiter.ceiling_nanos, now)
+            reservation = self._take(waiter.plan, self._affordable(waiter, now), now)
         elif not self._grow(reservation, waiter.ceiling_nanos, now):
             return
         if reservation is None:
@@ -366,6 +392,19 @@ class Book:
         self.withdraw(waiter)
         waiter.reservation = reservation
         yield waiter
+
+    def _affordable(self, waiter: Waiter, now: int) -> int:
+        """What a call is to begin with: all it asks for, or if it is clamped what each of its hard
+        pools has free, and never less than its least."""
+        if not waiter.clamped:
+            return waiter.ceiling_nanos
+        most = waiter.ceiling_nanos
+        for leg, refs in self._sides(waiter.plan):
+            for budget_id, hard in refs:
+                pool = leg.current_pool(budget_id, now) if leg else None
+                if pool is not None and hard and pool.lent:
+                    most = min(most, pool.free_nanos)
+        return max(most, waiter.least_nanos)
 
     def _short_of(self, waiter: Waiter, now: int) -> frozenset[int]:
         """Budgets without a known window, with too little free, or with somebody before it."""
@@ -447,25 +486,3 @@ class Book:
 
 def _pools_of(reservation: Reservation) -> list[Pool]:
     return [pool for part in reservation.parts for pool in part.pools]
-
-
-def _fitting(
-    leg: Leg, refs: tuple[BudgetRef, ...], ceiling_nanos: int, now: int
-) -> list[Pool] | None:
-    """The current pools of these budgets if each can carry the ceiling, else None.
-
-    On the path of every call: `Leg.current_pool` and `Pool.free_nanos`, written out.
-    """
-    pools = []
-    for budget_id, hard in refs:
-        for pool in leg.by_budget.get(budget_id, ()):
-            if pool.starts_at <= now < pool.ends_at and not pool.closing:
-                break
-        else:
-            return None
-        if hard and pool.lent:
-            free_nanos = pool.granted_nanos - pool.returned_nanos
-            if free_nanos - pool.settled_nanos - pool.reserved_nanos < ceiling_nanos:
-                return None
-        pools.append(pool)
-    return pools

@@ -118,7 +118,12 @@ class Cashier:
         reservation = self._book.reserve(plan, ceiling_nanos, now)
         if reservation is not None:
             return self._open(call, reservation)
-        return await self._wait(call, plan, ceiling_nanos, now)
+        least_nanos = min(call.least_nanos, ceiling_nanos)
+        self._recall_refusal(plan, least_nanos, now)
+        deadline = now + self._reserve_wait_ms * NANOS_PER_MS
+        with told_if_full():
+            waiter = self._book.wait(plan, ceiling_nanos, now, deadline, least_nanos)
+        return await self._turn(self._line_up(call, waiter))
 
     async def extend(self, reservation: DeskReservation, ceiling_nanos: int) -> None:
         """Let what is set aside for an open call grow to so much. Raises Refusal.
@@ -275,13 +280,6 @@ class Cashier:
         hold.opened = opened
         self._session.touched()
 
-    async def _wait(self, call: Call, plan: Plan, ceiling_nanos: int, now: int) -> Hold:
-        self._recall_refusal(plan, ceiling_nanos, now)
-        deadline = now + self._reserve_wait_ms * NANOS_PER_MS
-        with told_if_full():
-            waiter = self._book.wait(plan, ceiling_nanos, now, deadline)
-        return await self._turn(self._line_up(call, waiter))
-
     def _line_up(self, cause: Call | Hold, waiter: Waiter) -> Ticket:
         ticket = Ticket(cause, waiter, self._future())
         self._tickets[waiter.order] = ticket
@@ -297,8 +295,9 @@ class Cashier:
             async with asyncio.timeout(self._reserve_wait_ms / 1000):
                 return await ticket.future
         except TimeoutError:
-            if ticket.hold is not None:
-                return ticket.hold
+            hold = ticket.hold or self._clamped(ticket)
+            if hold is not None:
+                return hold
             raise self._too_late(ticket) from None
         except asyncio.CancelledError:
             if ticket.hold is not None and ticket.waiter.growing is None:
@@ -306,6 +305,18 @@ class Cashier:
             raise
         finally:
             self._leave(ticket)
+
+    def _clamped(self, ticket: Ticket) -> Hold | None:
+        """The wait is over: a call that may be clamped begins with what is free here, rather than
+        not at all. Raises Refusal."""
+        now = self._clock.boot_ns()
+        if self._session.fault(now) or isinstance(ticket.cause, Hold):
+            return None
+        for started in self._book.admit_clamped(ticket.waiter, now):
+            self._session.withdraw(started)
+            assert started.reservation is not None  # the book sets it before it says so
+            ticket.hold = self._open(ticket.cause, started.reservation)
+        return ticket.hold
 
     def _leave(self, ticket: Ticket) -> None:
         """It waits no longer, whichever way that ended."""
@@ -380,7 +391,7 @@ class Cashier:
             for binding in verdict.binding if waiter.growing is None else ():
                 self._book.remember_exhausted(
                     binding.budget_id,
-                    waiter.ceiling_nanos,
+                    waiter.least_nanos,
                     now=now,
                     for_ns=verdict.retry_after_ms * NANOS_PER_MS or NANOS_PER_SECOND,
                     evidence=(retry_after_s, self._standings.told(binding)),

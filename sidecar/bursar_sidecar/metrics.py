@@ -51,6 +51,11 @@ class Metrics:
         self.in_flight = Gauge(
             "bursar_sidecar_calls_in_flight", "Admitted, not yet ended.", registry=self.registry
         )
+        self.clamped = Counter(
+            "bursar_sidecar_clamped_calls",
+            "Calls whose output limit was lowered to what could be reserved.",
+            registry=self.registry,
+        )
         # Looking a labelled child up costs more than counting: children are kept.
         self._plain_seconds = self._seconds.labels("false")
         self._stream_seconds = self._seconds.labels("true")

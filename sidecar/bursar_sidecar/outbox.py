@@ -277,7 +277,7 @@ class Outbox:
                     deficit_nanos = max(0, -pool.free_nanos)
                     want_nanos = max(want_nanos, pool.want_nanos(now))
                 line.amount_nanos = min(waiter.ceiling_nanos + deficit_nanos, MAX_NANOS)
-                line.least_nanos = line.amount_nanos
+                line.least_nanos = min(waiter.least_nanos + deficit_nanos, MAX_NANOS)
                 if budget_id not in wanted:
                     # Once a frame: many calls that wait at once do not each want a stock.
                     wanted.add(budget_id)

@@ -12,6 +12,7 @@ Free may be below zero: a call that cost more than was set aside is settled in f
 allowance covers is overrun.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -294,3 +295,26 @@ class Leg:
         """The budget is back (it was only disabled)."""
         for pool in self.by_budget.get(budget_id, ()):
             pool.closing = False
+
+
+def fitting_pools(
+    leg: Leg, refs: Iterable[tuple[int, bool]], ceiling_nanos: int, now: int
+) -> list[Pool] | None:
+    """The current pools of these budgets (id, whether hard) if each can carry the ceiling, else
+    None.
+
+    On the path of every call: `Leg.current_pool` and `Pool.free_nanos`, written out.
+    """
+    pools = []
+    for budget_id, hard in refs:
+        for pool in leg.by_budget.get(budget_id, ()):
+            if pool.starts_at <= now < pool.ends_at and not pool.closing:
+                break
+        else:
+            return None
+        if hard and pool.lent:
+            free_nanos = pool.granted_nanos - pool.returned_nanos
+            if free_nanos - pool.settled_nanos - pool.reserved_nanos < ceiling_nanos:
+                return None
+        pools.append(pool)
+    return pools

@@ -30,7 +30,7 @@ from bursar_sidecar.provider_pool import HOP_BY_HOP, ProviderPool
 from bursar_sidecar.refusals import render
 from bursar_sidecar.routing import Router
 from bursar_sidecar.settings import Settings, split_address
-from bursar_sidecar.terms import agree
+from bursar_sidecar.terms import agree, clamp
 from bursar_sidecar.upstream import Broken, Dial, Exchange, NeverSent, dial
 
 log = structlog.get_logger("bursar.proxy")
@@ -132,6 +132,7 @@ class Proxy:
             budgeted=self._desk.is_budgeted(spender, route.provider.name, route.model),
             currency=spender.currency,
             default_max_output=self._settings.default_max_output,
+            may_clamp=self._settings.when_short == "clamp",
         )
         call = Call(
             spender=spender,
@@ -139,7 +140,7 @@ class Proxy:
             model=route.model,
             requested_model=facts.model,
             ceiling_nanos=terms.ceiling_nanos,
-            least_nanos=terms.ceiling_nanos,
+            least_nanos=terms.least_nanos,
             tags=tags,
             customer=customer,
             app=user_agent_of(request),
@@ -149,13 +150,6 @@ class Proxy:
             started_at=self._clock.wall_ns(),
         )
         upstream = self._upstreams[route.provider.name]
-        body = openai.edited(
-            facts,
-            request.body,
-            model=route.model,
-            output_limit=terms.set_output_limit,
-            limit_field=route.provider.output_limit_field,
-        )
         try:
             reservation = await self._desk.reserve(call)
         except Refusal as refusal:
@@ -164,6 +158,16 @@ class Proxy:
         attempt = Attempt(self._desk, self._clock, book, reservation, route, terms)
         self.metrics.in_flight.inc()
         try:
+            if reservation.ceiling_nanos < terms.ceiling_nanos:
+                attempt.terms = clamp(terms, reservation.ceiling_nanos)
+                self.metrics.clamped.inc()
+            body = openai.edited(
+                facts,
+                request.body,
+                model=route.model,
+                output_limit=attempt.terms.clamped_output or attempt.terms.set_output_limit,
+                limit_field=route.provider.output_limit_field,
+            )
             await self._forward(
                 attempt, facts, upstream, upstream.request(path, request, body), respond
             )
@@ -224,6 +228,8 @@ class Proxy:
                     attempt.request_id = value.decode("latin-1")
         if attempt.terms.set_output_limit is not None:
             headers.append((b"x-bursar-max-output", b"%d" % attempt.terms.set_output_limit))
+        if attempt.terms.clamped_output is not None:
+            headers.append((b"x-bursar-clamped-output", b"%d" % attempt.terms.clamped_output))
         if attempt.status >= 300:
             attempt.fail()
             await self._plain(attempt, facts, exchange, headers, respond)

@@ -400,10 +400,11 @@ class Session:
         listener = self.listener
         if waiter is None or listener is None:
             return
-        if verdict.outcome == allowances_pb2.NEED_OUTCOME_GRANTED:
+        clamped = verdict.outcome == allowances_pb2.NEED_OUTCOME_CLAMPED
+        if clamped or verdict.outcome == allowances_pb2.NEED_OUTCOME_GRANTED:
             if self.fault(now):
                 return  # the money stays in the pool; the line is looked at when all is well
-            for started in self._book.admit_granted(waiter, now):
+            for started in self._book.admit_granted(waiter, now, clamped=clamped):
                 listener.admitted(started)
         else:
             listener.judged(waiter, verdict)

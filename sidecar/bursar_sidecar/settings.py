@@ -82,6 +82,12 @@ class Settings(msgspec.Struct, frozen=True):
     """How long a call waits for money that is about to come home."""
     max_waiters: int = 1_000
     """Calls waiting so; more are refused at once."""
+    when_short: str = "clamp"
+    """What happens to a call whose worst case does not fit into its budgets, if a shorter answer
+    does: "clamp" lowers its output limit, at once if it can never fit, else when it has waited, and
+    says so; "wait" leaves every limit as it is, and refuses. Clamping is the default because the
+    worst case is many times what calls cost: without it the last part of a budget refuses calls
+    that would have fitted into it."""
     longest_call_s: int = 1_800
     """A call is cut after so long; the control plane relies on it when a sidecar falls silent."""
     max_request_bytes: int = 50 * 1024 * 1024
@@ -213,6 +219,15 @@ def _one_of(*allowed: int) -> Callable[[Any], int]:
     return check
 
 
+def _word(*allowed: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(" or ".join(allowed))
+        return str(value)
+
+    return check
+
+
 def _flag(value: Any) -> bool:
     words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
     if isinstance(value, bool):
@@ -253,6 +268,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "exhausted_status": _one_of(402, 429),
     "reserve_wait_ms": _whole(0, 60_000),
     "max_waiters": _whole(0, 100_000),
+    "when_short": _word("clamp", "wait"),
     "longest_call_s": _whole(1, 86_400),
     "max_request_bytes": _whole(1_024, 1 << 30),
     "connect_timeout_s": _whole(1, 600),

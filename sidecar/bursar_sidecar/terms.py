@@ -36,6 +36,36 @@ HIDDEN_OUTPUT_MODELS: Final = (
 the bytes seen of a cut answer bound nothing."""
 
 
+LEAST_OUTPUT_LLM_TOKENS: Final = 256
+"""The least output that a clamped call is left with, for each of its choices: a paragraph, or one
+call of a tool. With less than that most answers are of no use, and the call is better refused."""
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What the most that a call can cost follows from."""
+
+    price: Price
+    input_llm_tokens: int
+    output_limit: int
+    """LLM tokens that each choice may produce."""
+    predicted: int
+    """LLM tokens of predicted output that may be billed beside them."""
+    choices: int
+    service_tier: str | None
+    text_only: bool
+
+    def ceiling_nanos(self, output_limit: int) -> int:
+        """The most it can cost with so much output. Raises UnpricedError."""
+        return ceiling(
+            self.price,
+            input_llm_tokens=self.input_llm_tokens,
+            output_llm_tokens=output_limit + self.predicted,
+            choices=self.choices,
+            service_tier=self.service_tier,
+            text_only=self.text_only,
+        )
+
+
 class Terms(msgspec.Struct, frozen=True):
     """What a call may use and cost at most."""
 
@@ -51,6 +81,12 @@ class Terms(msgspec.Struct, frozen=True):
     hidden_output: bool
     service_tier: str
     """What is charged when the answer names no tier."""
+    least_nanos: int = 0
+    """The least it can begin with: below the ceiling only if its output may be clamped."""
+    bounds: Bounds | None = None
+    """None when the model has no price."""
+    clamped_output: int | None = None
+    """The output limit per choice, if it was lowered to what could be reserved."""
 
 
 def agree(
@@ -60,6 +96,7 @@ def agree(
     budgeted: bool,
     currency: str,
     default_max_output: int,
+    may_clamp: bool = False,
 ) -> Terms:
     """The terms of a call. Raises Refusal where it has no price or no bound under a budget."""
     price = _usable(facts, route.price)
@@ -80,18 +117,22 @@ def agree(
             f"books in {currency}, and no exchange rate is known.",
         )
     limit, set_limit = _output_limit(facts, price, budgeted, default_max_output)
-    per_choice = limit + facts.predicted_bytes
-    input_bound = _input_bound(facts, route, price, budgeted)
     asked_tier = facts.service_tier or route.provider.service_tier
+    bounds = Bounds(
+        price=price,
+        input_llm_tokens=_input_bound(facts, route, price, budgeted),
+        output_limit=limit,
+        predicted=facts.predicted_bytes,
+        choices=facts.choices,
+        service_tier=None if asked_tier == "auto" else asked_tier,
+        text_only=facts.text_only,
+    )
+    hidden_output = _hides_output(facts, route, price)
     try:
-        ceiling_nanos = ceiling(
-            price,
-            input_llm_tokens=input_bound,
-            output_llm_tokens=per_choice,
-            choices=facts.choices,
-            service_tier=None if asked_tier == "auto" else asked_tier,
-            text_only=facts.text_only,
-        )
+        ceiling_nanos = least_nanos = bounds.ceiling_nanos(limit)
+        # What a model thinks before it answers would use a clamped limit up: paid for, and empty.
+        if may_clamp and budgeted and not hidden_output and limit > LEAST_OUTPUT_LLM_TOKENS:
+            least_nanos = bounds.ceiling_nanos(LEAST_OUTPUT_LLM_TOKENS)
     except UnpricedError:
         if budgeted:
             raise _unpriced(route) from None
@@ -99,11 +140,36 @@ def agree(
     return Terms(
         price=price,
         ceiling_nanos=ceiling_nanos,
-        input_bound=input_bound,
-        output_bound=per_choice * facts.choices,
+        input_bound=bounds.input_llm_tokens,
+        output_bound=(limit + facts.predicted_bytes) * facts.choices,
         set_output_limit=set_limit,
-        hidden_output=_hides_output(facts, route, price),
+        hidden_output=hidden_output,
         service_tier=_unstated_tier(facts, route),
+        least_nanos=least_nanos,
+        bounds=bounds,
+    )
+
+
+def clamp(terms: Terms, reserved_nanos: int) -> Terms:
+    """The terms of a call for which less than its ceiling was reserved: with the largest output
+    limit that is covered. Unchanged where all of it was reserved."""
+    bounds = terms.bounds
+    if bounds is None or reserved_nanos >= terms.ceiling_nanos:
+        return terms
+    # The last one that is affordable; with more output a call never costs less.
+    low, high = 1, bounds.output_limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if bounds.ceiling_nanos(middle) <= reserved_nanos:
+            low = middle
+        else:
+            high = middle - 1
+    return msgspec.structs.replace(
+        terms,
+        ceiling_nanos=reserved_nanos,
+        output_bound=(low + bounds.predicted) * bounds.choices,
+        set_output_limit=None if terms.set_output_limit is None else low,
+        clamped_output=low,
     )
 
 

@@ -379,17 +379,18 @@ class FakeControlPlane:
             stream.send(session, verdicts=[verdict])
             return True
         free = {b: most - self.outstanding(b) for b, most in attainable.items()}
+        outcome = allowances_pb2.NEED_OUTCOME_GRANTED
         if any(free[line.budget_id] < line.amount_nanos for line in hard):
-            return False
+            never = any(attainable[line.budget_id] < line.amount_nanos for line in hard)
+            if not never or any(free[line.budget_id] < line.least_nanos for line in hard):
+                return False
+            outcome = allowances_pb2.NEED_OUTCOME_CLAMPED
         for line in hard:
-            window = line.budget_id * 10
-            extra = min(self.extra_nanos, free[line.budget_id] - line.amount_nanos)
-            session.granted[window] = session.granted.get(window, 0) + line.amount_nanos + extra
-        stream.send(
-            session,
-            allowances=[self.allowance(session, line.budget_id) for line in need.lines],
-            verdicts=[self._verdict(need, allowances_pb2.NEED_OUTCOME_GRANTED)],
-        )
+            window, most = line.budget_id * 10, line.amount_nanos + self.extra_nanos
+            session.granted.setdefault(window, 0)
+            session.granted[window] += min(most, free[line.budget_id])
+        told = [self.allowance(session, line.budget_id) for line in need.lines]
+        stream.send(session, allowances=told, verdicts=[self._verdict(need, outcome)])
         return True
 
     def _verdict(
@@ -399,9 +400,8 @@ class FakeControlPlane:
         verdict = allowances_pb2.Verdict(
             need_id=need.need_id, outcome=outcome, retry_after_ms=1_500 if contended else 60_000
         )
-        if outcome == allowances_pb2.NEED_OUTCOME_GRANTED:
-            return verdict
-        for line in need.lines:
+        lent = outcome in (allowances_pb2.NEED_OUTCOME_GRANTED, allowances_pb2.NEED_OUTCOME_CLAMPED)
+        for line in need.lines if not lent else ():
             if line.budget_id in self.limits:
                 verdict.binding.add(
                     budget_id=line.budget_id,

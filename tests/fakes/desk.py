@@ -60,18 +60,19 @@ class FakeDesk:
         return self.book
 
     async def reserve(self, call: Call) -> FakeReservation:
-        """Admit the call, or refuse it with the budget's standing."""
-        standing = self._standing()
+        """Admit the call, clamped if it may be, or refuse it with the budget's standing."""
+        standing, ceiling_nanos = self._standing(), call.ceiling_nanos
         if standing is not None:
             left = standing.limit_nanos - standing.settled_nanos
-            if call.ceiling_nanos > left:
+            if call.least_nanos > left:
                 raise Refusal("budget_exhausted", budgets=(standing,))
-            if call.ceiling_nanos > left - standing.reserved_nanos:
+            if call.least_nanos > left - standing.reserved_nanos:
                 raise Refusal("budget_reserved", retry_after_s=1.5, budgets=(standing,))
+            ceiling_nanos = min(ceiling_nanos, left - standing.reserved_nanos)
         charge_id = f"7-{len(self.calls) + 1}"
         self.calls.append(call)
-        self.open[charge_id] = call
-        return FakeReservation(charge_id, call.ceiling_nanos)
+        self.open[charge_id] = msgspec.structs.replace(call, ceiling_nanos=ceiling_nanos)
+        return FakeReservation(charge_id, ceiling_nanos)
 
     async def extend(self, reservation: Reservation, ceiling_nanos: int) -> None:
         """Let an open call grow, or refuse it with the budget's standing."""

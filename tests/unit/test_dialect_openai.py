@@ -277,3 +277,26 @@ def test_an_output_limit_is_set_in_the_field_that_the_provider_knows() -> None:
     assert sent["max_completion_tokens"] == 4096
     older = edited(facts, body, model="gpt-4o-mini", output_limit=9, limit_field="max_tokens")
     assert json.loads(older)["max_tokens"] == 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"max_tokens": 900}, {"max_tokens": 300}),
+        ({"max_completion_tokens": 900}, {"max_completion_tokens": 300}),
+        ({"max_tokens": 100, "max_completion_tokens": 900}, {"max_completion_tokens": 300}),
+        ({"max_tokens": None}, {"max_completion_tokens": 300}),
+        ({}, {"max_completion_tokens": 300}),
+    ],
+)
+def test_a_higher_limit_is_lowered_where_the_app_wrote_it(
+    fields: dict[str, Any], expected: dict[str, int]
+) -> None:
+    body = json.dumps({"model": "m", "messages": [], **fields}).encode()
+    sent = json.loads(edited(read("chat", body), body, model="m", output_limit=300))
+    assert sent == {"model": "m", "messages": [], **fields, **expected}
+
+
+def test_a_lower_limit_of_the_app_stays_and_its_body_too() -> None:
+    body = json.dumps({"model": "m", "messages": [], "max_tokens": 100}).encode()
+    assert edited(read("chat", body), body, model="m", output_limit=300) == body

@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bursar.pricing import Price, charge, llm_token_price, snapshot
 from bursar.usage import Usage
@@ -11,7 +13,7 @@ from bursar_sidecar.desk import Refusal
 from bursar_sidecar.dialects.openai import read
 from bursar_sidecar.routing import Route
 from bursar_sidecar.settings import Provider
-from bursar_sidecar.terms import Terms, agree
+from bursar_sidecar.terms import LEAST_OUTPUT_LLM_TOKENS, Terms, agree, clamp
 
 PROVIDER = Provider("openai", "http://p/v1")
 
@@ -29,6 +31,7 @@ def terms_of(
     currency: str = "USD",
     provider: Provider = PROVIDER,
     model: str = "gpt-4o-mini",
+    may_clamp: bool = False,
     **fields: Any,
 ) -> Terms:
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], **fields}
@@ -39,6 +42,7 @@ def terms_of(
         budgeted=budgeted,
         currency=currency,
         default_max_output=4096,
+        may_clamp=may_clamp,
     )
 
 
@@ -140,3 +144,44 @@ def test_embeddings_have_no_output() -> None:
     )
     assert (terms.output_bound, terms.set_output_limit) == (0, None)
     assert terms.ceiling_nanos > 0
+
+
+def test_only_a_clampable_call_can_do_with_less() -> None:
+    price = price_of("gpt-4o-mini")
+    whole = terms_of(price, max_tokens=1_000)
+    assert whole.least_nanos == whole.ceiling_nanos
+    clampable = terms_of(price, may_clamp=True, max_tokens=1_000)
+    small = terms_of(price, max_tokens=LEAST_OUTPUT_LLM_TOKENS)
+    assert clampable.ceiling_nanos == whole.ceiling_nanos
+    assert clampable.least_nanos == pytest.approx(small.ceiling_nanos, rel=0.01)
+    assert clampable.least_nanos < clampable.ceiling_nanos
+    for fields in (
+        {"max_tokens": LEAST_OUTPUT_LLM_TOKENS},
+        {"max_tokens": 1_000, "budgeted": False},
+        {"max_tokens": 1_000, "reasoning_effort": "low"},
+        {"max_tokens": 1_000, "model": "o3"},
+    ):
+        terms = terms_of(price, may_clamp=True, **fields)
+        assert terms.least_nanos == terms.ceiling_nanos, fields
+    unpriced = terms_of(None, budgeted=False, may_clamp=True, max_tokens=1_000)
+    assert clamp(unpriced, 0) is unpriced
+
+
+@given(limit=st.integers(257, 20_000), choices=st.integers(1, 4), percent=st.integers(0, 100))
+def test_a_clamped_call_has_the_largest_limit_that_its_reservation_covers(
+    limit: int, choices: int, percent: int
+) -> None:
+    terms = terms_of(price_of("gpt-4o-mini"), may_clamp=True, max_tokens=limit, n=choices)
+    reserved = terms.least_nanos + (terms.ceiling_nanos - terms.least_nanos) * percent // 100
+    clamped = clamp(terms, reserved)
+    if percent == 100:
+        assert clamped is terms
+        return
+    assert clamped.bounds is not None
+    lowered = clamped.clamped_output
+    assert lowered is not None
+    assert LEAST_OUTPUT_LLM_TOKENS <= lowered <= limit
+    assert clamped.bounds.ceiling_nanos(lowered) <= reserved
+    assert lowered == limit or clamped.bounds.ceiling_nanos(lowered + 1) > reserved
+    assert clamped.output_bound == lowered * choices
+    assert clamped.set_output_limit is None

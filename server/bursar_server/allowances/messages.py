@@ -84,7 +84,7 @@ def of_outcome(
     for session, said in batch.frames:
         frame(session.session_epoch)
         shown.update((session.session_epoch, r.window_id) for r in said.reports)
-    for need in outcome.decisions.granted:
+    for need in (*outcome.decisions.granted, *outcome.decisions.clamped):
         shown.update((need.session_epoch, line.window_id) for line in need.lines)
     for epoch, window_id in sorted(shown):
         message = allowance(
@@ -121,6 +121,14 @@ def _verdicts(
             need.session_epoch,
             allowances_pb2.Verdict(
                 need_id=need.need_id, outcome=allowances_pb2.NEED_OUTCOME_GRANTED
+            ),
+        )
+    for need in decisions.clamped:
+        metrics.VERDICTS.labels("clamped").inc()
+        yield (
+            need.session_epoch,
+            allowances_pb2.Verdict(
+                need_id=need.need_id, outcome=allowances_pb2.NEED_OUTCOME_CLAMPED
             ),
         )
     for need, window_ids in decisions.exhausted:

@@ -324,6 +324,8 @@ class Decisions:
     """What lending decided in one step."""
 
     granted: list[Need] = field(default_factory=list)
+    clamped: list[Need] = field(default_factory=list)
+    """Lent less than they asked for, and at least what they can do with."""
     exhausted: list[tuple[Need, list[int]]] = field(default_factory=list)
     contended: list[tuple[Need, list[int]]] = field(default_factory=list)
     waiting: list[Need] = field(default_factory=list)
@@ -368,6 +370,13 @@ def lend(
             for line in hard
             if line.window_id in blocked or books.windows[line.window_id].available < line.amount
         ]
+        if short and _can_clamp(books, need, hard, blocked, now_ms):
+            for line in hard:
+                fits = min(line.amount, books.windows[line.window_id].available)
+                books.grant(need.session_epoch, line.window_id, fits)
+                decisions.touched.add((need.session_epoch, line.window_id))
+            decisions.clamped.append(need)
+            continue
         if short:
             _put_off(books, decisions, need, short, blocked, now_ms)
             continue
@@ -391,6 +400,21 @@ def lend(
             books.grant(want.session_epoch, want.window_id, extra)
             decisions.touched.add((want.session_epoch, want.window_id))
     return decisions
+
+
+def _can_clamp(
+    books: Books, need: Need, hard: list[NeedLine], blocked: set[int], now_ms: int
+) -> bool:
+    """Whether a call that may be clamped is to start with less now.
+
+    At once where all it asks for will never be there; else when it has waited long enough, instead
+    of being told to come again. It takes nothing that an earlier call waits for.
+    """
+    never = any(books.windows[line.window_id].attainable < line.amount for line in hard)
+    return (never or now_ms >= need.deadline_ms) and all(
+        line.window_id not in blocked and books.windows[line.window_id].available >= line.least
+        for line in hard
+    )
 
 
 def _put_off(

@@ -27,6 +27,7 @@ MAX_LABEL_LENGTH: Final = 256
 _TEXT_PARTS: Final = frozenset({"text", "refusal"})
 _CLIENT_TOOLS: Final = frozenset({"function", "custom"})
 """Tools that the app runs itself; any other type is run, and billed, by the provider."""
+_LIMITS: Final = ("max_completion_tokens", "max_tokens")
 
 
 class DialectError(Exception):
@@ -142,8 +143,8 @@ def edited(
 ) -> bytes:
     """The body to send: `model` as the provider knows it, our own fields off, usage asked for.
 
-    `output_limit` sets a limit where the request has none. Returns `body` itself when nothing has
-    to change.
+    `output_limit` sets a limit where the request has none, and lowers a higher one. Returns `body`
+    itself when nothing has to change.
     """
     fields = facts.fields
     changes: dict[str, msgspec.Raw | None] = {}
@@ -156,7 +157,12 @@ def edited(
     if facts.stream and facts.endpoint == "chat" and not facts.usage_asked:
         changes["stream_options"] = _with_usage(fields.get("stream_options"))
     if output_limit is not None:
-        changes[limit_field] = _raw(output_limit)
+        own = {name: limit for name in _LIMITS if (limit := _own_limit(fields, name)) is not None}
+        for name, limit in own.items():
+            if limit > output_limit:
+                changes[name] = _raw(output_limit)
+        if not own:
+            changes[limit_field] = _raw(output_limit)
     if not changes:
         return body
     merged: dict[str, msgspec.Raw | None] = {**fields, **changes}
@@ -280,8 +286,8 @@ def _shown(value: object) -> str:
 
 def _output_limit(fields: dict[str, msgspec.Raw]) -> int | None:
     limits: list[int] = []
-    for name in ("max_completion_tokens", "max_tokens"):
-        limit = _field(fields, name, _optional_int, "a whole number")
+    for name in _LIMITS:
+        limit = _own_limit(fields, name)
         if limit is None:
             continue
         if not 1 <= limit <= MAX_OUTPUT_LIMIT:
@@ -291,6 +297,10 @@ def _output_limit(fields: dict[str, msgspec.Raw]) -> int | None:
         limits.append(limit)
     # Both given: which one the provider follows is its affair; the larger bounds either.
     return max(limits, default=None)
+
+
+def _own_limit(fields: dict[str, msgspec.Raw], name: str) -> int | None:
+    return _field(fields, name, _optional_int, "a whole number")
 
 
 def _messages(fields: dict[str, msgspec.Raw]) -> tuple[int, str]:

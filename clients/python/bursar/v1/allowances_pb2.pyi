@@ -99,6 +99,10 @@ class _NeedOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NeedOutco
     """A budget is gone or disabled: look at the policy again. For growth: its window is closed, or
     the session is.
     """
+    NEED_OUTCOME_CLAMPED: _NeedOutcome.ValueType  # 5
+    """The allowances in this frame cover less than was asked for, and at least the least of every
+    line. Said only of needs whose least is below their amount.
+    """
 
 class NeedOutcome(_NeedOutcome, metaclass=_NeedOutcomeEnumTypeWrapper):
     """How a need ended."""
@@ -114,6 +118,10 @@ NEED_OUTCOME_CONTENDED: NeedOutcome.ValueType  # 3
 NEED_OUTCOME_STALE: NeedOutcome.ValueType  # 4
 """A budget is gone or disabled: look at the policy again. For growth: its window is closed, or
 the session is.
+"""
+NEED_OUTCOME_CLAMPED: NeedOutcome.ValueType  # 5
+"""The allowances in this frame cover less than was asked for, and at least the least of every
+line. Said only of needs whose least is below their amount.
 """
 Global___NeedOutcome: _TypeAlias = NeedOutcome  # noqa: Y015
 
