@@ -67,6 +67,9 @@ EVENTS: Final = (
     "a need was refused: exhausted",
     "a need was refused: contended",
     "a need was refused: stale",
+    "a need was clamped",
+    "a call began with what was left here",
+    "a call began clamped",
     "money was recalled",
     "a window was in its tail",
     "a call waited and was admitted",
@@ -122,6 +125,7 @@ _OUTCOMES: Final = {
     allowances_pb2.NEED_OUTCOME_EXHAUSTED: "a need was refused: exhausted",
     allowances_pb2.NEED_OUTCOME_CONTENDED: "a need was refused: contended",
     allowances_pb2.NEED_OUTCOME_STALE: "a need was refused: stale",
+    allowances_pb2.NEED_OUTCOME_CLAMPED: "a need was clamped",
 }
 
 

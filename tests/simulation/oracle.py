@@ -112,7 +112,7 @@ class Oracle:
         attempt = Attempt(
             life,
             tuple((part.leg.epoch, part.n, tuple(part.window_ids)) for part in reservation.parts),
-            call.ceiling_nanos,
+            _ceiling(call, reservation),
             int(true),
             unsure=True,
         )
@@ -412,6 +412,17 @@ def _count(entry: Entry) -> None:
         saw("a provisional was posted")
     elif entry.kind is Kind.RELEASED:
         saw("a release was posted")
+
+
+def _ceiling(call: Call, reservation: Reservation) -> int:
+    """The most the provider will bill: what was asked for, or what a clamped call was left."""
+    if call.least_nanos >= call.ceiling_nanos:
+        return call.ceiling_nanos
+    reserved = reservation.ceiling_nanos
+    if not call.least_nanos <= reserved <= call.ceiling_nanos:
+        raise Broken(f"7: began with {reserved}, not {call.least_nanos} to {call.ceiling_nanos}")
+    saw("a call began clamped", reserved < call.ceiling_nanos)
+    return reserved
 
 
 def _ns(at: datetime) -> int:

@@ -216,7 +216,8 @@ class Life:
             hold = drive(
                 self.cashier.reserve(
                     Call(
-                        spender, "simulated", "model", "model", ceiling_nanos, ceiling_nanos,
+                        spender, "simulated", "model", "model", ceiling_nanos,
+                        _number_of(plan, 4) or ceiling_nanos,
                         run=plan, started_at=self.clock.wall_ns(),
                     )
                 )
@@ -264,6 +265,8 @@ class Life:
             if not turn.done() and not late:
                 continue
             self.waiting.remove(ticket)
+            if not turn.done():
+                self._at_last(ticket, turn)
             self.cashier._leave(ticket)
             if turn.hold is not None:
                 if ticket.waiter.growing is None:
@@ -276,6 +279,14 @@ class Life:
                     saw("a call waited too long")
                 refusal = turn.refusal or self.cashier._too_late(ticket)
                 self.witness.refused(self, refusal)
+
+    def _at_last(self, ticket: Ticket, turn: Turn) -> None:
+        """Its wait is over."""
+        try:
+            turn.hold = self.cashier._clamped(ticket)
+        except Refusal as refusal:
+            turn.refusal = refusal
+        saw("a call began with what was left here", turn.hold is not None)
 
     def hang_up(self, ticket: Ticket) -> None:
         """The app of a waiting call is gone."""
@@ -442,7 +453,11 @@ class Life:
 
 def target_of(hold: Hold) -> int:
     """What a call may grow to; 0: it was reserved whole."""
-    return int((*hold.opened.run.split(":"), "0")[3])
+    return _number_of(hold.opened.run, 3)
+
+
+def _number_of(plan: str, place: int) -> int:
+    return int((*plan.split(":"), "0", "0")[place])
 
 
 class Sidecar:

@@ -7,10 +7,19 @@ A feature brings its steps as one more module, with any of:
     THEMES    what goes wrong together in some histories: name -> weight, added to the usual
 """
 
-from tests.simulation.actions import admins, apps, faults, growing_calls, passing, silence, streams
+from tests.simulation.actions import (
+    admins,
+    apps,
+    clamped_calls,
+    faults,
+    growing_calls,
+    passing,
+    silence,
+    streams,
+)
 from tests.simulation.world import Action
 
-MODULES = (apps, growing_calls, streams, passing, faults, admins, silence)
+MODULES = (apps, growing_calls, clamped_calls, streams, passing, faults, admins, silence)
 ACTIONS: dict[str, Action] = {}
 USUAL: dict[str, int] = {}
 THEMES: list[dict[str, int]] = []

@@ -5,9 +5,17 @@ programs; a mutant that no history notices means that the invariants or the hist
 A feature brings its mutants as one more module here.
 """
 
-from tests.simulation.mutants import growth, holding, journals, lending, posting, time_passing
+from tests.simulation.mutants import (
+    clamping,
+    growth,
+    holding,
+    journals,
+    lending,
+    posting,
+    time_passing,
+)
 from tests.simulation.mutants.registry import MUTANTS, Replacement, alive, mutant
 
-MODULES = (lending, posting, holding, growth, journals, time_passing)
+MODULES = (lending, posting, holding, growth, clamping, journals, time_passing)
 """Those whose mutants are registered."""
 __all__ = ["MODULES", "MUTANTS", "Replacement", "alive", "mutant"]
