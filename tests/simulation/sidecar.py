@@ -24,6 +24,7 @@ from tests.simulation.control_process import ControlPlane, Link, Stream, Time
 from tests.simulation.coverage import heard, saw
 from tests.simulation.disk import Disk, DiskPath
 from tests.simulation.driving import MemorySync, drive
+from tests.simulation.plans import least_of, target_of
 from tests.simulation.versions import as_older, reading_journals
 
 LIMITS = JournalLimits(segment_bytes=3_000, unacknowledged_bytes=20_000, open_calls=20)
@@ -217,7 +218,7 @@ class Life:
                 self.cashier.reserve(
                     Call(
                         spender, "simulated", "model", "model", ceiling_nanos,
-                        _number_of(plan, 4) or ceiling_nanos,
+                        least_of(plan) or ceiling_nanos,
                         run=plan, started_at=self.clock.wall_ns(),
                     )
                 )
@@ -449,15 +450,6 @@ class Life:
     def legs(self) -> list[Leg]:
         """The present sessions."""
         return [outbox.leg for outbox in self.roster.outboxes()]
-
-
-def target_of(hold: Hold) -> int:
-    """What a call may grow to; 0: it was reserved whole."""
-    return _number_of(hold.opened.run, 3)
-
-
-def _number_of(plan: str, place: int) -> int:
-    return int((*plan.split(":"), "0", "0")[place])
 
 
 class Sidecar:

@@ -3,7 +3,8 @@
 from random import Random
 
 from tests.simulation.installation import KEYS
-from tests.simulation.sidecar import Sidecar, target_of
+from tests.simulation.plans import target_of
+from tests.simulation.sidecar import Sidecar
 from tests.simulation.world import Action, Step, World
 
 
