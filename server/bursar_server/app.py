@@ -118,7 +118,9 @@ class ControlPlane:
         )
         self._grpc = GrpcServer(_transport(settings), keys, self._services(pool, lending))
         self._http = HttpServer(
-            settings.http_address, self._checks, ExposureMetrics(pool, self._clock).refresh
+            settings.http_address,
+            self._checks,
+            ExposureMetrics(pool, self._clock, lending.hub.reserved_by_organization).refresh,
         )
         # Both addresses first: who can't have them must not take the shard from who has them.
         self._grpc.bind()
@@ -160,12 +162,14 @@ class ControlPlane:
             _service(
                 sidecars_pb2.DESCRIPTOR.services_by_name["SidecarService"],
                 sidecars_pb2_grpc.add_SidecarServiceServicer_to_server,
-                SidecarService(pool, feed, lending.connected_sidecars),
+                SidecarService(pool, feed, lending.connected_sidecars, lending.hub.reserved),
             ),
             _service(
                 budgets_pb2.DESCRIPTOR.services_by_name["BudgetService"],
                 budgets_pb2_grpc.add_BudgetServiceServicer_to_server,
-                BudgetService(pool, feed, clock, lending.writer.budget_applied),
+                BudgetService(
+                    pool, feed, clock, lending.writer.budget_applied, lending.hub.reserved
+                ),
             ),
             _service(
                 prices_pb2.DESCRIPTOR.services_by_name["PriceService"],

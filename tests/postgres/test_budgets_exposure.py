@@ -50,18 +50,24 @@ async def lend(pool: Pool, house: House, slug: str, *held: tuple[int, int, int])
         )
         await pool.execute(
             "INSERT INTO allowances (organization_id, session_epoch, budget_window_id,"
-            " granted_nanos, returned_nanos, settled_nanos, in_doubt_nanos)"
-            " VALUES ($1, $2, $3, $4::bigint + 30, 10, 20, $5)",
+            " granted_nanos, returned_nanos, settled_nanos, in_doubt_nanos, in_doubt_since)"
+            " VALUES ($1, $2, $3, $4::bigint + 30, 10, 20, $5, $6)",
             house.organization,
             epoch,
             window,
             granted,
             doubt,
+            NOW - timedelta(minutes=doubt) if doubt else None,
         )
 
 
+def reserved(session_epoch: int, window_id: int) -> int | None:
+    """Session 1 is connected, and has calls in flight."""
+    return 13 if session_epoch == 1 else None
+
+
 def service(pool: Pool) -> BudgetService:
-    return BudgetService(pool, ChangeFeed(), FixedClock(), nothing_is_lent)
+    return BudgetService(pool, ChangeFeed(), FixedClock(), nothing_is_lent, reserved)
 
 
 async def make_budget(pool: Pool) -> str:
@@ -86,6 +92,11 @@ async def test_a_budget_tells_who_holds_it_the_largest_first(pool: Pool) -> None
         (each.sidecar, each.session_epoch, each.outstanding.nanos, each.in_doubt.nanos)
         for each in standing.holders
     ] == [("sidecars/s-2", 2, 30, 60), ("sidecars/s-1", 1, 50, 0)]
+    lost, live = standing.holders
+    assert (live.reserved.nanos, live.HasField("in_doubt_since_time")) == (13, False)
+    assert not lost.HasField("reserved")
+    since = lost.in_doubt_since_time.ToDatetime(tzinfo=NOW.tzinfo)
+    assert since == NOW - timedelta(minutes=60)
     assert sum(each.outstanding.nanos for each in standing.holders) == standing.outstanding.nanos
     assert sum(each.in_doubt.nanos for each in standing.holders) == standing.in_doubt.nanos
     first = standing.holders[0]
@@ -95,10 +106,9 @@ async def test_a_budget_tells_who_holds_it_the_largest_first(pool: Pool) -> None
     assert list(listed.budgets[0].standing.holders) == []
 
 
-def shown(name: str, organization: str = "acme") -> float | None:
-    return REGISTRY.get_sample_value(
-        f"bursar_{name}_nanos", {"organization": organization, "currency": "USD"}
-    )
+def shown(name: str, unit: str = "nanos") -> float | None:
+    labels = {"organization": "acme", "currency": "USD"}
+    return REGISTRY.get_sample_value(f"bursar_{name}_{unit}", labels)
 
 
 def moved(clock: FixedClock, seconds: float) -> datetime:
@@ -109,8 +119,9 @@ async def test_the_metrics_tell_the_totals_and_read_the_books_seldom(pool: Pool)
     house = await make_house(pool)
     await make_budget(pool)
     clock = FixedClock()
-    metrics = ExposureMetrics(pool, clock)
+    metrics = ExposureMetrics(pool, clock, lambda: {"acme": 13})
     await metrics.refresh()
+    assert shown("in_doubt_oldest", "seconds") == 0
     assert [shown(name) for name in ("outstanding", "in_doubt", "overrun")] == [0, 0, 0]
     await lend(pool, house, "b-1", (1, 50, 0), (2, 90, 60))
     clock.time = moved(clock, REFRESH_EVERY_S - 1)
@@ -119,6 +130,8 @@ async def test_the_metrics_tell_the_totals_and_read_the_books_seldom(pool: Pool)
     clock.time = moved(clock, 1)
     await metrics.refresh()
     assert [shown(name) for name in ("outstanding", "in_doubt", "overrun")] == [80, 60, 7]
+    assert shown("reserved") == 13
+    assert shown("in_doubt_oldest", "seconds") == 60 * 60 + REFRESH_EVERY_S
 
 
 async def test_without_a_database_the_metrics_stay_as_they_were(

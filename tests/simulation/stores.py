@@ -127,7 +127,7 @@ class Store:
         return books, rows
 
     async def save_books(
-        self, tables: Tables, books: rules.Books, _windows: dict[int, WindowRow]
+        self, tables: Tables, books: rules.Books, _windows: dict[int, WindowRow], _now: datetime
     ) -> None:
         for window in books.windows.values():
             if window.changed:

@@ -134,7 +134,9 @@ HOLDERS: Final = (
     Column("Sidecar", lambda holder: holder.sidecar),
     Column("Session", lambda holder: str(holder.session_epoch)),
     Column("Outstanding", lambda holder: when_set(holder, "outstanding")),
+    Column("Reserved", lambda holder: when_set(holder, "reserved")),
     Column("In doubt", lambda holder: when_set(holder, "in_doubt")),
+    Column("In doubt since", lambda holder: when_set(holder, "in_doubt_since_time")),
     Column("Last seen", lambda holder: when_set(holder, "last_seen_time")),
 )
 

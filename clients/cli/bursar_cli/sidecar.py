@@ -109,7 +109,9 @@ ALLOWANCES: Final = (
     Column("Returned", lambda pair: when_set(pair[1], "returned")),
     Column("Settled", lambda pair: when_set(pair[1], "settled")),
     Column("Outstanding", lambda pair: when_set(pair[1], "outstanding")),
+    Column("Reserved", lambda pair: when_set(pair[1], "reserved")),
     Column("In doubt", lambda pair: when_set(pair[1], "in_doubt")),
+    Column("In doubt since", lambda pair: when_set(pair[1], "in_doubt_since_time")),
     Column("Last seen", lambda pair: when_set(pair[0], "last_seen_time")),
 )
 

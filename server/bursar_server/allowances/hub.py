@@ -247,6 +247,21 @@ class Hub:
         self.tail.difference_update(looked_at)
         self.tail.update(tail)
 
+    def reserved(self, session_epoch: int, window_id: int) -> int | None:
+        """What a session last said is set aside for its calls in flight; None: nobody knows."""
+        session = self.sessions.get(session_epoch)
+        if session is None or (report := session.reports.get(window_id)) is None:
+            return None
+        return report.reserved
+
+    def reserved_by_organization(self) -> dict[str, int]:
+        """The same, added up over the windows of each organization's live sessions, by slug."""
+        found: dict[str, int] = {}
+        for session in self.sessions.values():
+            said = sum(report.reserved for report in session.reports.values())
+            found[session.organization] = found.get(session.organization, 0) + said
+        return found
+
     def holders(self, window_ids: Iterable[int]) -> list[Holder]:
         """What connected sessions last said they have free in these windows."""
         return [

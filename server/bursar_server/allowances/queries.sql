@@ -176,13 +176,19 @@ WHERE w.organization_id = c.organization_id AND w.id = c.id;
 
 -- name: save_totals
 INSERT INTO allowances AS a (organization_id, session_epoch, budget_window_id, granted_nanos,
-                             returned_nanos, settled_nanos, in_doubt_nanos, lost_nanos)
-SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
-                     $6::bigint[], $7::bigint[], $8::bigint[])
+                             returned_nanos, settled_nanos, in_doubt_nanos, lost_nanos,
+                             in_doubt_since)
+SELECT *, CASE WHEN in_doubt_nanos > 0 THEN $9::timestamptz END
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+            $7::bigint[], $8::bigint[])
+     AS c (organization_id, session_epoch, budget_window_id, granted_nanos, returned_nanos,
+           settled_nanos, in_doubt_nanos, lost_nanos)
 ON CONFLICT (organization_id, session_epoch, budget_window_id) DO UPDATE
 SET granted_nanos = excluded.granted_nanos, returned_nanos = excluded.returned_nanos,
     settled_nanos = excluded.settled_nanos, in_doubt_nanos = excluded.in_doubt_nanos,
-    lost_nanos = excluded.lost_nanos;
+    lost_nanos = excluded.lost_nanos,
+    in_doubt_since = CASE WHEN excluded.in_doubt_nanos > 0
+                          THEN coalesce(a.in_doubt_since, excluded.in_doubt_since) END;
 
 -- name: draw_set
 INSERT INTO draw_sets (organization_id, budget_window_ids) VALUES ($1, $2)

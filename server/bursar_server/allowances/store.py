@@ -181,7 +181,9 @@ async def open_books(
     return books, windows
 
 
-async def save_books(connection: Connection, books: Books, windows: dict[int, WindowRow]) -> None:
+async def save_books(
+    connection: Connection, books: Books, windows: dict[int, WindowRow], now: datetime
+) -> None:
     """Write what changed."""
     changed = [w for w in books.windows.values() if w.changed]
     if changed:
@@ -211,6 +213,7 @@ async def save_books(connection: Connection, books: Books, windows: dict[int, Wi
             [t.settled for _, _, t in totals],
             [t.in_doubt for _, _, t in totals],
             [t.lost for _, _, t in totals],
+            now,
         )
 
 

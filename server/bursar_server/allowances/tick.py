@@ -387,7 +387,7 @@ class Tick:
         if output.resolved:
             await store.save_resolved(connection, output.resolved, now)
         output.events += await self.passing.record(connection, output.passed, now)
-        await store.save_books(connection, state.books, state.windows)
+        await store.save_books(connection, state.books, state.windows, now)
         if batch.frames or batch.resolutions or batch.passing:
             await store.save_sessions(connection, list(state.sessions.values()), now)
         if output.events:

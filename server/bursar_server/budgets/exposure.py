@@ -4,6 +4,7 @@ Totals, since budgets are without end and would make labels without end; `bursar
 `bursar sidecar show` tell the parts.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
@@ -35,10 +36,26 @@ OVERRUN: Final = Gauge(
 )
 
 
+RESERVED: Final = Gauge(
+    "bursar_reserved_nanos",
+    "Of what is outstanding: set aside for calls in flight, as connected sidecars last said.",
+    _LABELS,
+)
+DOUBT_AGE: Final = Gauge(
+    "bursar_in_doubt_oldest_seconds",
+    "For how long the oldest of what is in doubt has been so; 0: nothing is in doubt.",
+    _LABELS,
+)
+
+
 class ExposureMetrics:
     """Keeps the gauges fresh enough for a scrape."""
 
-    def __init__(self, pool: Pool, clock: Clock) -> None:
+    def __init__(
+        self, pool: Pool, clock: Clock, reserved: Callable[[], Mapping[str, int]] = dict
+    ) -> None:
+        """`reserved` tells what connected sidecars said they set aside, by organization's slug."""
+        self._reserved = reserved
         self._pool = pool
         self._clock = clock
         self._due_s = 0.0
@@ -57,10 +74,15 @@ class ExposureMetrics:
         except BursarError as error:
             log.warning("exposure_not_read", cause=repr(error.__cause__))
             return
-        for gauge in (OUTSTANDING, IN_DOUBT, OVERRUN):
+        reserved = self._reserved()
+        now = self._clock.now()
+        for gauge in (OUTSTANDING, IN_DOUBT, OVERRUN, RESERVED, DOUBT_AGE):
             gauge.clear()  # an organization may be gone
         for each in found:
             labels = (each.organization_slug, each.currency)
             OUTSTANDING.labels(*labels).set(each.outstanding_nanos)
             IN_DOUBT.labels(*labels).set(each.in_doubt_nanos)
             OVERRUN.labels(*labels).set(each.overrun_nanos)
+            RESERVED.labels(*labels).set(reserved.get(each.organization_slug, 0))
+            since = each.in_doubt_since or now
+            DOUBT_AGE.labels(*labels).set(max(0.0, (now - since).total_seconds()))

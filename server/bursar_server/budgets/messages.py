@@ -1,6 +1,6 @@
 """Budgets as they travel: what a request asks for, checked, and what an answer says."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import Final
 
@@ -198,6 +198,7 @@ def budget_message(
     organization: str,
     standing: Standing | None,
     holders: Sequence[Holder] = (),
+    reserved: Mapping[int, int | None] | None = None,
 ) -> budgets_pb2.Budget:
     """A budget as it travels; `organization` is the name of its organization."""
     return budgets_pb2.Budget(
@@ -213,12 +214,17 @@ def budget_message(
         version=record.version,
         create_time=timestamp(record.created_at),
         update_time=timestamp(record.updated_at),
-        standing=None if standing is None else _standing_message(record, standing, holders),
+        standing=None
+        if standing is None
+        else _standing_message(record, standing, holders, reserved or {}),
     )
 
 
 def _standing_message(
-    record: BudgetRecord, standing: Standing, holders: Sequence[Holder]
+    record: BudgetRecord,
+    standing: Standing,
+    holders: Sequence[Holder],
+    reserved: Mapping[int, int | None],
 ) -> budgets_pb2.BudgetStanding:
     def money(nanos: int) -> money_pb2.Money:
         return money_pb2.Money(nanos=nanos, currency=record.currency)
@@ -243,6 +249,12 @@ def _standing_message(
                 outstanding=money(holder.outstanding_nanos),
                 in_doubt=money(holder.in_doubt_nanos),
                 last_seen_time=timestamp(holder.last_seen_at),
+                reserved=None
+                if (said := reserved.get(holder.session_epoch)) is None
+                else money(said),
+                in_doubt_since_time=timestamp(holder.in_doubt_since)
+                if holder.in_doubt_since
+                else None,
             )
             for holder in holders
         ],

@@ -107,7 +107,7 @@ DELETE FROM budgets WHERE organization_id = $1 AND id = $2;
 SELECT s.slug AS sidecar_slug, o.slug AS organization_slug, a.session_epoch, e.last_seen_at,
        greatest(0, a.granted_nanos - a.returned_nanos - a.settled_nanos - a.in_doubt_nanos)
            AS outstanding_nanos,
-       a.in_doubt_nanos
+       a.in_doubt_nanos, a.in_doubt_since
 FROM allowances AS a
 JOIN sessions AS e USING (organization_id, session_epoch)
 JOIN sidecars AS s ON s.organization_id = e.sidecar_organization_id AND s.id = e.sidecar_id
@@ -123,10 +123,13 @@ SELECT o.slug AS organization_slug, o.currency,
        coalesce(sum(w.outstanding_nanos), 0)::bigint AS outstanding_nanos,
        coalesce(sum(w.in_doubt_nanos), 0)::bigint AS in_doubt_nanos,
        coalesce(sum(w.overrun_nanos) FILTER (WHERE w.end_at IS NULL OR w.end_at > $1), 0)::bigint
-           AS overrun_nanos
+           AS overrun_nanos,
+       (SELECT min(a.in_doubt_since) FROM allowances AS a
+        WHERE a.organization_id = o.id AND a.in_doubt_since IS NOT NULL)
+           AS in_doubt_since
 FROM organizations AS o
 LEFT JOIN budget_windows AS w ON w.organization_id = o.id
-GROUP BY o.slug, o.currency
+GROUP BY o.id
 ORDER BY o.slug;
 
 -- name: current_windows

@@ -51,9 +51,12 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
         feed: ChangeFeed,
         clock: Clock,
         applied: Callable[[int, int], Awaitable[None]],
+        reserved: Callable[[int, int], int | None] = lambda session_epoch, window_id: None,
     ) -> None:
         """`applied` waits until a committed change of (organization, budget) holds for its
-        windows, or a bounded time: they belong to whoever lends from them."""
+        windows, or a bounded time: they belong to whoever lends from them. `reserved` tells what a
+        session last said is set aside of a window."""
+        self._reserved = reserved
         self._pool = pool
         self._feed = feed
         self._clock = clock
@@ -78,7 +81,12 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
                 if standing
                 else []
             )
-            return messages.budget_message(record, organization.name, standing, holders)
+            reserved = {
+                holder.session_epoch: self._reserved(holder.session_epoch, standing.window_id)
+                for holder in holders
+                if standing
+            }
+            return messages.budget_message(record, organization.name, standing, holders, reserved)
 
     async def ListBudgets(
         self, request: budgets_pb2.ListBudgetsRequest, context: object

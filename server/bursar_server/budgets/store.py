@@ -86,6 +86,7 @@ class Holder(msgspec.Struct, frozen=True):
     last_seen_at: datetime
     outstanding_nanos: int
     in_doubt_nanos: int
+    in_doubt_since: datetime | None
 
 
 class Exposure(msgspec.Struct, frozen=True):
@@ -96,6 +97,8 @@ class Exposure(msgspec.Struct, frozen=True):
     outstanding_nanos: int
     in_doubt_nanos: int
     overrun_nanos: int
+    in_doubt_since: datetime | None
+    """When the oldest of what is in doubt came to be so; None: nothing is."""
 
 
 async def budgets_by_scopes(

@@ -31,7 +31,8 @@ ORDER BY s.sidecar_id, s.session_epoch;
 
 -- name: held
 SELECT a.session_epoch, b.slug AS budget_slug, w.start_at AS window_start_at, o.currency,
-       a.granted_nanos, a.returned_nanos, a.settled_nanos, a.in_doubt_nanos
+       a.granted_nanos, a.returned_nanos, a.settled_nanos, a.in_doubt_nanos, a.in_doubt_since,
+       a.budget_window_id
 FROM unnest($1::bigint[], $2::bigint[]) AS live (organization_id, session_epoch)
 JOIN allowances AS a USING (organization_id, session_epoch)
 JOIN organizations AS o ON o.id = a.organization_id

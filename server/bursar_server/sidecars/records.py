@@ -32,6 +32,8 @@ class HeldRecord(msgspec.Struct, frozen=True):
     returned_nanos: int
     settled_nanos: int
     in_doubt_nanos: int
+    in_doubt_since: datetime | None
+    budget_window_id: int
 
 
 class SessionRecord(msgspec.Struct, frozen=True):

@@ -38,8 +38,16 @@ STATES = {
 class SidecarService(SidecarServiceServicer):
     """Sidecars of an organization."""
 
-    def __init__(self, pool: Pool, feed: ChangeFeed, connected: Callable[[], set[int]]) -> None:
-        """`connected` tells the ids of the sidecars with an open stream."""
+    def __init__(
+        self,
+        pool: Pool,
+        feed: ChangeFeed,
+        connected: Callable[[], set[int]],
+        reserved: Callable[[int, int], int | None] = lambda session_epoch, window_id: None,
+    ) -> None:
+        """`connected` tells the ids of the sidecars with an open stream, `reserved` what a session
+        last said is set aside of a window."""
+        self._reserved = reserved
         self._pool = pool
         self._feed = feed
         self._connected = connected
@@ -155,7 +163,11 @@ class SidecarService(SidecarServiceServicer):
             held[allowance.session_epoch].append(allowance)
         by_sidecar: defaultdict[int, list[pb.SidecarSession]] = defaultdict(list)
         for session in sessions:
-            by_sidecar[session.sidecar_id].append(_session(session, held[session.session_epoch]))
+            allowances = [
+                _held(each, self._reserved(session.session_epoch, each.budget_window_id))
+                for each in held[session.session_epoch]
+            ]
+            by_sidecar[session.sidecar_id].append(_session(session, allowances))
         connected = self._connected()
         return [
             _message(sidecar, by_sidecar[sidecar.id], sidecar.id in connected)
@@ -194,18 +206,18 @@ def _message(
     )
 
 
-def _session(session: SessionRecord, held: Sequence[HeldRecord]) -> pb.SidecarSession:
+def _session(session: SessionRecord, allowances: Sequence[pb.HeldAllowance]) -> pb.SidecarSession:
     return pb.SidecarSession(
         session_epoch=session.session_epoch,
         organization=format_name("organizations", session.organization_slug),
         state=STATES[session.state],
         settled_count=session.settled_count,
-        allowances=[_held(allowance) for allowance in held],
+        allowances=allowances,
         last_seen_time=timestamp(session.last_seen_at),
     )
 
 
-def _held(held: HeldRecord) -> pb.HeldAllowance:
+def _held(held: HeldRecord, reserved_nanos: int | None) -> pb.HeldAllowance:
     def money(nanos: int) -> money_pb2.Money:
         return money_pb2.Money(nanos=nanos, currency=held.currency)
 
@@ -219,4 +231,6 @@ def _held(held: HeldRecord) -> pb.HeldAllowance:
         settled=money(held.settled_nanos),
         outstanding=money(outstanding_nanos),
         in_doubt=money(held.in_doubt_nanos),
+        in_doubt_since_time=timestamp(held.in_doubt_since) if held.in_doubt_since else None,
+        reserved=None if reserved_nanos is None else money(reserved_nanos),
     )

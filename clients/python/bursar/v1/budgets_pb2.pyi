@@ -380,6 +380,8 @@ class BudgetHolder(_message.Message):
     OUTSTANDING_FIELD_NUMBER: _builtins.int
     IN_DOUBT_FIELD_NUMBER: _builtins.int
     LAST_SEEN_TIME_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    IN_DOUBT_SINCE_TIME_FIELD_NUMBER: _builtins.int
     sidecar: _builtins.str
     """"sidecars/checkout-eu"."""
     organization: _builtins.str
@@ -400,6 +402,16 @@ class BudgetHolder(_message.Message):
     def last_seen_time(self) -> _timestamp_pb2.Timestamp:
         """When the session's last frame was applied."""
 
+    @_builtins.property
+    def reserved(self) -> _money_pb2.Money:
+        """The part of `outstanding` that it last said is set aside for calls in flight. Unset: it is not
+        connected, and nobody knows.
+        """
+
+    @_builtins.property
+    def in_doubt_since_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when any of it is in doubt. Unset: none is."""
+
     def __init__(
         self,
         *,
@@ -409,10 +421,12 @@ class BudgetHolder(_message.Message):
         outstanding: _money_pb2.Money | None = ...,
         in_doubt: _money_pb2.Money | None = ...,
         last_seen_time: _timestamp_pb2.Timestamp | None = ...,
+        reserved: _money_pb2.Money | None = ...,
+        in_doubt_since_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["in_doubt", b"in_doubt", "last_seen_time", b"last_seen_time", "outstanding", b"outstanding"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["in_doubt", b"in_doubt", "in_doubt_since_time", b"in_doubt_since_time", "last_seen_time", b"last_seen_time", "outstanding", b"outstanding", "reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_doubt", b"in_doubt", "last_seen_time", b"last_seen_time", "organization", b"organization", "outstanding", b"outstanding", "session_epoch", b"session_epoch", "sidecar", b"sidecar"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_doubt", b"in_doubt", "in_doubt_since_time", b"in_doubt_since_time", "last_seen_time", b"last_seen_time", "organization", b"organization", "outstanding", b"outstanding", "reserved", b"reserved", "session_epoch", b"session_epoch", "sidecar", b"sidecar"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,39 +26,39 @@ from bursar.v1 import money_pb2 as bursar_dot_v1_dot_money__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62ursar/v1/sidecars.proto\x12\tbursar.v1\x1a\x15\x62ursar/v1/money.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x02\n\x07Sidecar\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\x12\x15\n\rsecret_prefix\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_seen_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x62uild\x18\x07 \x01(\t\x12\x11\n\tconnected\x18\x08 \x01(\x08\x12+\n\x08sessions\x18\t \x03(\x0b\x32\x19.bursar.v1.SidecarSession\x12\x10\n\x08\x64raining\x18\n \x01(\x08\"\xde\x01\n\x0eSidecarSession\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.bursar.v1.SessionState\x12\x15\n\rsettled_count\x18\x04 \x01(\x03\x12,\n\nallowances\x18\x05 \x03(\x0b\x32\x18.bursar.v1.HeldAllowance\x12\x32\n\x0elast_seen_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8b\x02\n\rHeldAllowance\x12\x0e\n\x06\x62udget\x18\x01 \x01(\t\x12\x35\n\x11window_start_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x07granted\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08returned\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x07settled\x18\x05 \x01(\x0b\x32\x10.bursar.v1.Money\x12%\n\x0boutstanding\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08in_doubt\x18\x07 \x01(\x0b\x32\x10.bursar.v1.Money\"7\n\x11GetSidecarRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"R\n\x13ListSidecarsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x14ListSidecarsResponse\x12$\n\x08sidecars\x18\x01 \x03(\x0b\x32\x12.bursar.v1.Sidecar\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x14\x43reateSidecarRequest\x12#\n\x07sidecar\x18\x01 \x01(\x0b\x32\x12.bursar.v1.Sidecar\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"L\n\x15\x43reateSidecarResponse\x12#\n\x07sidecar\x18\x01 \x01(\x0b\x32\x12.bursar.v1.Sidecar\x12\x0e\n\x06secret\x18\x02 \x01(\t\":\n\x14RotateSidecarRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"L\n\x15RotateSidecarResponse\x12#\n\x07sidecar\x18\x01 \x01(\x0b\x32\x12.bursar.v1.Sidecar\x12\x0e\n\x06secret\x18\x02 \x01(\t\"Q\n\x19SetSidecarDisabledRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\"Q\n\x19SetSidecarDrainingRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08*y\n\x0cSessionState\x12\x1d\n\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12SESSION_STATE_OPEN\x10\x01\x12\x18\n\x14SESSION_STATE_FENCED\x10\x02\x12\x18\n\x14SESSION_STATE_CLOSED\x10\x03\x32\xe9\x03\n\x0eSidecarService\x12>\n\nGetSidecar\x12\x1c.bursar.v1.GetSidecarRequest\x1a\x12.bursar.v1.Sidecar\x12O\n\x0cListSidecars\x12\x1e.bursar.v1.ListSidecarsRequest\x1a\x1f.bursar.v1.ListSidecarsResponse\x12R\n\rCreateSidecar\x12\x1f.bursar.v1.CreateSidecarRequest\x1a .bursar.v1.CreateSidecarResponse\x12R\n\rRotateSidecar\x12\x1f.bursar.v1.RotateSidecarRequest\x1a .bursar.v1.RotateSidecarResponse\x12N\n\x12SetSidecarDisabled\x12$.bursar.v1.SetSidecarDisabledRequest\x1a\x12.bursar.v1.Sidecar\x12N\n\x12SetSidecarDraining\x12$.bursar.v1.SetSidecarDrainingRequest\x1a\x12.bursar.v1.Sidecarb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62ursar/v1/sidecars.proto\x12\tbursar.v1\x1a\x15\x62ursar/v1/money.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x02\n\x07Sidecar\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\x12\x15\n\rsecret_prefix\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_seen_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x62uild\x18\x07 \x01(\t\x12\x11\n\tconnected\x18\x08 \x01(\x08\x12+\n\x08sessions\x18\t \x03(\x0b\x32\x19.bursar.v1.SidecarSession\x12\x10\n\x08\x64raining\x18\n \x01(\x08\"\xde\x01\n\x0eSidecarSession\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.bursar.v1.SessionState\x12\x15\n\rsettled_count\x18\x04 \x01(\x03\x12,\n\nallowances\x18\x05 \x03(\x0b\x32\x18.bursar.v1.HeldAllowance\x12\x32\n\x0elast_seen_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe8\x02\n\rHeldAllowance\x12\x0e\n\x06\x62udget\x18\x01 \x01(\t\x12\x35\n\x11window_start_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x07granted\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08returned\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x07settled\x18\x05 \x01(\x0b\x32\x10.bursar.v1.Money\x12%\n\x0boutstanding\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08in_doubt\x18\x07 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x37\n\x13in_doubt_since_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x08reserved\x18\t \x01(\x0b\x32\x10.bursar.v1.Money\"7\n\x11GetSidecarRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"R\n\x13ListSidecarsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x14ListSidecarsResponse\x12$\n\x08sidecars\x18\x01 \x03(\x0b\x32\x12.bursar.v1.Sidecar\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x14\x43reateSidecarRequest\x12#\n\x07sidecar\x18\x01 \x01(\x0b\x32\x12.bursar.v1.Sidecar\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"L\n\x15\x43reateSidecarResponse\x12#\n\x07sidecar\x18\x01 \x01(\x0b\x32\x12.bursar.v1.Sidecar\x12\x0e\n\x06secret\x18\x02 \x01(\t\":\n\x14RotateSidecarRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"L\n\x15RotateSidecarResponse\x12#\n\x07sidecar\x18\x01 \x01(\x0b\x32\x12.bursar.v1.Sidecar\x12\x0e\n\x06secret\x18\x02 \x01(\t\"Q\n\x19SetSidecarDisabledRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\"Q\n\x19SetSidecarDrainingRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08*y\n\x0cSessionState\x12\x1d\n\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12SESSION_STATE_OPEN\x10\x01\x12\x18\n\x14SESSION_STATE_FENCED\x10\x02\x12\x18\n\x14SESSION_STATE_CLOSED\x10\x03\x32\xe9\x03\n\x0eSidecarService\x12>\n\nGetSidecar\x12\x1c.bursar.v1.GetSidecarRequest\x1a\x12.bursar.v1.Sidecar\x12O\n\x0cListSidecars\x12\x1e.bursar.v1.ListSidecarsRequest\x1a\x1f.bursar.v1.ListSidecarsResponse\x12R\n\rCreateSidecar\x12\x1f.bursar.v1.CreateSidecarRequest\x1a .bursar.v1.CreateSidecarResponse\x12R\n\rRotateSidecar\x12\x1f.bursar.v1.RotateSidecarRequest\x1a .bursar.v1.RotateSidecarResponse\x12N\n\x12SetSidecarDisabled\x12$.bursar.v1.SetSidecarDisabledRequest\x1a\x12.bursar.v1.Sidecar\x12N\n\x12SetSidecarDraining\x12$.bursar.v1.SetSidecarDrainingRequest\x1a\x12.bursar.v1.Sidecarb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bursar.v1.sidecars_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONSTATE']._serialized_start=1568
-  _globals['_SESSIONSTATE']._serialized_end=1689
+  _globals['_SESSIONSTATE']._serialized_start=1661
+  _globals['_SESSIONSTATE']._serialized_end=1782
   _globals['_SIDECAR']._serialized_start=96
   _globals['_SIDECAR']._serialized_end=380
   _globals['_SIDECARSESSION']._serialized_start=383
   _globals['_SIDECARSESSION']._serialized_end=605
   _globals['_HELDALLOWANCE']._serialized_start=608
-  _globals['_HELDALLOWANCE']._serialized_end=875
-  _globals['_GETSIDECARREQUEST']._serialized_start=877
-  _globals['_GETSIDECARREQUEST']._serialized_end=932
-  _globals['_LISTSIDECARSREQUEST']._serialized_start=934
-  _globals['_LISTSIDECARSREQUEST']._serialized_end=1016
-  _globals['_LISTSIDECARSRESPONSE']._serialized_start=1018
-  _globals['_LISTSIDECARSRESPONSE']._serialized_end=1103
-  _globals['_CREATESIDECARREQUEST']._serialized_start=1105
-  _globals['_CREATESIDECARREQUEST']._serialized_end=1184
-  _globals['_CREATESIDECARRESPONSE']._serialized_start=1186
-  _globals['_CREATESIDECARRESPONSE']._serialized_end=1262
-  _globals['_ROTATESIDECARREQUEST']._serialized_start=1264
-  _globals['_ROTATESIDECARREQUEST']._serialized_end=1322
-  _globals['_ROTATESIDECARRESPONSE']._serialized_start=1324
-  _globals['_ROTATESIDECARRESPONSE']._serialized_end=1400
-  _globals['_SETSIDECARDISABLEDREQUEST']._serialized_start=1402
-  _globals['_SETSIDECARDISABLEDREQUEST']._serialized_end=1483
-  _globals['_SETSIDECARDRAININGREQUEST']._serialized_start=1485
-  _globals['_SETSIDECARDRAININGREQUEST']._serialized_end=1566
-  _globals['_SIDECARSERVICE']._serialized_start=1692
-  _globals['_SIDECARSERVICE']._serialized_end=2181
+  _globals['_HELDALLOWANCE']._serialized_end=968
+  _globals['_GETSIDECARREQUEST']._serialized_start=970
+  _globals['_GETSIDECARREQUEST']._serialized_end=1025
+  _globals['_LISTSIDECARSREQUEST']._serialized_start=1027
+  _globals['_LISTSIDECARSREQUEST']._serialized_end=1109
+  _globals['_LISTSIDECARSRESPONSE']._serialized_start=1111
+  _globals['_LISTSIDECARSRESPONSE']._serialized_end=1196
+  _globals['_CREATESIDECARREQUEST']._serialized_start=1198
+  _globals['_CREATESIDECARREQUEST']._serialized_end=1277
+  _globals['_CREATESIDECARRESPONSE']._serialized_start=1279
+  _globals['_CREATESIDECARRESPONSE']._serialized_end=1355
+  _globals['_ROTATESIDECARREQUEST']._serialized_start=1357
+  _globals['_ROTATESIDECARREQUEST']._serialized_end=1415
+  _globals['_ROTATESIDECARRESPONSE']._serialized_start=1417
+  _globals['_ROTATESIDECARRESPONSE']._serialized_end=1493
+  _globals['_SETSIDECARDISABLEDREQUEST']._serialized_start=1495
+  _globals['_SETSIDECARDISABLEDREQUEST']._serialized_end=1576
+  _globals['_SETSIDECARDRAININGREQUEST']._serialized_start=1578
+  _globals['_SETSIDECARDRAININGREQUEST']._serialized_end=1659
+  _globals['_SIDECARSERVICE']._serialized_start=1785
+  _globals['_SIDECARSERVICE']._serialized_end=2274
 # @@protoc_insertion_point(module_scope)

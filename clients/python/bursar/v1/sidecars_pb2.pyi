@@ -178,6 +178,8 @@ class HeldAllowance(_message.Message):
     SETTLED_FIELD_NUMBER: _builtins.int
     OUTSTANDING_FIELD_NUMBER: _builtins.int
     IN_DOUBT_FIELD_NUMBER: _builtins.int
+    IN_DOUBT_SINCE_TIME_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
     budget: _builtins.str
     """"budgets/b-5e81c2"."""
     @_builtins.property
@@ -202,8 +204,18 @@ class HeldAllowance(_message.Message):
 
     @_builtins.property
     def in_doubt(self) -> _money_pb2.Money:
-        """The part of `outstanding` whose fate is unknown: the session's journal was lost or cut. For how
-        long, the session's `last_seen_time` tells.
+        """The part of `outstanding` whose fate is unknown: the session's journal was lost or cut, or it was
+        silent for too long.
+        """
+
+    @_builtins.property
+    def in_doubt_since_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when any of it is in doubt. Unset: none is."""
+
+    @_builtins.property
+    def reserved(self) -> _money_pb2.Money:
+        """The part of `outstanding` that it last said is set aside for calls in flight. Unset: it is not
+        connected, and nobody knows.
         """
 
     def __init__(
@@ -216,10 +228,12 @@ class HeldAllowance(_message.Message):
         settled: _money_pb2.Money | None = ...,
         outstanding: _money_pb2.Money | None = ...,
         in_doubt: _money_pb2.Money | None = ...,
+        in_doubt_since_time: _timestamp_pb2.Timestamp | None = ...,
+        reserved: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "in_doubt", b"in_doubt", "outstanding", b"outstanding", "returned", b"returned", "settled", b"settled", "window_start_time", b"window_start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "in_doubt", b"in_doubt", "in_doubt_since_time", b"in_doubt_since_time", "outstanding", b"outstanding", "reserved", b"reserved", "returned", b"returned", "settled", b"settled", "window_start_time", b"window_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "granted", b"granted", "in_doubt", b"in_doubt", "outstanding", b"outstanding", "returned", b"returned", "settled", b"settled", "window_start_time", b"window_start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "granted", b"granted", "in_doubt", b"in_doubt", "in_doubt_since_time", b"in_doubt_since_time", "outstanding", b"outstanding", "reserved", b"reserved", "returned", b"returned", "settled", b"settled", "window_start_time", b"window_start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

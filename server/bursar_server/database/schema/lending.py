@@ -86,6 +86,8 @@ allowances = Table(
     Column("in_doubt_nanos", BigInteger, nullable=False, server_default=text("0")),
     # The part of settled_nanos that was posted as lost and no evidence took back yet.
     Column("lost_nanos", BigInteger, nullable=False, server_default=text("0")),
+    # When the first of in_doubt_nanos came to be in doubt; null: nothing is.
+    Column("in_doubt_since", DateTime(timezone=True)),
     CheckConstraint("lost_nanos >= 0", name="lost"),
     CheckConstraint(
         "granted_nanos >= 0 AND returned_nanos >= 0 AND returned_nanos <= granted_nanos"
@@ -102,6 +104,13 @@ allowances = Table(
     ),
 )
 Index("allowances_window_idx", allowances.c.organization_id, allowances.c.budget_window_id)
+# The few of which something is in doubt, for whoever asks for how long.
+Index(
+    "allowances_doubt_idx",
+    allowances.c.organization_id,
+    allowances.c.in_doubt_since,
+    postgresql_where=allowances.c.in_doubt_since.is_not(None),
+)
 
 # What was decided about the money of a session that does not come back, and by whom. The writer of
 # balances applies it; until then `applied_at` is null.
