@@ -14,11 +14,11 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from bursar_sidecar import journal_records as records
+from bursar_sidecar.journal_limits import JournalLimits
 from bursar_sidecar.journal_recovery import LIVE, RecoveredSession, Recovery
 
 DIRECTORY_NAME: Final = "journal"
@@ -32,25 +32,6 @@ MAX_DIRECTORIES: Final = 64
 MAX_ACKNOWLEDGED_NUMBERS: Final = 4_096
 # How long a shutdown waits for the last sync; a disk that hangs must not keep the process.
 CLOSE_TIMEOUT_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class JournalLimits:
-    """Sizes of a journal, each with its reason."""
-
-    segment_bytes: int = 16 << 20
-    """About 20,000 calls: read in a fraction of a second at a restart."""
-    unacknowledged_bytes: int = 32 << 20
-    """They are in memory too. Well above what is admitted in the 30 s that an allowance outlives
-    the control plane."""
-    open_calls: int = 10_000
-    """Beyond what one process can serve."""
-    keep_acknowledged_s: int = 24 * 3600
-    """A database fail-over that forgot a committed tail is found within a day."""
-    keep_bytes: int = 256 << 20
-    """Of acknowledged segments, whatever their age."""
-    sync_every_s: float = 0.005
-    """What a power loss can take."""
 
 
 class JournalError(Exception):
@@ -88,6 +69,7 @@ class Journal:
         self.fault = ""
         """Why nothing may be admitted now; "" when all is well."""
         self._opened: dict[tuple[int, int], bytes] = {}
+        self._open_bytes = 0
         self._unacknowledged: dict[tuple[int, int], tuple[bytes, int]] = {}
         self._unwritten: dict[tuple[int, int], bytes] = {}
         self._sessions: dict[int, records.SessionRow] = {}
@@ -135,10 +117,16 @@ class Journal:
                 f"{self.unacknowledged_bytes} bytes of settlements are not acknowledged yet, "
                 "the most there may be"
             )
+        if self._open_bytes >= self._limits.open_bytes:
+            raise JournalFullError(
+                f"{self._open_bytes} bytes describe calls that are open, the most there may be"
+            )
+        if self._sync.behind >= self._limits.waiting_segments:
+            raise JournalFullError(f"{self._sync.behind} segments wait for the disk")
         raw = records.encode(record)
         self._append(raw)
         for part in record.parts:
-            self._opened[part.epoch, part.n] = raw
+            self._hold((part.epoch, part.n), raw)
             row = self._sessions[part.epoch]
             if part.n > row.last_n:
                 self._sessions[part.epoch] = records.SessionRow(
@@ -157,7 +145,7 @@ class Journal:
         self._append(records.encode(records.Grown(parts, record.reserved_nanos)))
         raw = records.encode(record)
         for key in parts:
-            self._opened[key] = raw
+            self._hold(key, raw)
 
     def settled(self, settlements: Sequence[records.Settled]) -> None:
         """How a call ended. Never raises: what can't be written is kept, and stops admission."""
@@ -169,7 +157,7 @@ class Journal:
             written = False
         for settlement, raw in zip(settlements, raws, strict=True):
             key = (settlement.epoch, settlement.n)
-            self._opened.pop(key, None)
+            self._let_go(key)
             self._unacknowledged[key] = (raw, self._number)
             self._owed[self._number] += 1
             self.unacknowledged_bytes += len(raw)
@@ -201,7 +189,7 @@ class Journal:
         if self._sessions.pop(epoch, None) is None:
             return
         for key in [key for key in self._opened if key[0] == epoch]:
-            del self._opened[key]
+            self._let_go(key)
         self.acknowledged(epoch, [n for each, n in self._unacknowledged if each == epoch])
         self._append_if_possible(records.SessionClosed(epoch))
 
@@ -252,7 +240,14 @@ class Journal:
                 self.unacknowledged_bytes += len(raw)
             for n, (part, opened) in session.open.items():
                 alone = records.encode(_only(opened, part))
-                self._opened[session.epoch, n] = alone
+                self._hold((session.epoch, n), alone)
+
+    def _hold(self, key: tuple[int, int], raw: bytes) -> None:
+        self._open_bytes += len(raw) - len(self._opened.get(key, b""))
+        self._opened[key] = raw
+
+    def _let_go(self, key: tuple[int, int]) -> None:
+        self._open_bytes -= len(self._opened.pop(key, b""))
 
     def _start_segment(self, *, everything: bool = False) -> None:
         """Begin a segment: header, open calls, and (after a fault or restart) what is owed.
@@ -289,7 +284,8 @@ class Journal:
     def _append(self, raw: bytes) -> None:
         try:
             if self._broken or self._size >= self._limits.segment_bytes:
-                self._start_segment(everything=self._broken)
+                crowded = len(self._paths) >= self._limits.live_segments
+                self._start_segment(everything=self._broken or crowded)
             written = os.write(self._fd, raw)
             if written != len(raw):
                 self._cut_back()
@@ -397,6 +393,8 @@ class _Sync:
         self._fd = -1
         self._old: list[int] = []
         self._finished: list[Path] = []
+        self.behind = 0
+        """Segments that owe nothing and are not renamed yet."""
         self._thread: threading.Thread | None = None
         self._directories: list[Path] = []
 
@@ -424,6 +422,7 @@ class _Sync:
         """A segment owes nothing any more."""
         with self._lock:
             self._finished.append(path)
+            self.behind += 1
         self.ask()
 
     def stop(self) -> None:
@@ -457,6 +456,8 @@ class _Sync:
                 path.rename(path.with_suffix(DONE_SUFFIX))
             if finished:
                 self._prune()
+                with self._lock:
+                    self.behind -= len(finished)
         except OSError as error:
             self.fault = _explain(error)
 

@@ -23,7 +23,8 @@ from bursar_sidecar.channel import dialer
 from bursar_sidecar.clock import SystemClock
 from bursar_sidecar.draining import Draining
 from bursar_sidecar.identity import Identity
-from bursar_sidecar.journal import Journal, JournalError, JournalLimits, machine_boot_id
+from bursar_sidecar.journal import Journal, JournalError, machine_boot_id
+from bursar_sidecar.journal_limits import JournalLimits
 from bursar_sidecar.log_stream import LogStream
 from bursar_sidecar.money_metrics import MoneyMetrics
 from bursar_sidecar.proxy import Proxy, build_proxy

@@ -13,7 +13,8 @@ from bursar_sidecar.channel import Dialer
 from bursar_sidecar.clock import SystemClock
 from bursar_sidecar.desk import Call, Outcome, Spender
 from bursar_sidecar.identity import Identity
-from bursar_sidecar.journal import Journal, JournalLimits
+from bursar_sidecar.journal import Journal
+from bursar_sidecar.journal_limits import JournalLimits
 from bursar_sidecar.session import Session
 
 KEY = "bk-ada"

@@ -15,7 +15,8 @@ from bursar_sidecar.clock import NANOS_PER_MS
 from bursar_sidecar.desk import Call, Outcome, OutcomeKind, Refusal, Spender
 from bursar_sidecar.holds import Hold, Ticket
 from bursar_sidecar.identity import Identity, KnownKey, hash_of
-from bursar_sidecar.journal import Journal, JournalFullError, JournalLimits
+from bursar_sidecar.journal import Journal, JournalFullError
+from bursar_sidecar.journal_limits import JournalLimits
 from bursar_sidecar.journal_recovery import COMPLETE
 from bursar_sidecar.pools import Leg
 from bursar_sidecar.roster import StreamRestart

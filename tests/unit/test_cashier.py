@@ -9,7 +9,7 @@ import pytest
 from bursar.usage import Usage
 from bursar.v1 import allowances_pb2, charges_pb2
 from bursar_sidecar.desk import Outcome, Refusal
-from bursar_sidecar.journal import JournalLimits
+from bursar_sidecar.journal_limits import JournalLimits
 from tests.fakes.control_plane import (
     ORGANIZATION_ID,
     PLATFORM_ID,

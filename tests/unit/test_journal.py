@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bursar_sidecar import journal_records as records
-from bursar_sidecar.journal import Journal, JournalError, JournalFullError, JournalLimits
+from bursar_sidecar.journal import Journal, JournalError, JournalFullError
+from bursar_sidecar.journal_limits import JournalLimits
 from bursar_sidecar.journal_recovery import RecoveredSession
 
 BOOT = "3f0c9b9e-boot"
@@ -238,7 +239,7 @@ def test_a_locked_journal_is_left_alone(start: Opener, tmp_path: Path) -> None:
 
 
 def test_segments_roll_over_and_carry_open_calls(start: Opener, tmp_path: Path) -> None:
-    journal = start(limits=JournalLimits(segment_bytes=1_000, sync_every_s=0))
+    journal = start(limits=JournalLimits(segment_bytes=1_000, sync_every_s=0, waiting_segments=100))
     journal.session_opened(EPOCH, 20, False)
     journal.opened(open_record(1))
     for n in range(2, 40):
@@ -253,7 +254,7 @@ def test_segments_roll_over_and_carry_open_calls(start: Opener, tmp_path: Path) 
 
 
 def test_old_segments_are_deleted_by_age_and_size(start: Opener, tmp_path: Path) -> None:
-    journal = start(limits=JournalLimits(segment_bytes=500, keep_bytes=1_500))
+    journal = start(limits=JournalLimits(segment_bytes=500, keep_bytes=1_500, waiting_segments=100))
     journal.session_opened(EPOCH, 20, False)
     for n in range(1, 60):
         journal.opened(open_record(n))

@@ -8,7 +8,8 @@ from msgspec import structs
 
 from bursar.v1 import charges_pb2
 from bursar_sidecar import journal_records as records
-from bursar_sidecar.journal import Journal, JournalError, JournalLimits
+from bursar_sidecar.journal import Journal, JournalError
+from bursar_sidecar.journal_limits import JournalLimits
 from bursar_sidecar.journal_reading import Reading
 from bursar_sidecar.journal_recovery import RecoveredSession, Recovery
 from bursar_sidecar.prior import priors_of

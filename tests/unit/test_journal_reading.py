@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from bursar.v1 import charges_pb2
 from bursar_cli.__main__ import build_app
 from bursar_sidecar import journal_records as records
-from bursar_sidecar.journal import Journal, JournalLimits
+from bursar_sidecar.journal import Journal
+from bursar_sidecar.journal_limits import JournalLimits
 from bursar_sidecar.journal_reading import (
     JournalReadError,
     JournalRow,
