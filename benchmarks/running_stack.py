@@ -14,11 +14,21 @@ PLENTY = "1000000"
 
 def make_key(stack: Stack) -> str:
     """The secret of a key under the organization's, its team's and its own hard budget."""
+    make_roomy(stack)
+    return key_with_budget(stack, PLENTY, "1d")
+
+
+def make_roomy(stack: Stack) -> None:
+    """Let the budgets of the organization and of the team never bind."""
     for budget in ("b-acme-monthly", "b-search-monthly"):
         _cli(stack, "budget", "update", budget, "--limit", PLENTY)
+
+
+def key_with_budget(stack: Stack, limit: str, window: str = "lifetime") -> str:
+    """The secret of a key with a hard budget of its own."""
     created = _cli(
         stack, "key", "create", "--team", "search",
-        "--max-budget", PLENTY, "--window", "1d", "-o", "json",
+        "--max-budget", limit, "--window", window, "-o", "json",
     )  # fmt: skip
     secret: str = json.loads(created)["key"]
     return secret
@@ -32,10 +42,10 @@ def _cli(stack: Stack, *arguments: str) -> str:
 
 
 @contextmanager
-def running_stack() -> Iterator[Stack]:
+def running_stack(sidecars: int = 1) -> Iterator[Stack]:
     """`bursar up` in a temporary directory."""
     with (
         tempfile.TemporaryDirectory(prefix="bursar-benchmark-") as directory,
-        running(Path(directory)) as stack,
+        running(Path(directory), "--sidecars", str(sidecars)) as stack,
     ):
         yield stack

@@ -18,7 +18,7 @@ from benchmarks.measuring import say
 MEAN_COST_NANOS = 1_000_000
 """What a call costs on average, a thousandth of a unit of money."""
 SIZES = (0.5, 1.0, 1.0, 1.5)
-"""How calls differ: their part of the mean."""
+"""How calls differ: their part of the mean, on average one."""
 LONGEST_CALL = 5.0
 """Durations spread exponentially, up to so many times the mean."""
 ARRIVALS_AT_A_TIME_S = 0.005
@@ -43,6 +43,7 @@ class Load(msgspec.Struct, frozen=True):
     """W over the cost, on average."""
     duration_s: float = 2.0
     """Of a call, on average."""
+    sizes: tuple[float, ...] = SIZES
     seed: int = 0
 
     @property
@@ -74,6 +75,8 @@ class Moment(msgspec.Struct, frozen=True):
     """How the budget stood when a call was refused, in parts of the limit."""
 
     at_s: float
+    offered_a_second: float
+    """Until then."""
     settled: float
     reserved: float
 
@@ -91,6 +94,8 @@ class Tally:
         self._quiet_s = quiet_s
         self.settled_nanos = 0
         self.reserved_nanos = 0
+        self.began_s = 0.0
+        self.offered = 0
         self.in_flight = 0
         self.served = 0
         self.refused: Counter[str] = Counter()
@@ -119,8 +124,9 @@ class Tally:
         self.refused[reason] += 1
         if reason not in self.first:
             limit = self.limit_nanos
+            pace = self.offered / max(now_s - self.began_s, ARRIVALS_AT_A_TIME_S)
             self.first[reason] = Moment(
-                now_s, self.settled_nanos / limit, self.reserved_nanos / limit
+                now_s, pace, self.settled_nanos / limit, self.reserved_nanos / limit
             )
             self.on_first(reason)
         if EXHAUSTED not in self.first:
@@ -157,7 +163,7 @@ class Traffic:
         random, load = self._random, self._load
         after_s = random.expovariate(load.calls_a_second)
         sidecar = bisect(self._shares, random.random() * self._shares[-1])
-        size = random.choice(SIZES) / (sum(SIZES) / len(SIZES)) * MEAN_COST_NANOS
+        size = random.choice(load.sizes) * MEAN_COST_NANOS
         cost = int(size * random.uniform(0.5, 1.5)) if load.ratio > 1.5 else int(size)
         duration_s = min(random.expovariate(1.0), LONGEST_CALL) * load.duration_s
         sidecar = min(sidecar, len(self._shares) - 1)
@@ -168,8 +174,7 @@ async def spend(load: Load, serve: Serve, tally: Tally, most_s: float) -> None:
     """Offer calls until all are refused, at most so long. Raises RuntimeError when it was."""
     loop = asyncio.get_running_loop()
     traffic = Traffic(load)
-    began = loop.time()
-    due = began
+    due = tally.began_s = loop.time()
     running: set[asyncio.Task[None]] = set()
     failed: list[BaseException] = []
 
@@ -180,7 +185,7 @@ async def spend(load: Load, serve: Serve, tally: Tally, most_s: float) -> None:
             failed.append(fault)
 
     while not tally.is_over(loop.time()):
-        if loop.time() - began > most_s:
+        if loop.time() - tally.began_s > most_s:
             raise RuntimeError(
                 f"after {most_s:.0f} s {tally.settled:.4f} is spent, {tally.in_flight} calls are in"
                 f" flight; refused: {dict(tally.refused)}"
@@ -188,6 +193,7 @@ async def spend(load: Load, serve: Serve, tally: Tally, most_s: float) -> None:
         while due <= loop.time():
             after_s, offer = traffic.next()
             due += after_s
+            tally.offered += 1
             task = asyncio.ensure_future(serve(offer, tally))
             running.add(task)
             task.add_done_callback(ended)
@@ -224,7 +230,9 @@ def report(name: str, results: Sequence[Result]) -> None:
     """Print what became of a budget."""
     load = results[0].load
     mean = MEAN_COST_NANOS * load.ratio / load.limit_nanos
-    print(f"{name}; W of a call is {_percent(mean)} of it, {_percent(mean * min(SIZES))} at least")
+    print(
+        f"{name}; W of a call is {_percent(mean)} of it, {_percent(mean * min(load.sizes))} at least"
+    )
     rows = (
         ("committed at the first refusal", [r.first.committed for r in results], ">= 99.9 %"),
         ("committed at the first `exhausted`", [r.exhausted.committed for r in results], ""),
