@@ -230,9 +230,8 @@ def report(name: str, results: Sequence[Result]) -> None:
     """Print what became of a budget."""
     load = results[0].load
     mean = MEAN_COST_NANOS * load.ratio / load.limit_nanos
-    print(
-        f"{name}; W of a call is {_percent(mean)} of it, {_percent(mean * min(load.sizes))} at least"
-    )
+    least = mean * min(load.sizes)
+    print(f"{name}; W of a call is {_percent(mean)} of it, {_percent(least)} at least")
     rows = (
         ("committed at the first refusal", [r.first.committed for r in results], ">= 99.9 %"),
         ("committed at the first `exhausted`", [r.exhausted.committed for r in results], ""),

@@ -7,12 +7,14 @@ cost five times what they cost, and go on coming until every one is refused. See
 """
 
 import asyncio
+import logging
 import re
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
+import structlog
 import uvloop
 from msgspec import structs
 
@@ -45,6 +47,8 @@ PACE_S = 0.01
 """How finely the offered pace is kept."""
 STATISTICS_S = 2.0
 """Backends of Postgres tell what they did at most a second late."""
+CALM_S = 5.0
+"""After the first calls, until every pool was reported."""
 MOST_S = 600.0
 
 
@@ -69,7 +73,7 @@ async def enrolled(stack: Stack, count: int) -> list[str]:
             made = await client.sidecars.CreateSidecar(
                 sidecars_pb2.CreateSidecarRequest(
                     sidecar=sidecars_pb2.Sidecar(
-                        name=f"sidecars/load-{number}", organization=organization
+                        name=f"sidecars/load-{count}-{number}", organization=organization
                     ),
                     request_id=new_request_id(),
                 )
@@ -111,7 +115,6 @@ class Transactions:
     def __init__(self, stack: Stack, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         self._metrics = f"{stack.ready['http']}/metrics"
         self._connection = connection
-        self._idle_a_second = 0.0
 
     async def _so_far(self) -> tuple[float, float, float]:
         """(seconds, ticks of the writer, commits of the database)."""
@@ -129,21 +132,19 @@ class Transactions:
             text: bytes = answer.read()
         return text.decode()
 
-    async def during(self, work: Awaitable[int]) -> tuple[float, float, float]:
-        """What a call of `work` took: (ticks, commits, commits less those of an idle system)."""
-        before_s, ticks, commits = await self._so_far()
+    async def during(self, work: Awaitable[int]) -> tuple[float, float]:
+        """What a call of `work` took: (ticks, commits)."""
+        _, ticks, commits = await self._so_far()
         calls = await work
-        after_s, ticks_then, commits_then = await self._so_far()
-        made = commits_then - commits
-        idle = self._idle_a_second * (after_s - before_s)
-        return (ticks_then - ticks) / calls, made / calls, (made - idle) / calls
+        _, ticks_then, commits_then = await self._so_far()
+        return (ticks_then - ticks) / calls, (commits_then - commits) / calls
 
-    async def look_at_idle(self, seconds: float) -> None:
-        """Count what is committed while no calls come: keep-alives, probes, this counting."""
+    async def idle(self, seconds: float) -> float:
+        """Commits a second while no calls come: keep-alives, probes, this counting."""
         before_s, _, commits = await self._so_far()
         await asyncio.sleep(seconds)
         after_s, _, commits_then = await self._so_far()
-        self._idle_a_second = (commits_then - commits) / (after_s - before_s)
+        return (commits_then - commits) / (after_s - before_s)
 
 
 async def paced(sides: list[MoneySide], key: str, rate: int, seconds: float) -> int:
@@ -174,17 +175,15 @@ async def transactions(
     connection = await asyncpg.connect(stack.database_url())
     counting = Transactions(stack, connection)
     await paced(sides, key, len(sides), 1)
-    await counting.look_at_idle(seconds)
+    await asyncio.sleep(CALM_S)
+    idle = await counting.idle(seconds)
+    say(f"{len(sides)} sessions, no calls: Postgres commits", f"{idle:.3g}", "a second")
     for rate in rates:
         found = [await counting.during(paced(sides, key, rate, seconds)) for _ in range(repeats)]
         name = f"{len(sides)} sessions, {rate} calls/s"
         target = "< 0.01" if rate == TARGET_RATE else ""
         say(f"{name}: the writer's", spread([f[0] for f in found]), "a call", target=target)
-        say(
-            f"{name}: all that Postgres committed",
-            spread([f[1] for f in found]),
-            f"a call, {spread([f[2] for f in found])} above an idle one's",
-        )
+        say(f"{name}: all that Postgres commits", spread([f[1] for f in found]), "a call")
     await connection.close()
 
 
@@ -239,6 +238,7 @@ def main() -> None:
     """Run it."""
     option = parsed(__doc__, repeats=1, calls=600, rate=60, seconds=5, most=1_000, http=1)
     title("Utilisation and transactions, with real processes")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     if option("http"):
         _over_http(option)
     with running_stack() as stack:
