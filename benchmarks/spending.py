@@ -180,7 +180,7 @@ async def spend(load: Load, serve: Serve, tally: Tally, most_s: float) -> None:
 
     def ended(task: "asyncio.Task[None]") -> None:
         running.discard(task)
-        fault = task.exception()
+        fault = None if task.cancelled() else task.exception()
         if fault is not None:
             failed.append(fault)
 
