@@ -236,7 +236,7 @@ async def _over_sessions(stack: Stack, option: Callable[[str], int]) -> None:
 
 def main() -> None:
     """Run it."""
-    option = parsed(__doc__, repeats=1, calls=600, rate=60, seconds=5, most=1_000, http=1)
+    option = parsed(__doc__, repeats=1, calls=300, rate=60, seconds=4, most=1_000, http=1)
     title("Utilisation and transactions, with real processes")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     if option("http"):
