@@ -176,7 +176,7 @@ async def _sidecar_by_secret_hash(_tables: Any, secret_hash: bytes) -> SidecarRe
     """Whoever says so is the sidecar of that number."""
     number = _NUMBERS[secret_hash]
     return SidecarRecord(
-        FIRST_SIDECAR + number, ORGANIZATION, "acme", f"s{number}", False, secret_hash, "", "",
+        FIRST_SIDECAR + number, ORGANIZATION, "acme", f"s{number}", False, False, secret_hash, "", "",
         None, EPOCH,
     )  # fmt: skip
 
