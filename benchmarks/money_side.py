@@ -95,7 +95,7 @@ async def begun(sides: Sequence[MoneySide]) -> "list[asyncio.Task[None]]":
 async def ended(tasks: "Sequence[asyncio.Task[Any]]") -> None:
     """Stop them as a crash does; a fault of theirs is raised."""
     for task in tasks:
-        if task.done():
-            task.result()
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    for fault in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(fault, BaseException) and not isinstance(fault, asyncio.CancelledError):
+            raise fault

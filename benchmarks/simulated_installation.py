@@ -140,6 +140,8 @@ class Installation:
         self.database = Database(_tables(loop, sidecars, limit_nanos))
         time: Any = loop
         self.plane = ControlPlane(self.database, time, 0)
+        desk: Any = self.plane.desk
+        desk._mark_effective = _no_changes
         self.sidecars = [SimulatedSidecar(loop, self.plane, i) for i in range(sidecars)]
 
     def window(self) -> Any:
@@ -151,6 +153,10 @@ class Installation:
         """What lies free in sidecars."""
         pools = [sidecar.pool_of(BUDGET) for sidecar in self.sidecars]
         return sum(max(0, pool.free_nanos) for pool in pools if pool is not None)
+
+
+async def _no_changes() -> None:
+    """Nobody changes policy here, so nothing is to be marked as heard by everybody."""
 
 
 def _tables(loop: VirtualLoop, sidecars: int, limit_nanos: int) -> Tables:
@@ -176,8 +182,8 @@ async def _sidecar_by_secret_hash(_tables: Any, secret_hash: bytes) -> SidecarRe
     """Whoever says so is the sidecar of that number."""
     number = _NUMBERS[secret_hash]
     return SidecarRecord(
-        FIRST_SIDECAR + number, ORGANIZATION, "acme", f"s{number}", False, False, secret_hash, "", "",
-        None, EPOCH,
+        FIRST_SIDECAR + number, ORGANIZATION, "acme", f"s{number}", False, False, secret_hash, "",
+        "", None, EPOCH,
     )  # fmt: skip
 
 

@@ -52,6 +52,11 @@ class Load(msgspec.Struct, frozen=True):
         return int(self.budget_calls * MEAN_COST_NANOS)
 
 
+def share(part: int, whole: int) -> float:
+    """A part of the limit, for people."""
+    return part / whole
+
+
 def even(sidecars: int) -> tuple[float, ...]:
     """Every sidecar is called as often."""
     return (1.0,) * sidecars
@@ -126,7 +131,7 @@ class Tally:
             limit = self.limit_nanos
             pace = self.offered / max(now_s - self.began_s, ARRIVALS_AT_A_TIME_S)
             self.first[reason] = Moment(
-                now_s, pace, self.settled_nanos / limit, self.reserved_nanos / limit
+                now_s, pace, share(self.settled_nanos, limit), share(self.reserved_nanos, limit)
             )
             self.on_first(reason)
         if EXHAUSTED not in self.first:
@@ -143,7 +148,7 @@ class Tally:
     @property
     def settled(self) -> float:
         """The spent part of the limit."""
-        return self.settled_nanos / self.limit_nanos
+        return share(self.settled_nanos, self.limit_nanos)
 
 
 Serve = Callable[[Offer, Tally], Awaitable[None]]
@@ -229,7 +234,7 @@ def result_of(load: Load, tally: Tally) -> Result:
 def report(name: str, results: Sequence[Result]) -> None:
     """Print what became of a budget."""
     load = results[0].load
-    mean = MEAN_COST_NANOS * load.ratio / load.limit_nanos
+    mean = load.ratio / load.budget_calls
     least = mean * min(load.sizes)
     print(f"{name}; W of a call is {_percent(mean)} of it, {_percent(least)} at least")
     rows = (

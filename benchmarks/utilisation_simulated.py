@@ -43,13 +43,19 @@ def _explain(made: Installation, tally: Tally, when: str, now_s: float) -> None:
     """Where the money is, in parts of the limit."""
     limit = tally.limit_nanos
     window = made.window()
-    available = limit - window.settled - window.outstanding
-    on_its_way = limit - available - made.idle_nanos() - tally.settled_nanos - tally.reserved_nanos
+    left = limit - window.settled - window.outstanding
+    idle = made.idle_nanos()
+    parts = {
+        "settled": tally.settled_nanos,
+        "reserved": tally.reserved_nanos,
+        "free in sidecars": idle,
+        "not lent": left,
+        "on its way": limit - left - idle - tally.settled_nanos - tally.reserved_nanos,
+    }
+    told = ", ".join(f"{name} {spending.share(part, limit):.5f}" for name, part in parts.items())
     print(
-        f"  {when} at {now_s:.1f} s: settled {tally.settled_nanos / limit:.5f},"
-        f" reserved {tally.reserved_nanos / limit:.5f}, free in sidecars"
-        f" {made.idle_nanos() / limit:.5f}, not lent {available / limit:.5f}, on its way"
-        f" {on_its_way / limit:.5f}; {tally.in_flight} in flight, refused {dict(tally.refused)}",
+        f"  {when} at {now_s:.1f} s: {told}; {tally.in_flight} in flight,"
+        f" refused {dict(tally.refused)}",
         flush=True,
     )
 
