@@ -17,7 +17,8 @@ from bursar_sidecar.channel import Dialer
 from bursar_sidecar.clock import Clock
 from bursar_sidecar.desk import Call, Outcome, Refusal
 from bursar_sidecar.identity import Identity
-from bursar_sidecar.journal import Journal, JournalLimits
+from bursar_sidecar.journal import Journal
+from bursar_sidecar.journal_limits import JournalLimits
 from bursar_sidecar.session import Session
 from tests.simulation import driving
 from tests.simulation.disk import Disk, DiskPath
