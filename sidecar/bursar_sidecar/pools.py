@@ -69,6 +69,8 @@ class Pool:
     hold_idle_ns: int = 0
     """In the tail: how long free money may lie idle before it goes home."""
     last_used_at: int = 0
+    granted_at: int = 0
+    """When money came last."""
     overrun_nanos: int = 0
     """The most that was ever missing."""
     _placed: bool = False
@@ -180,8 +182,13 @@ class Pool:
         return self.closing or now >= self.ends_at + ENDED_GRACE_NS
 
     def is_idle_in_tail(self, now: int) -> bool:
-        """Whether its free money is better off at home."""
-        return self.tail and self.free_nanos > 0 and now - self.last_used_at >= self.hold_idle_ns
+        """Whether its free money is better off at home.
+
+        What has just come is not idle, however long nothing was used: a call may wait for the same
+        of another budget, and each would go home while the other is asked for.
+        """
+        since = max(self.last_used_at, self.granted_at)
+        return self.tail and self.free_nanos > 0 and now - since >= self.hold_idle_ns
 
     def _roll_burn(self, now: int) -> None:
         second = now // NANOS_PER_SECOND
@@ -257,7 +264,9 @@ class Leg:
             self.pools[word.window_id] = pool
             self.by_budget.setdefault(word.budget_id, []).append(pool)
         pool.lent = word.lent
-        pool.granted_nanos = max(pool.granted_nanos, word.granted_nanos)
+        if word.granted_nanos > pool.granted_nanos:
+            pool.granted_nanos = word.granted_nanos
+            pool.granted_at = received_at
         pool.limit_nanos = word.limit_nanos
         pool.known_settled_nanos = word.settled_nanos
         pool.acknowledged_when_told_nanos = pool.acknowledged_nanos
@@ -293,8 +302,9 @@ class Leg:
 
     def reopen_budget(self, budget_id: int) -> None:
         """The budget is back (it was only disabled)."""
-        for pool in self.by_budget.get(budget_id, ()):
-            pool.closing = False
+        for pool in (*self.by_budget.get(budget_id, ()), *self._past.values()):
+            if pool.budget_id == budget_id:
+                pool.closing = False
 
 
 def fitting_pools(

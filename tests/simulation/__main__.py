@@ -16,6 +16,7 @@ from tests.simulation.driving import in_memory
 from tests.simulation.recorded import record
 
 SHOW_EVERY_S = 10.0
+MOST_FAILURES = 20
 MOST_SEEDS_OF_A_MUTANT = 1_500
 """No mutant lives that long: the toughest needed a few hundred."""
 
@@ -35,6 +36,9 @@ def simulate(first: int, count: int, keep: Path | None) -> int:
             if keep is not None:
                 keep.mkdir(parents=True, exist_ok=True)
                 (keep / f"{seed}.json").write_text(histories.written(small) + "\n")
+            if failed >= MOST_FAILURES:
+                print(f"seed {seed} was the last: that many failures have one cause")
+                break
         now = time.monotonic()
         if now - shown >= SHOW_EVERY_S or done == count:
             shown = now

@@ -24,6 +24,7 @@ from bursar_server.sidecars.records import SidecarRecord
 from tests.simulation.coverage import saw
 from tests.simulation.database import EPOCH, Broken, Crash, Database
 from tests.simulation.driving import drive
+from tests.simulation.honesty import Honesty
 from tests.simulation.stores import STORE
 from tests.simulation.versions import as_older
 
@@ -88,9 +89,14 @@ class Stream:
         self.served = True
         """Whether the control plane still reads and writes it."""
         self.fault = ""
+        self.said = 0
+        """Frames, both ways."""
 
     def send(self, frame: allowances_pb2.ControlFrame) -> None:
         """On its way to the sidecar."""
+        self.said += 1
+        plane = self.plane
+        plane.honesty.told(frame, plane.database.tables, plane.clock.now())
         self.down.append(as_older(frame) if self.older else frame)
 
     def drain(self, *, wanted: bool) -> None:
@@ -129,6 +135,7 @@ class ControlPlane:
             pool, self.hub, self.writer, self.desk, self.clock, settings
         )
         self.database = database
+        self.honesty = Honesty()
         self.alive = True
         self.refusals: list[str] = []
         """Frames of honest sidecars that were refused, with the reason."""
@@ -137,6 +144,8 @@ class ControlPlane:
         self.owner_epoch = self.writer._tick.owner_epoch = tables.owner_epoch
         stale = drive(STORE.budgets_with_stale_windows(tables, self.clock.now()))
         self.writer._changed_budgets.update(stale)
+        unapplied = drive(STORE.unapplied_resolutions(tables))
+        self.writer._resolutions.update({id: [] for id in unapplied})
 
     def open(self, stream: Stream, sidecar: SidecarRecord, hello: allowances_pb2.Hello) -> str:
         """A sidecar says Hello; returns why it is turned away, "" if it is not."""
@@ -172,6 +181,7 @@ class ControlPlane:
                 self.close(stream)
                 return
             session.received_seq = message.seq
+            self.honesty.asked(message)
             if frame.resolve:
                 self.desk.ask(session, frame.resolve)
             drive(self.writer.submit(session, frame))
@@ -187,7 +197,7 @@ class ControlPlane:
             sum((s.session_epoch, s.n, 0) in before.entries for s in told),
         )
         try:
-            if batch.frames or batch.needs or batch.changed_budgets:
+            if batch.frames or batch.needs or batch.changed_budgets or batch.resolutions:
                 drive(self.writer._apply(batch))
             drive(self.writer.pass_time())
             wrote = self.database.tables is not before
@@ -230,6 +240,11 @@ class ControlPlane:
         """A change was committed in this process."""
         if self.alive:
             self.desk.note(change)
+
+    def resolve(self, resolution_id: int) -> None:
+        """A decision about a session is on record."""
+        if self.alive:
+            self.writer._resolutions.setdefault(resolution_id, [])
 
     def close(self, stream: Stream) -> None:
         """A stream ended, or its end was noticed."""

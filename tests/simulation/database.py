@@ -3,11 +3,11 @@
 A transaction works on copies; only its commit is seen by anybody else.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from bursar_server.allowances.records import SessionRow, WindowRow
 from bursar_server.budgets.store import BudgetRecord
@@ -48,13 +48,15 @@ class Session:
     highest_settled_n: int = 0
     last_n: int | None = None
     journal: str | None = None
+    lost_count: int = 0
+    decision: str | None = None
     seen_at: datetime = EPOCH
     policy_version: int = 0
     policy_last_n: int = 0
-    lost_count: int = 0
-    decision: str | None = None
     quiet_since_ms: int = 0
     stage: str = "heard"
+    spender: str = ""
+    """The slug of the sidecar's organization."""
 
     def row(self) -> SessionRow:
         """As the writer reads it."""
@@ -94,18 +96,51 @@ class Entry:
     window_ids: tuple[int, ...]
 
 
+class Lent(NamedTuple):
+    """A row of `allowances`."""
+
+    granted: int = 0
+    returned: int = 0
+    settled: int = 0
+    in_doubt: int = 0
+    lost: int = 0
+
+    @property
+    def held(self) -> int:
+        """What may still be spent of it."""
+        return max(0, self.granted - self.returned - self.settled)
+
+
+NOTHING: Final = Lent()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A row of `resolutions`."""
+
+    id: int
+    organization_id: int
+    session_epoch: int
+    decision: str
+    created_at: datetime
+    applied: bool = False
+    refusal: str = ""
+    held: Mapping[int, int] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Tables:
     """All rows. Values are immutable, so that a copy of the dictionaries is a snapshot."""
 
     sessions: dict[int, Session] = field(default_factory=dict)
     windows: dict[int, Window] = field(default_factory=dict)
-    allowances: dict[tuple[int, int], tuple[int, int, int, int, int]] = field(default_factory=dict)
-    """(session epoch, window) -> granted, returned, settled, in doubt, lost."""
+    allowances: dict[tuple[int, int], Lent] = field(default_factory=dict)
+    """By session epoch and window."""
     entries: dict[tuple[int, int, int], Entry] = field(default_factory=dict)
     draw_sets: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
     budgets: dict[int, BudgetRecord] = field(default_factory=dict)
     keys: dict[bytes, KeyRecord] = field(default_factory=dict)
+    resolutions: dict[int, Decision] = field(default_factory=dict)
     quarantined: list[tuple[int, int]] = field(default_factory=list)
     owner_epoch: int = 0
     changes: dict[int, tuple[Change, ...]] = field(default_factory=dict)
@@ -127,8 +162,9 @@ class Tables:
         """A snapshot."""
         return Tables(
             dict(self.sessions), dict(self.windows), dict(self.allowances), dict(self.entries),
-            dict(self.draw_sets), dict(self.budgets), dict(self.keys), list(self.quarantined),
-            self.owner_epoch, dict(self.changes), self.served_ms, self.organizations,
+            dict(self.draw_sets), dict(self.budgets), dict(self.keys), dict(self.resolutions),
+            list(self.quarantined), self.owner_epoch, dict(self.changes), self.served_ms,
+            self.organizations,
         )  # fmt: skip
 
 

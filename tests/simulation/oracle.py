@@ -16,7 +16,17 @@ from bursar_sidecar.desk import Call, Refusal
 from bursar_sidecar.holds import Hold
 from tests.simulation.control_process import Time
 from tests.simulation.coverage import saw
-from tests.simulation.database import EPOCH, Broken, Database, Entry, Tables
+from tests.simulation.database import (
+    EPOCH,
+    NOTHING,
+    Broken,
+    Database,
+    Decision,
+    Entry,
+    Lent,
+    Tables,
+    Window,
+)
 from tests.simulation.sidecar import Life
 
 Pair = tuple[int, int]
@@ -62,6 +72,10 @@ class Oracle:
         """First postings."""
         self.posted_all: dict[Pair, int] = defaultdict(int)
         """And what was adjusted since."""
+        self.posted_lost: dict[Pair, int] = defaultdict(int)
+        """What was decided to be spent, and taken back of it."""
+        self.freed: dict[int, int] = defaultdict(int)
+        """By window, what was decided to be free: it may be spent twice."""
         self.posted: dict[int, int] = defaultdict(int)
         """By window, all postings."""
         self.spent: dict[int, int] = defaultdict(int)
@@ -74,9 +88,12 @@ class Oracle:
         self.changed_at: dict[int, int] = {}
         """By budget id, when it was disabled or enabled last, in true time."""
         self.budgets_of_key: dict[int, set[int]] = {}
+        self.organization_of = {k.id: k.organization_id for k in database.tables.keys.values()}
         self.hashes = {key.id: key.secret_hash for key in database.tables.keys.values()}
         self.unproven: set[int] = set()
         """Sessions whose journal was lost, cut or copied."""
+        self.given_up: set[int] = set()
+        """Sessions whose money was decided to be free, whatever becomes of it."""
         self.refusals: dict[str, int] = defaultdict(int)
         database.on_commit = self.committed
 
@@ -98,6 +115,8 @@ class Oracle:
                     raise Broken(f"7: admitted with {pool.free_nanos} free after it")
                 self._in_time(pool.window_id)
         key_id = call.spender.key_id
+        if self.organization_of[key_id] != life.machine.record.organization_id:
+            raise Broken("7: a key of another organization is used")
         for budget_id in drawn ^ self._applicable(key_id):
             # What was disabled or enabled lately may be known here already, or not yet.
             changed_at = self.changed_at.get(budget_id)
@@ -196,7 +215,7 @@ class Oracle:
     def _within_limit(self, window_id: int) -> None:
         window = self.database.tables.windows[window_id]
         highest = self.highest_limit[window.row.budget_id]
-        if window.hard and self.spent[window_id] > highest:
+        if window.hard and self.spent[window_id] > highest + self.freed[window_id]:
             raise Broken(
                 f"1: {self.spent[window_id]} is spent of window {window_id}, whose limit never "
                 f"was above {highest}"
@@ -235,6 +254,47 @@ class Oracle:
 
     def committed(self, before: Tables, after: Tables) -> None:
         """A transaction became durable: invariants 2, 3 and 6."""
+        posted_now = self._entries(before, after)
+        if after.quarantined:
+            raise Broken(f"3: a frame was set aside: {after.quarantined}")
+        granted: set[int] = set()
+        held: dict[int, int] = defaultdict(int)
+        for pair, lent in after.allowances.items():
+            old = before.allowances.get(pair, NOTHING)
+            if _fell(old, lent):
+                raise Broken(f"6: a total fell: {old} became {lent}")
+            if lent.settled != self.posted_first[pair] or lent.lost != self.posted_lost[pair]:
+                raise Broken(
+                    f"6: {lent.settled} is settled by {pair}, {lent.lost} of it lost; entries say "
+                    f"{self.posted_first[pair]} and {self.posted_lost[pair]}"
+                )
+            if lent.in_doubt and after.sessions[pair[0]].state == "open":
+                raise Broken(f"2: {pair} may spend what is in doubt")
+            if lent.granted > old.granted and after.sessions[pair[0]].state == "open":
+                granted.add(pair[1])
+            held[pair[1]] += lent.held
+        for window_id, window in after.windows.items():
+            if window.settled != self.posted[window_id]:
+                raise Broken(
+                    f"6: window {window_id} has settled {window.settled}, entries say "
+                    f"{self.posted[window_id]}"
+                )
+            if window.hard:
+                old_window = before.windows.get(window_id, window)
+                self._window(old_window, window, held[window_id], posted_now[window_id])
+                if window_id in granted:
+                    _count_grant(window, after)
+                    if window.settled + held[window_id] > window.limit:
+                        raise Broken(
+                            f"2: granted up to {window.settled + held[window_id]} of {window.limit}"
+                        )
+        self._sessions(before, after)
+        for id, decision in after.resolutions.items():
+            if decision.applied and not before.resolutions[id].applied:
+                self._decided(decision)
+
+    def _entries(self, before: Tables, after: Tables) -> dict[int, int]:
+        """Returns by window what the new ones add to it."""
         changes: dict[tuple[int, int, int], int] = defaultdict(int)
         for entry in islice(after.entries.values(), len(before.entries), None):
             self._entry(entry)
@@ -243,67 +303,51 @@ class Oracle:
                 self.posted[window_id] += entry.amount
                 changes[entry.epoch, entry.n, window_id] += entry.amount
                 self.posted_all[entry.epoch, window_id] += entry.amount
+                if entry.kind is Kind.LOST:
+                    self.posted_lost[entry.epoch, window_id] += entry.amount
                 if entry.k == 0:
                     self.posted_first[entry.epoch, window_id] += entry.amount
             if entry.credit == PROVISIONAL_ACCOUNT:
                 self.provisional += entry.amount
-        if after.quarantined:
-            raise Broken(f"3: a frame was set aside: {after.quarantined}")
         posted_now: dict[int, int] = defaultdict(int)
         for (_epoch, _n, window_id), change in changes.items():
             posted_now[window_id] += max(0, change)
-        granted: set[int] = set()
-        held: dict[int, int] = defaultdict(int)
-        doubt: dict[int, int] = defaultdict(int)
-        for pair, (g, r, c, d, lost) in after.allowances.items():
-            old = before.allowances.get(pair, (0, 0, 0, 0, 0))
-            # What was lost is taken back of what is settled when evidence comes.
-            if old[0] > g or old[1] > r or old[2] - old[4] > c - lost:
-                raise Broken(f"6: a total fell: {old} became {(g, r, c, d, lost)}")
-            if c != self.posted_first[pair]:
-                raise Broken(f"6: {c} is settled by {pair}, entries say {self.posted_first[pair]}")
-            if d and after.sessions[pair[0]].state == "open":
-                raise Broken(f"2: {pair} may spend what is in doubt")
-            if g > old[0] and after.sessions[pair[0]].state == "open":
-                granted.add(pair[1])
-            held[pair[1]] += max(0, g - r - c)
-            doubt[pair[1]] += d
-        for window_id, window in after.windows.items():
-            if window.settled != self.posted[window_id]:
-                raise Broken(
-                    f"6: window {window_id} has settled {window.settled}, entries say "
-                    f"{self.posted[window_id]}"
-                )
-            if not window.hard:
-                continue
-            old_window = before.windows.get(window_id, window)
-            if window.overrun > old_window.overrun:
-                saw("a charge was overrun")
-            if window.in_doubt > old_window.in_doubt:
-                saw("money was in doubt")
-            if window.in_doubt < old_window.in_doubt:
-                saw("money in doubt was settled by evidence")
-            if window.row.organization_id == PLATFORM_ORGANIZATION_ID and window_id in granted:
-                saw("the platform's budgets were lent")
-            if window.outstanding + window.in_doubt != held[window_id]:
-                raise Broken(
-                    f"2: window {window_id} has {window.outstanding} + {window.in_doubt} out, "
-                    f"allowances say {held[window_id]}"
-                )
-            exposed = window.settled + held[window_id]
-            if window_id in granted and exposed > window.limit:
-                raise Broken(f"2: granted up to {exposed} of {window.limit}")
-            exposed_before = old_window.settled + old_window.outstanding + old_window.in_doubt
-            allowed = max(window.ceiling, exposed_before + posted_now[window_id])
-            if exposed > allowed:
-                raise Broken(f"2: {exposed} is out and spent of a ceiling of {window.ceiling}")
-            if window.ceiling > self.highest_limit[window.row.budget_id]:
-                raise Broken("2: the ceiling is above every limit there was")
-        self._sessions(before, after)
+        return posted_now
+
+    def _window(self, old: Window, new: Window, held: int, posted_now: int) -> None:
+        if new.overrun > old.overrun:
+            saw("a charge was overrun")
+        if new.in_doubt > old.in_doubt:
+            saw("money was in doubt")
+        if new.in_doubt < old.in_doubt:
+            saw("money in doubt was settled by evidence")
+        if new.outstanding + new.in_doubt != held:
+            raise Broken(
+                f"2: window {new.row.id} has {new.outstanding} + {new.in_doubt} out, allowances "
+                f"say {held}"
+            )
+        exposed = new.settled + held
+        exposed_before = old.settled + old.outstanding + old.in_doubt
+        if exposed > max(new.ceiling, exposed_before + posted_now):
+            raise Broken(f"2: {exposed} is out and spent of a ceiling of {new.ceiling}")
+        if new.ceiling > self.highest_limit[new.row.budget_id]:
+            raise Broken("2: the ceiling is above every limit there was")
+
+    def _decided(self, decision: Decision) -> None:
+        if decision.refusal:
+            saw("a decision was refused: the session came back")
+            return
+        saw(f"money was decided to be {decision.decision}")
+        if decision.decision == "free":
+            self.given_up.add(decision.session_epoch)
+            for window_id, amount in decision.held.items():
+                self.freed[window_id] += amount
 
     def _entry(self, entry: Entry) -> None:
         if entry.kind is Kind.LOST:
-            return  # of no call
+            return
+        if entry.epoch in self.given_up and entry.amount > 0:
+            saw("evidence came for money that was decided to be free")
         attempt = self.attempts.get((entry.epoch, entry.n))
         if attempt is None:
             raise Broken(f"6: charge {entry.epoch}-{entry.n} was never reserved")
@@ -329,8 +373,9 @@ class Oracle:
         """Invariants 4 and 5, on what is durable and on what sidecars hold."""
         tables = self.database.tables
         for pair, cost in self.truth.items():
-            granted, returned, settled, *_ = tables.allowances.get(pair, (0, 0, 0, 0))
-            covered = self.posted_all[pair] + max(0, granted - returned - settled)
+            covered = self.posted_all[pair] + tables.allowances.get(pair, NOTHING).held
+            if pair[0] in self.given_up:
+                continue
             if covered < cost and tables.windows[pair[1]].hard:
                 raise Broken(
                     f"5: {cost} was spent by {pair}, only {covered} is settled or held for it"
@@ -339,10 +384,10 @@ class Oracle:
             for leg in life.legs():
                 state = tables.sessions[leg.epoch].state
                 for window_id, pool in leg.pools.items():
-                    if not pool.lent or state == "closed":
+                    if not pool.lent or state == "closed" or leg.epoch in self.given_up:
                         continue
                     pair = (leg.epoch, window_id)
-                    granted, returned, *_ = tables.allowances.get(pair, (0, 0, 0, 0))
+                    granted, returned = tables.allowances.get(pair, NOTHING)[:2]
                     used = pool.free_nanos + self.open_w[pair] + self.told_sum[pair]
                     if used > granted - returned:
                         raise Broken(
@@ -376,9 +421,13 @@ class Oracle:
                 continue
             if session.state != "closed":
                 raise Broken(f"stranded: session {session.epoch} is {session.state} for ever")
-        for (epoch, window_id), (g, r, c, *_) in tables.allowances.items():
-            if g - r - c > 0 and epoch not in self.unproven:
-                raise Broken(f"stranded: session {epoch} holds {g - r - c} of window {window_id}")
+        for (epoch, window_id), lent in tables.allowances.items():
+            if epoch in self.unproven:
+                continue
+            if lent.held:
+                raise Broken(f"stranded: session {epoch} holds {lent.held} of window {window_id}")
+            if lent.lost:
+                raise Broken(f"stranded: {lent.lost} of {epoch} is lost, though all is accounted")
         now_ns = self.time.now_ns
         for window_id, window in tables.windows.items():
             end_at = window.row.end_at
@@ -403,7 +452,24 @@ class Oracle:
         return sum(e.amount for e in tables.entries.values() if (e.epoch, e.n) not in finals)
 
 
+def _count_grant(window: Window, after: Tables) -> None:
+    if window.row.organization_id == PLATFORM_ORGANIZATION_ID:
+        saw("the platform's budgets were lent")
+        users = {after.sessions[e].spender for e, w in after.allowances if w == window.row.id}
+        if len(users) > 1:
+            saw("two organizations shared the platform's budget")
+
+
+def _fell(old: Lent, new: Lent) -> bool:
+    """Evidence takes its part of what was lost back before it settles or returns it."""
+    given = new.granted < old.granted or new.returned < old.returned
+    proven = new.settled - new.lost < old.settled - old.lost
+    return given or proven or new.returned + new.settled < old.returned + old.settled
+
+
 def _count(entry: Entry) -> None:
+    if entry.kind is Kind.LOST and entry.amount < 0:
+        saw("evidence took back what was decided to be spent")
     if entry.k == 1 and entry.amount <= 0 and entry.kind is Kind.PROVISIONAL:
         saw("a final took its provisional back")
     elif entry.kind is Kind.FINAL:

@@ -3,12 +3,15 @@
 from tests.simulation.actions import ACTIONS
 from tests.simulation.database import Broken
 from tests.simulation.disk import Killed
+from tests.simulation.liveness import MOST_ROUNDS_TO_MONEY, Probes
 from tests.simulation.world import MS, Step, World
 
 PAST_EVERYTHING_MINUTES = 26 * 60
 """The silence and the horizon."""
-MOST_ROUNDS = 80
-"""Rounds to settle everything at the end; two or three dozen are enough when all is well."""
+MOST_ROUNDS = 60
+"""Rounds to end everything; two or three dozen are enough when all is well."""
+ROUNDS_TO_HEAL = 15
+"""Earlier sessions are settled and closed in them."""
 
 
 def take(world: World, step: Step) -> None:
@@ -29,22 +32,16 @@ def end(world: World) -> None:
         sidecar.link.up = sidecar.link.down = True
         sidecar.disk.writes_until_kill = None
         sidecar.start()
-    for round in range(MOST_ROUNDS):
-        world.time.now_ns += 200 * MS
-        for sidecar in world.sidecars:
-            life = sidecar.life
-            if life is None:
-                continue
-            while life.open:
-                life.finish(life.open[0])
-            life.beat()
-            life.sync()
-            world.flow(sidecar)
-            if round >= MOST_ROUNDS // 3:
-                life.drain()
-                if life.closed:
-                    sidecar.life = None
-        world.after_step()
+    for _ in range(ROUNDS_TO_HEAL):
+        _round(world)
+    probes = Probes(world)
+    probes.call()
+    for round in range(1, MOST_ROUNDS_TO_MONEY + 1):
+        _round(world, finish=False)
+        probes.look(round)
+        probes.count_frames()
+    for _ in range(MOST_ROUNDS):
+        _round(world, drain=True)
         if not world.lives():
             break
     else:
@@ -52,3 +49,21 @@ def end(world: World) -> None:
     world.oracle.settled_at_last()
     world.age(PAST_EVERYTHING_MINUTES)
     world.oracle.nothing_is_held_for_ever()
+
+
+def _round(world: World, *, finish: bool = True, drain: bool = False) -> None:
+    world.time.now_ns += 200 * MS
+    for sidecar in world.sidecars:
+        life = sidecar.life
+        if life is None:
+            continue
+        while finish and life.open:
+            life.finish(life.open[0])
+        life.beat()
+        life.sync()
+        world.flow(sidecar)
+        if drain:
+            life.drain()
+            if life.closed:
+                sidecar.life = None
+    world.after_step()

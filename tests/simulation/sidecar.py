@@ -369,6 +369,7 @@ class Life:
             if now - outbox.last_sent_at >= self.roster.valid_for_ms * NANOS_PER_MS // 3:
                 outbox.keep_alive()
             while (frame := outbox.compose(self.book, now)) is not None:
+                self.stream.said += 1
                 self.stream.up.append(as_older(frame) if self.stream.older else frame)
                 if not outbox.has_news:
                     break

@@ -13,12 +13,13 @@ from msgspec import structs
 
 from bursar_server.allowances import rules
 from bursar_server.allowances.records import SessionRow, WindowRow
+from bursar_server.allowances.resolutions import Resolution, Resolved
 from bursar_server.allowances.store import OpenedSession
 from bursar_server.budgets.store import BudgetRecord
 from bursar_server.changes import Change
 from bursar_server.identity.records import KeyRecord, OrganizationRecord
 from bursar_server.ledger.entries import Kind, PostedSoFar, Posting, Settlement
-from tests.simulation.database import Entry, Session, Tables, Window
+from tests.simulation.database import Entry, Lent, Session, Tables, Window
 
 
 class Store:
@@ -48,11 +49,6 @@ class Store:
     async def decide_by_time(self, *_ignored: object) -> None:
         """The record is for people."""
 
-    async def books_of_sessions(
-        self, _tables: Tables, epochs: Collection[int]
-    ) -> dict[int, tuple[str, str]]:
-        return dict.fromkeys(epochs, ("acme", "USD"))
-
     async def lock_sessions(self, tables: Tables, epochs: Collection[int]) -> dict[int, SessionRow]:
         return {e: tables.sessions[e].row() for e in sorted(epochs) if e in tables.sessions}
 
@@ -69,11 +65,11 @@ class Store:
                 highest_settled_n=row.highest_settled_n,
                 last_n=row.last_n,
                 journal=row.journal,
+                lost_count=row.lost_count,
+                decision=row.decision,
                 seen_at=seen_at if row.applied_seq > old.applied_seq else old.seen_at,
                 policy_version=row.policy_version,
                 policy_last_n=row.policy_last_n,
-                lost_count=row.lost_count,
-                decision=row.decision,
                 quiet_since_ms=row.quiet_since_ms,
                 stage=row.stage,
             )
@@ -143,9 +139,9 @@ class Store:
                 )
         for pair, totals in books.totals.items():
             if totals.changed:
-                tables.allowances[pair] = (
-                    totals.granted, totals.returned, totals.settled, totals.in_doubt, totals.lost,
-                )  # fmt: skip
+                tables.allowances[pair] = Lent(
+                    totals.granted, totals.returned, totals.settled, totals.in_doubt, totals.lost
+                )
 
     async def last_windows(
         self, tables: Tables, organization_id: int, budget_ids: Collection[int], now: datetime
@@ -209,6 +205,35 @@ class Store:
             }
         )
 
+    async def unapplied_resolutions(self, tables: Tables) -> list[int]:
+        return [id for id, decision in tables.resolutions.items() if not decision.applied]
+
+    async def resolutions(self, tables: Tables, ids: Collection[int]) -> list[Resolution]:
+        waiting = []
+        for id in sorted(ids):
+            one = tables.resolutions[id]
+            session = tables.sessions[one.session_epoch]
+            returned = session.state == "open" and session.seen_at > one.created_at
+            if not one.applied:
+                waiting.append(
+                    Resolution(id, one.organization_id, one.session_epoch, one.decision, returned)
+                )
+        return waiting
+
+    async def save_resolved(
+        self, tables: Tables, resolved: Iterable[Resolved], _applied_at: datetime
+    ) -> None:
+        for each in resolved:
+            id = each.resolution.id
+            tables.resolutions[id] = replace(
+                tables.resolutions[id], applied=True, refusal=each.refusal, held=dict(each.held)
+            )
+
+    async def books_of_sessions(
+        self, tables: Tables, epochs: Collection[int]
+    ) -> dict[int, tuple[str, str]]:
+        return {epoch: (tables.sessions[epoch].spender, "USD") for epoch in epochs}
+
     async def intern_draw_set(
         self, tables: Tables, organization_id: int, window_ids: Sequence[int]
     ) -> int:
@@ -241,7 +266,7 @@ class Store:
         self,
         tables: Tables,
         organization_id: int,
-        _sidecar_organization_id: int,
+        sidecar_organization_id: int,
         sidecar_id: int,
         boot_id: str,
         now: datetime,
@@ -254,9 +279,10 @@ class Store:
                 tables.sessions[old.epoch] = replace(old, seen_at=max(old.seen_at, now))
                 return OpenedSession(old.epoch, old.applied_seq, old.state, resumed=True)
         epoch = len(tables.sessions) + 1
+        spender = tables.organizations[sidecar_organization_id].slug
         tables.sessions[epoch] = Session(
             organization_id, epoch, sidecar_id, boot_id, seen_at=now, quiet_since_ms=served_ms,
-            policy_version=tables.policy_version(organization_id),
+            policy_version=tables.policy_version(organization_id), spender=spender,
         )  # fmt: skip
         return OpenedSession(epoch, 0, "open", resumed=False)
 
@@ -287,11 +313,11 @@ class Store:
         self, tables: Tables, organization_id: int, epoch: int, now: datetime
     ) -> list[tuple[WindowRow, rules.WindowBalance, rules.Totals]]:
         held = []
-        for (owner, window_id), (granted, returned, settled, *_) in tables.allowances.items():
+        for (owner, window_id), lent in tables.allowances.items():
             window = tables.windows[window_id]
             row = window.row
             runs = row.end_at is None or row.end_at > now
-            if owner != epoch or not (runs or granted > returned + settled):
+            if owner != epoch or not (runs or lent.held):
                 continue
             balance = rules.WindowBalance(
                 id=window_id,
@@ -301,7 +327,7 @@ class Store:
                 ceiling=window.limit,
                 settled=window.settled,
             )
-            held.append((row, balance, rules.Totals(granted=granted, returned=returned)))
+            held.append((row, balance, rules.Totals(lent.granted, lent.returned)))
             assert row.organization_id == organization_id
         return held
 

@@ -14,12 +14,20 @@ from tests.simulation.control_process import ControlPlane, Stream, Time
 from tests.simulation.coverage import saw
 from tests.simulation.database import EPOCH, Broken, Database
 from tests.simulation.disk import Disk, Killed
-from tests.simulation.installation import FIRST_SIDECAR, ORGANIZATION, applicable, tables_of
+from tests.simulation.installation import (
+    FIRST_SIDECAR,
+    ORGANIZATION,
+    SECOND_ORGANIZATION,
+    applicable,
+    tables_of,
+)
 from tests.simulation.oracle import Oracle
 from tests.simulation.sidecar import Clock, Life, Sidecar
 
 MIXED = 0.25
 """Of the worlds, how many begin with some programs of an older build."""
+SHARED = 0.35
+"""Of the worlds, how many have a second organization under the same platform."""
 MOST_SIDECARS = 5
 MOST_PLANES = 8
 MINUTES_OF_A_BEAT = 20
@@ -43,7 +51,9 @@ class World:
         # recorded histories name a seed, and it must go on meaning the same world.
         random = Random(seed)
         self.time = Time()
-        self.database = Database(tables_of(random, self.time))
+        others = Random(seed ^ 0x0126)
+        shared = others.random() < SHARED
+        self.database = Database(tables_of(random, self.time, others if shared else None))
         self.oracle = Oracle(self.database, self.time)
         tables = self.database.tables
         for budget in tables.budgets.values():
@@ -59,16 +69,25 @@ class World:
         self.sidecars: list[Sidecar] = []
         for number in range(random.randint(1, 3)):
             self.enrol(number, Disk(), random.randint(-400, 400), random.randint(-300, 300))
+        for number in range(len(self.sidecars), len(self.sidecars) + shared):
+            self.enrol(number, Disk(), 0, others.randint(-300, 300), SECOND_ORGANIZATION)
         for sidecar in self.sidecars:
             sidecar.older = mixed and builds.random() < 0.5
             sidecar.start()
 
-    def enrol(self, number: int, disk: Disk, skew_ms: int, drift_ppm: int) -> Sidecar:
+    def enrol(
+        self,
+        number: int,
+        disk: Disk,
+        skew_ms: int,
+        drift_ppm: int,
+        organization_id: int = ORGANIZATION,
+    ) -> Sidecar:
         """Another machine with a sidecar; those of one number share a credential."""
         record = SidecarRecord(
             FIRST_SIDECAR + number,
-            ORGANIZATION,
-            "acme",
+            organization_id,
+            self.database.tables.organizations[organization_id].slug,
             f"s{number}",
             False,
             False,
@@ -98,6 +117,10 @@ class World:
     def lives(self) -> list[Life]:
         """The sidecar processes that run."""
         return [s.life for s in self.sidecars if s.life is not None]
+
+    def frames(self) -> int:
+        """How many frames were said on all streams, either way."""
+        return sum(stream.said for stream in self.streams)
 
     def after_step(self) -> None:
         """What follows from any step, and everything that must hold. Raises Broken."""

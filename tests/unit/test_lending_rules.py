@@ -280,6 +280,12 @@ def test_where_nobody_waits_who_has_nothing_is_not_asked_for_ever() -> None:
     assert rules.choose_recalls({10: 5}, [], holders) == [holders[1]]
 
 
+def test_what_a_silent_session_once_said_does_not_keep_others_from_being_asked() -> None:
+    # Simulation, seed 779: a sidecar died behind an open stream, the longest idle with the most.
+    gone, there = Holder(1, 10, 90, 60_000, silent=True), Holder(2, 10, 40, 10)
+    assert rules.choose_recalls({10: 5}, [need(3, (10, 5))], [there, gone]) == [gone, there]
+
+
 def test_a_window_with_one_user_may_be_lent_whole_and_with_many_in_parts() -> None:
     alone, shared = books_of(LIMIT), books_of(LIMIT)
     rules.lend(alone, [], [Want(1, 10, 0, LIMIT)], {10: 1}, now_ms=0)

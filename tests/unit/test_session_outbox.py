@@ -275,6 +275,18 @@ def test_a_pool_in_its_tail_asks_for_nothing_ahead_and_sends_home_what_lies_idle
     assert (usage.free_nanos, usage.returned_nanos, usage.reserved_nanos) == (0, 40, 60)
 
 
+def test_what_has_just_come_is_not_idle_however_long_nothing_was_used(desk: Desk) -> None:
+    # Simulation, seed 364: a call in the tail of two budgets gave the money of each home while it
+    # asked for the other, for ever.
+    word = AllowanceWord(10, 1, True, 100, tail=True, hold_idle_ms=500)
+    later = NOW + 60 * NANOS_PER_SECOND
+    desk.book.hear(desk.leg, word, sent_at=NOW, received_at=NOW)
+    word = AllowanceWord(10, 1, True, 130, tail=True, hold_idle_ms=500)
+    desk.book.hear(desk.leg, word, sent_at=later, received_at=later)
+    assert desk.leg.pools[10].is_idle_in_tail(later + 499 * NANOS_PER_MS) is False
+    assert desk.leg.pools[10].is_idle_in_tail(later + 500 * NANOS_PER_MS)
+
+
 def test_a_pool_that_was_lent_ahead_is_told_of_once(desk: Desk) -> None:
     # The control plane recalls money only from those that said they have it.
     desk.lend(1, 100)

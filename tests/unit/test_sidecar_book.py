@@ -461,3 +461,15 @@ def test_a_closed_budget_sends_its_money_home_and_may_come_back() -> None:
     book.organization.reopen_budget(1)
     lend(book, 1, 150)
     assert book.reserve(Plan((TEAM,)), 50, NOW)
+
+
+def test_a_budget_that_is_back_opens_also_what_was_set_aside_meanwhile() -> None:
+    # Simulation, seed 105: what came for it went home at once, for ever.
+    book = new_book()
+    lend(book, 1, 100)
+    assert book.organization is not None
+    (pool,) = book.organization.close_budget(1)
+    book.organization.forget(pool.window_id)
+    book.organization.reopen_budget(1)
+    lend(book, 1, 150)
+    assert book.reserve(Plan((TEAM,)), 50, NOW)

@@ -108,6 +108,9 @@ class LiveSession:
         self.platform = platform
         self.applied_seq = applied_seq
         self.received_seq = applied_seq
+        self.heard_at_ms = 0
+        self.silent = False
+        """Whether it was asked for money and has said nothing since."""
         self.superseded = False
         """Whether a newer stream resumed the session."""
         self.own_epochs: set[int] = {session_epoch}
@@ -177,6 +180,8 @@ class Hub:
 
     def note(self, session: LiveSession, frame: Frame, now_ms: int) -> None:
         """Remember what a sidecar said about its allowances."""
+        session.heard_at_ms = now_ms
+        session.silent = False
         for report in frame.reports:
             before = session.reports.get(report.window_id)
             session.reports[report.window_id] = report
@@ -265,7 +270,7 @@ class Hub:
     def holders(self, window_ids: Iterable[int]) -> list[Holder]:
         """What connected sessions last said they have free in these windows."""
         return [
-            Holder(epoch, window_id, report.free, report.idle_ms)
+            Holder(epoch, window_id, report.free, report.idle_ms, session.silent)
             for window_id in window_ids
             for epoch, session in self._reporters.get(window_id, {}).items()
             if (report := session.reports.get(window_id)) is not None

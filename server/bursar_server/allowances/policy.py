@@ -138,6 +138,7 @@ class PolicyDesk:
         one snapshot."""
         organization_id = session.organization_id
         versions = await store.policy_versions(connection, [organization_id])
+        await self._catch_up(connection, organization_id, versions[organization_id])
         telling = _Telling(session, versions[organization_id])
         if not session.platform:
             telling.frames = [
@@ -147,6 +148,20 @@ class PolicyDesk:
         kind = "platform" if session.platform else "organization"
         await self._add_scopes(connection, telling, [(kind, organization_id)])
         return [frame for _, frame in telling.told(self._clock.monotonic_ms())]
+
+    async def _catch_up(self, connection: Connection, organization_id: int, version: int) -> None:
+        """Hand on what changed while no session of the organization was here: such a session is
+        told the present state, so that nobody would look for an announcement that was lost."""
+        known = self._handed_on.get(organization_id)
+        if known is None:
+            stale = await store.budgets_with_stale_windows(connection, self._clock.now())
+            for owner_id, budget_id in stale:
+                if owner_id == organization_id:
+                    self.on_budget(organization_id, budget_id)
+            self._handed_on[organization_id] = version
+        elif known < version:
+            changes = await store.policy_changes(connection, {organization_id: known})
+            self._hand_on({organization_id: version}, changes)
 
     async def _run(self) -> None:
         while True:

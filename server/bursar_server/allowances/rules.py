@@ -317,6 +317,8 @@ class Holder:
     window_id: int
     free: int
     idle_ms: int
+    silent: bool = False
+    """Whether it was asked for it and has said nothing since: its process may be gone."""
 
 
 @dataclass(slots=True)
@@ -455,7 +457,8 @@ def choose_recalls(
     that hold something are asked too. A session is not asked for a window its own call waits on
     alone: its book uses its own free money first. Where nobody waits (a limit was cut, or overrun)
     only those that said they have something are asked: a session that has nothing would be asked,
-    and would answer, for ever.
+    and would answer, for ever. What a silent session once said covers nothing: a process that died
+    behind an open stream must not keep those that live from being asked.
     """
     waiters: dict[int, set[int]] = {}
     for need in waiting:
@@ -471,5 +474,6 @@ def choose_recalls(
             continue
         if covered.get(holder.window_id, 0) < max(lack, 1):
             chosen.append(holder)
-            covered[holder.window_id] = covered.get(holder.window_id, 0) + holder.free
+            if not holder.silent:
+                covered[holder.window_id] = covered.get(holder.window_id, 0) + holder.free
     return chosen

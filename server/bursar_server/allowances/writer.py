@@ -381,6 +381,9 @@ class Writer:
             key = (holder.session_epoch, holder.window_id)
             before = self._recalled_at_ms.get(key)
             if before is None or now_ms - before >= self._settings.recall_again_ms:
+                session = self._hub.sessions.get(holder.session_epoch)
+                if before is not None and session is not None:
+                    session.silent = session.heard_at_ms < before
                 self._recalled_at_ms[key] = now_ms
                 due.append(holder)
         return due

@@ -2,7 +2,8 @@
 
 from random import Random
 
-from tests.simulation.installation import KEYS
+from tests.simulation.coverage import saw
+from tests.simulation.installation import KEYS_OF
 from tests.simulation.sidecar import Sidecar
 from tests.simulation.world import Action, Step, World
 
@@ -19,7 +20,14 @@ def call(world: World, sidecar: Sidecar, step: Step) -> None:
     told = true if kind in ("final", "error") else random.randint(true, ceiling)
     if kind == "unknown":
         told = ceiling
-    secret = list(KEYS.values())[step.b % len(KEYS)]
+    mine = sidecar.record.organization_id
+    owner = mine
+    if random.random() < 0.02:
+        owner = random.choice(sorted(KEYS_OF))
+        if owner != mine:
+            saw("a key of another organization was used")
+    secrets = list(KEYS_OF[owner].values())
+    secret = secrets[step.b % len(secrets)]
     sidecar.life.call(secret, ceiling, f"{kind}:{true}:{told}")
 
 

@@ -36,7 +36,9 @@ def clone(world: World, sidecar: Sidecar, step: Step) -> None:
         return
     world.can_prove_nothing(sidecar.life)
     number = sidecar.record.id - FIRST_SIDECAR
-    copy = world.enrol(number, sidecar.disk.copy(), step.b % 300, step.b % 200)
+    copy = world.enrol(
+        number, sidecar.disk.copy(), step.b % 300, step.b % 200, sidecar.record.organization_id
+    )
     saw(f"a disk was copied {'on its' if step.c % 2 else 'to another'} machine")
     copy.older = sidecar.older
     if step.c % 2:

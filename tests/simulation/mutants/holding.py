@@ -136,3 +136,20 @@ def a_window_ends_a_little_late() -> list[Replacement]:
         original(self, ends_in_ms=ends_in_ms + 1 if ends_in_ms else 0, **times)
 
     return [(pools.Pool, "place", place)]
+
+
+@mutant
+def what_has_just_come_is_idle() -> list[Replacement]:
+    def is_idle_in_tail(self: pools.Pool, now: int) -> bool:
+        return self.tail and self.free_nanos > 0 and now - self.last_used_at >= self.hold_idle_ns
+
+    return [(pools.Pool, "is_idle_in_tail", is_idle_in_tail)]
+
+
+@mutant
+def a_budget_that_is_back_stays_closed() -> list[Replacement]:
+    def reopen_budget(self: pools.Leg, budget_id: int) -> None:
+        for pool in self.by_budget.get(budget_id, ()):
+            pool.closing = False
+
+    return [(pools.Leg, "reopen_budget", reopen_budget)]

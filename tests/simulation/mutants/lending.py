@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import structs
 
 from bursar.v1 import allowances_pb2
-from bursar_server.allowances import messages, rules, step, tick, windows, writer
+from bursar_server.allowances import hub, messages, policy, rules, step, tick, windows, writer
 from tests.simulation.database import Tables
 from tests.simulation.mutants.registry import Replacement, mutant
 from tests.simulation.stores import Store
@@ -16,12 +16,13 @@ from tests.simulation.stores import Store
 
 def _free(tables: Tables, epochs: Collection[int]) -> None:
     """Take all that sessions hold as returned."""
-    for (epoch, window_id), totals in list(tables.allowances.items()):
-        granted, returned, settled, doubt, lost = totals
-        held = max(0, granted - returned - settled)
+    for (epoch, window_id), lent in list(tables.allowances.items()):
+        held, doubt = lent.held, lent.in_doubt
         if epoch in epochs and held:
             window = tables.windows[window_id]
-            tables.allowances[epoch, window_id] = (granted, returned + held, settled, 0, lost)
+            tables.allowances[epoch, window_id] = lent._replace(
+                returned=lent.returned + held, in_doubt=0
+            )
             tables.windows[window_id] = replace(
                 window,
                 outstanding=window.outstanding - held + doubt,
@@ -197,3 +198,21 @@ def a_closing_session_is_lent_to() -> list[Replacement]:
         original(step.Slice(rows, state.windows, state.books), given, output)
 
     return [(step, "_lend", lend)]
+
+
+@mutant
+def the_silent_are_believed() -> list[Replacement]:
+    original = hub.Hub.holders
+
+    def holders(self: hub.Hub, window_ids: Iterable[int]) -> list[rules.Holder]:
+        return [replace(holder, silent=False) for holder in original(self, window_ids)]
+
+    return [(hub.Hub, "holders", holders)]
+
+
+@mutant
+def who_comes_later_catches_up_on_nothing() -> list[Replacement]:
+    async def catch_up(*_ignored: Any) -> None:
+        return
+
+    return [(policy.PolicyDesk, "_catch_up", catch_up)]
