@@ -8,6 +8,7 @@ from bursar_server.allowances.settings import LendingSettings
 from bursar_server.changes import Change, ChangeKind
 from tests.simulation.coverage import saw
 from tests.simulation.database import EPOCH, Decision
+from tests.simulation.disk import Killed
 from tests.simulation.sidecar import Sidecar
 from tests.simulation.world import MS, Action, Step, World
 
@@ -104,9 +105,12 @@ def decide(world: World, epoch: int, decision: str) -> None:
 def vanish(world: World, sidecar: Sidecar, _step: Step) -> None:
     """A sidecar is cut off for longer than the longest call may last."""
     saw("a sidecar was away for longer than the longest call")
-    for life in world.lives():
-        while life.open:
-            life.finish(life.open[0])
+    for each in world.sidecars:
+        try:
+            while each.life is not None and each.life.open:
+                each.life.finish(each.life.open[0])
+        except Killed:
+            world.dead(each)
     if sidecar.life is not None and sidecar.life.stream is not None:
         sidecar.life.stream.plane.close(sidecar.life.stream)
         sidecar.life.lose_stream()
