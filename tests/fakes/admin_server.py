@@ -32,6 +32,7 @@ from bursar.v1 import (
     sidecars_pb2,
     sidecars_pb2_grpc,
 )
+from tests.fakes.admin_raises import TemporaryRaises
 from tests.fakes.admin_state import PAGE, AdminState, Rows, refuse
 
 ADMIN_KEY = "ba-test"
@@ -124,8 +125,9 @@ class _Keys:
         return key
 
 
-class _Budgets(budgets_pb2_grpc.BudgetServiceServicer):
+class _Budgets(TemporaryRaises):
     def __init__(self, state: AdminState) -> None:
+        super().__init__(state.requests)
         self._state = state
 
     async def GetBudget(self, request: Any, context: Any) -> Any:

@@ -46,7 +46,7 @@ class Plane:
     async def running(self) -> AsyncIterator[None]:
         """One process life of the control plane."""
         feed = ChangeFeed()
-        settings = LendingSettings(idle_tick_ms=5)
+        settings = LendingSettings(idle_tick_ms=5, boundary_look_ms=5)
         self.control = AllowanceControl(self.pool, feed, self.clock, settings, asyncio.Event())
         self.budgets = BudgetService(
             self.pool, feed, self.clock, self.control.writer.budget_applied

@@ -25,7 +25,7 @@ from tests.simulation.coverage import saw
 from tests.simulation.database import EPOCH, Broken, Crash, Database
 from tests.simulation.driving import drive
 from tests.simulation.honesty import Honesty
-from tests.simulation.stores import STORE
+from tests.simulation.stores import RAISES, STORE
 from tests.simulation.versions import as_older
 
 MOST_GAP_MS = 3_600_000
@@ -146,6 +146,7 @@ class ControlPlane:
         self.writer._changed_budgets.update(stale)
         unapplied = drive(STORE.unapplied_resolutions(tables))
         self.writer._resolutions.update({id: [] for id in unapplied})
+        self.writer._next_boundary = drive(RAISES.next_boundary(tables))
 
     def open(self, stream: Stream, sidecar: SidecarRecord, hello: allowances_pb2.Hello) -> str:
         """A sidecar says Hello; returns why it is turned away, "" if it is not."""
@@ -197,7 +198,13 @@ class ControlPlane:
             sum((s.session_epoch, s.n, 0) in before.entries for s in told),
         )
         try:
-            if batch.frames or batch.needs or batch.changed_budgets or batch.resolutions:
+            if (
+                batch.frames
+                or batch.needs
+                or batch.changed_budgets
+                or batch.resolutions
+                or batch.boundary_due
+            ):
                 drive(self.writer._apply(batch))
             drive(self.writer.pass_time())
             wrote = self.database.tables is not before

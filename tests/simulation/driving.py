@@ -75,6 +75,8 @@ def _stand_ins() -> list[tuple[Any, str, Any]]:
         (tick, "posting", stores.LEDGER),
         (passing, "store", stores.STORE),
         (windows, "store", stores.STORE),
+        (windows, "raises", stores.RAISES),
+        (tick, "raises", stores.RAISES),
         (windows, "budgets_by_ids", stores.budgets_by_ids),
         (writer, "store", stores.STORE),
         (writer, "transaction", database.transaction),

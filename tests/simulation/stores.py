@@ -15,6 +15,7 @@ from bursar_server.allowances import rules
 from bursar_server.allowances.records import SessionRow, WindowRow
 from bursar_server.allowances.resolutions import Resolution, Resolved
 from bursar_server.allowances.store import OpenedSession
+from bursar_server.budgets.rules import phase_at
 from bursar_server.budgets.store import BudgetRecord
 from bursar_server.changes import Change
 from bursar_server.identity.records import KeyRecord, OrganizationRecord
@@ -168,7 +169,7 @@ class Store:
         budget: BudgetRecord,
         span: tuple[datetime, datetime | None],
         opening: tuple[int, int],
-        _now: datetime,
+        now: datetime,
     ) -> WindowRow:
         assert not opening[1], "budgets here are older than their windows"
         for window in tables.windows.values():
@@ -177,9 +178,8 @@ class Store:
         row = WindowRow(
             len(tables.windows) + 1, budget.organization_id, budget.id, span[0], span[1]
         )
-        tables.windows[row.id] = Window(
-            row, budget.hard, budget.limit_nanos, budget.limit_nanos, budget.version
-        )
+        limit = budget.limit_at(max(now, span[0]))
+        tables.windows[row.id] = Window(row, budget.hard, limit, limit, budget.version)
         return row
 
     async def windows_of_budgets(
@@ -397,5 +397,33 @@ async def organization_by_id(tables: Tables, id: int) -> OrganizationRecord | No
     return structs.replace(found, policy_version=tables.policy_version(id)) if found else None
 
 
+class Raises:
+    """`bursar_server.budgets.raises`, over Tables: a budget's record holds its raises."""
+
+    async def due_budgets(self, tables: Tables, now: datetime) -> list[tuple[int, int]]:
+        return [
+            (budget.organization_id, budget.id)
+            for budget in tables.budgets.values()
+            if any(phase_at(raised, now) != raised.phase for raised in budget.raises)
+        ]
+
+    async def next_boundary(self, tables: Tables) -> datetime | None:
+        waits = [
+            raised.over_at if raised.phase == "running" else min(raised.start_at, raised.over_at)
+            for budget in tables.budgets.values()
+            for raised in budget.raises
+            if raised.phase != "over"
+        ]
+        return min(waits, default=None)
+
+    async def note_boundaries(self, tables: Tables, budget: BudgetRecord, now: datetime) -> None:
+        kept = tables.budgets[budget.id]
+        tables.budgets[budget.id] = structs.replace(
+            kept,
+            raises=tuple(structs.replace(r, phase=phase_at(r, now)) for r in kept.raises),
+        )
+
+
 STORE = Store()
 LEDGER = Ledger()
+RAISES = Raises()

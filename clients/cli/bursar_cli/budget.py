@@ -9,6 +9,7 @@ from bursar.money import MAX_NANOS, format_nanos
 from bursar.v1 import budgets_pb2, money_pb2
 from bursar.windows import format_window
 from bursar_cli import output, typed
+from bursar_cli.budget_raises import RAISES, in_currency_of, raise_for_a_while, show_raise
 from bursar_cli.cells import Column, Share, when_set
 from bursar_cli.output import Format
 from bursar_cli.typed import UsageFault
@@ -62,17 +63,29 @@ def _standing(field: str) -> Any:
     return value
 
 
+def _in_force(budget: budgets_pb2.Budget) -> money_pb2.Money:
+    """The limit with the temporary raises that run now."""
+    return budget.effective_limit if budget.HasField("effective_limit") else budget.limit
+
+
+def _effective(budget: budgets_pb2.Budget) -> money_pb2.Money | None:
+    """The limit in force, where it is another one than the budget's own."""
+    limit = _in_force(budget)
+    return limit if limit.nanos != budget.limit.nanos else None
+
+
 def _remaining(budget: budgets_pb2.Budget) -> money_pb2.Money:
     """What was not spent yet. What sidecars hold is in it: it is lent, not spent."""
+    limit = _in_force(budget)
     if not budget.HasField("standing"):
-        return budget.limit
-    left = budget.limit.nanos - budget.standing.settled.nanos - budget.standing.in_doubt.nanos
+        return limit
+    left = limit.nanos - budget.standing.settled.nanos - budget.standing.in_doubt.nanos
     return money_pb2.Money(nanos=max(0, left), currency=budget.limit.currency)
 
 
 def _used(budget: budgets_pb2.Budget) -> Share:
     standing = budget.standing
-    return Share(standing.settled.nanos + standing.in_doubt.nanos, budget.limit.nanos)
+    return Share(standing.settled.nanos + standing.in_doubt.nanos, _in_force(budget).nanos)
 
 
 def _window(budget: budgets_pb2.Budget) -> str:
@@ -107,6 +120,7 @@ COLUMNS: Final = (
     Column("Calls", _calls),
     Column("Window", _window),
     Column("Limit", lambda budget: budget.limit),
+    Column("Effective limit", _effective),
     Column("Settled", _standing("settled")),
     Column("Lent", _standing("outstanding")),
     Column("In doubt", _standing("in_doubt"), wide=True),
@@ -250,9 +264,11 @@ def show_budget(session: Session, name: Name) -> None:
     """
     budget = _get(session, name)
     session.show(budget, COLUMNS)
-    if session.form is Format.TABLE and budget.standing.holders:
-        typer.echo("")
-        output.write_table(budget.standing.holders, HOLDERS, session.now)
+    if session.form is Format.TABLE:
+        for rows, columns in ((budget.raises, RAISES), (budget.standing.holders, HOLDERS)):
+            if rows:
+                typer.echo("")
+                output.write_table(rows, columns, session.now)
 
 
 @verb(app, "update")
@@ -287,23 +303,43 @@ def raise_budget(
         str | None, typer.Option(metavar="AMOUNT", help="By how much more than now.")
     ] = None,
     to: Annotated[str | None, typer.Option(metavar="AMOUNT", help="To this limit.")] = None,
+    lasting: Annotated[
+        str, typer.Option("--for", metavar="STRETCH", help="For so long: 30m, 2h, 7d.")
+    ] = "",
+    until: Annotated[
+        str, typer.Option(metavar="TIME", help="Until then: 2026-12-24T18:00Z, 7d.")
+    ] = "",
+    begin: Annotated[
+        str, typer.Option("--from", metavar="TIME", help="From then on; now if left out.")
+    ] = "",
+    reason: Annotated[str, typer.Option(help="Why; a temporary raise needs one.")] = "",
 ) -> None:
-    """Raise the limit of a budget; it works at once.
+    """Raise the limit of a budget, for good or for a while; it works at once.
 
     bursar budget raise b-5e81c2 --by 5
     bursar budget raise b-5e81c2 --to 20
+    bursar budget raise b-5e81c2 --by 5 --for 2h --reason "load test"
+    bursar budget raise b-5e81c2 --by 5 --from 2099-12-24 --until 2099-12-27 --reason holidays
     """
+    if lasting or until:
+        if by is None or to is not None:
+            raise UsageFault("--by", "says by how much a limit is raised for a while")
+        asked = budgets_pb2.GetBudgetRequest(organization=session.organization, name=_name(name))
+        raise_for_a_while(
+            session, asked, by, begin=begin, until=until, lasting=lasting, reason=reason
+        )
+        return
+    if begin or reason:
+        raise UsageFault(
+            "--for or --until", "say when a raise ends that has a --from or a --reason"
+        )
     if (by is None) == (to is None):
         raise UsageFault("--by or --to", "give one of them")
     option, text = ("--by", by) if by is not None else ("--to", to or "")
     # Nonsense is told before anybody is asked.
     typed.amount(text or "", "USD", option)
     budget = _get(session, name)
-    typed_amount = typed.amount(text or "", budget.limit.currency, option)
-    if typed_amount.currency != budget.limit.currency:
-        raise UsageFault(
-            option, f"the budget is in {budget.limit.currency}, not {typed_amount.currency}"
-        )
+    typed_amount = in_currency_of(budget, text or "", option)
     nanos = typed_amount.nanos + (budget.limit.nanos if option == "--by" else 0)
     if not budget.limit.nanos < nanos <= MAX_NANOS:
         now = format_nanos(budget.limit.nanos)
@@ -314,6 +350,45 @@ def raise_budget(
     changed = budgets_pb2.Budget(name=budget.name, organization=budget.organization, **given)
     request = budgets_pb2.UpdateBudgetRequest(budget=changed, update_mask=mask)
     session.show(session.client.budgets.UpdateBudget(request), COLUMNS)
+
+
+@verb(app, "raises")
+def list_raises(
+    session: Session,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Of this budget; of all if left out.")
+    ] = "",
+) -> None:
+    """List temporary raises, the newest first; every step of their lives with -o json.
+
+    bursar budget raises b-5e81c2
+    """
+    session.show_list(
+        session.client.budgets.ListTemporaryRaises,
+        budgets_pb2.ListTemporaryRaisesRequest(
+            organization=session.organization, budget=_name(name)
+        ),
+        RAISES,
+        empty="no temporary raises",
+    )
+
+
+@verb(app, "cancel")
+def cancel_raise(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="RAISE", help="r-3f9a1c or raises/r-3f9a1c.")],
+    reason: Annotated[str, typer.Option(help="Why; it is kept with the raise.")],
+) -> None:
+    """End a temporary raise early, or before it begins; the limit falls at once.
+
+    bursar budget cancel r-3f9a1c --reason "the load test is over"
+    """
+    request = budgets_pb2.CancelTemporaryRaiseRequest(
+        organization=session.organization,
+        name=typed.resource_name("raises", name, "RAISE"),
+        reason=reason,
+    )
+    show_raise(session, session.client.budgets.CancelTemporaryRaise(request))
 
 
 @verb(app, "delete")

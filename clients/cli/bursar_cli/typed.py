@@ -30,6 +30,7 @@ _COLLECTIONS: Final = {
     "users": ("user", "users"),
     "keys": ("key", "keys"),
     "budgets": ("budget", "budgets"),
+    "raises": ("raise", "raises"),
     "sidecars": ("sidecar", "sidecars"),
 }
 _SCOPES: Final = ("organizations", "teams", "projects", "users", "keys")
@@ -156,6 +157,14 @@ def dimensions(values: Sequence[str] | None) -> list[str]:
     if len(found) > MOST_DIMENSIONS:
         raise UsageFault("--by", f"at most {MOST_DIMENSIONS} dimensions, not {len(found)}")
     return found
+
+
+def later(start: datetime, text: str, option: str) -> datetime:
+    """When something ends that lasts for 30m, 2h or 7d from `start`."""
+    match = _STRETCH.fullmatch(text.strip())
+    if match is None or not int(match["count"]):
+        raise UsageFault(option, f"{shown(text)} is no stretch of time; expected 30m, 2h or 7d")
+    return _instant(text, option, start, UTC, direction=1)
 
 
 def past_instant(text: str, option: str, now: datetime, zone: tzinfo) -> datetime:

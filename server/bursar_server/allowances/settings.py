@@ -74,6 +74,10 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_quarantined_of_stream: int = 16
     """Frames of one stream that could not be applied before it is cut off: each is kept for people
     to look at, and takes a transaction of its own."""
+    boundary_look_ms: int = 1_000
+    """How often the wall clock is looked at while a temporary raise is to begin or end: it may be
+    set meanwhile, which no wait can know. Also how soon it is tried again if it can't be applied.
+    Shorter costs a comparison a look."""
     hello_timeout_ms: int = 10_000
     """A stream that says nothing is closed after this."""
     retry_first_ms: int = 50

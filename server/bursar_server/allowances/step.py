@@ -52,7 +52,7 @@ class Input:
     needs: Sequence[rules.Need]
     """Calls that wait, in the order they came."""
     limits: Mapping[int, tuple[int, int]]
-    """By window: (limit, version of the budget) where a budget changed."""
+    """By window: (limit in force, version of the budget) where a budget changed."""
     traffic: Callable[[Iterable[int]], Mapping[int, Traffic]]
     """What sessions last said of these windows."""
     holders: Callable[[Iterable[int]], Sequence[rules.Holder]]
@@ -98,7 +98,9 @@ def step(state: Slice, given: Input) -> Output:
     """Apply `given` to `state`. Raises FrameFault, and then the slice must be thrown away."""
     output = Output()
     for window_id, (limit, version) in given.limits.items():
-        if state.books.windows[window_id].budget_version != version:
+        window = state.books.windows[window_id]
+        # A temporary raise begins and ends without a new version.
+        if (window.limit, window.budget_version) != (limit, version):
             state.books.set_limit(window_id, limit, version)
     _hear(state, given)
     _post(state, given, output)

@@ -291,7 +291,7 @@ async def make_window(
         budget.organization_id,
         budget.id,
         *span,
-        budget.limit_nanos,
+        budget.limit_at(max(now, span[0])),
         budget.version,
         budget.hard,
         amount_nanos,

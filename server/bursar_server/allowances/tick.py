@@ -7,7 +7,7 @@ Nothing is told to anybody before the commit.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -24,6 +24,7 @@ from bursar_server.allowances.resolutions import Resolution
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.allowances.step import FrameFault, Input, Output, Slice, step
 from bursar_server.allowances.windows import MOST_CACHED, Windows
+from bursar_server.budgets import raises
 from bursar_server.database.pool import Connection
 from bursar_server.ledger import entries, posting
 
@@ -55,6 +56,8 @@ class Batch(msgspec.Struct):
     """Decisions about sessions that do not come back, on record."""
     passing: bool = False
     """Time is told to sessions."""
+    boundary_due: bool = False
+    """Time changes limits now: the budgets join `changed_budgets`."""
 
 
 class Outcome(msgspec.Struct):
@@ -76,6 +79,8 @@ class Outcome(msgspec.Struct):
     """Of these windows those in their tail."""
     lent: bool
     """False: facts only were posted."""
+    next_boundary: datetime | None
+    """When time changes a limit next; only told where budgets changed."""
     passed: list[Passed] = []
     """What time did to sessions."""
     fenced: set[int] = set()
@@ -121,6 +126,8 @@ class Tick:
             due = await self.passing.due(connection, served_ms)
             resolving.update(due)
         sessions = await self._sessions(connection, batch, resolving)
+        if batch.boundary_due:
+            batch.changed_budgets.update(await raises.due_budgets(connection, now))
         self._windows.changed(batch.changed_budgets)
         needs, by_need, stale = await self._needs(connection, batch, sessions, now)
         postings, repeat_count = await self._postings(connection, batch, sessions)
@@ -132,7 +139,7 @@ class Tick:
             connection, batch, sessions, needs, postings, resolving, ahead, now
         )
         self._windows.note(windows)
-        limits = await self._windows.limits(connection, batch.changed_budgets, books, windows)
+        limits = await self._windows.limits(connection, batch.changed_budgets, books, windows, now)
         state = Slice(sessions, windows, books)
         output = step(
             state,
@@ -156,6 +163,7 @@ class Tick:
             ),
         )
         await self._save(connection, batch, state, postings, output, now)
+        next_boundary = await self._pass_boundaries(connection, batch, now)
         return Outcome(
             books=books,
             windows=windows,
@@ -170,12 +178,18 @@ class Tick:
             tail=output.tail,
             lent=lending,
             passed=output.passed,
-            fenced={
-                epoch
-                for epoch, _ in spoken
-                if sessions[epoch].state == "fenced" and sessions[epoch].last_n is None
-            },
+            fenced=_fenced(spoken, sessions),
+            next_boundary=next_boundary,
         )
+
+    async def _pass_boundaries(
+        self, connection: Connection, batch: Batch, now: datetime
+    ) -> datetime | None:
+        """When time changes a limit next, if the batch could have changed that."""
+        changed = batch.changed_budgets
+        if not changed and not batch.boundary_due:
+            return None
+        return await self._windows.pass_boundaries(connection, changed, now)
 
     async def _sessions(
         self, connection: Connection, batch: Batch, resolving: Collection[int]
@@ -399,3 +413,12 @@ class Tick:
             self._draw_sets.clear()
         if len(self._spenders) > MOST_CACHED:
             self._spenders.clear()
+
+
+def _fenced(spoken: Iterable[tuple[int, Frame]], sessions: Mapping[int, SessionRow]) -> set[int]:
+    """Sessions that spoke and may not spend."""
+    return {
+        epoch
+        for epoch, _ in spoken
+        if sessions[epoch].state == "fenced" and sessions[epoch].last_n is None
+    }

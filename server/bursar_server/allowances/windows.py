@@ -11,6 +11,7 @@ from bursar_server.allowances import rules, store
 from bursar_server.allowances.ahead import Ahead, is_due
 from bursar_server.allowances.frames import Frame
 from bursar_server.allowances.records import WindowRow
+from bursar_server.budgets import raises
 from bursar_server.budgets.rules import window_at
 from bursar_server.budgets.store import BudgetRecord, budgets_by_ids
 from bursar_server.database.pool import Connection
@@ -53,8 +54,9 @@ class Windows:
         changed: Collection[tuple[int, int]],
         books: rules.Books,
         windows: dict[int, WindowRow],
+        now: datetime,
     ) -> dict[int, tuple[int, int]]:
-        """By window of `changed` budgets: (limit, version of the budget)."""
+        """By window of `changed` budgets: (limit in force, version of the budget)."""
         limits: dict[int, tuple[int, int]] = {}
         for organization_id, budget_id in changed:
             await self._load(connection, organization_id, [budget_id])
@@ -63,8 +65,23 @@ class Windows:
                 for window in books.windows.values():
                     mine = windows[window.id].organization_id == organization_id
                     if mine and window.budget_id == budget_id:
-                        limits[window.id] = (budget.limit_nanos, budget.version)
+                        # One that was begun ahead of time has the limit of its own first instant.
+                        at = max(now, windows[window.id].start_at)
+                        limits[window.id] = (budget.limit_at(at), budget.version)
         return limits
+
+    async def pass_boundaries(
+        self, connection: Connection, changed: Collection[tuple[int, int]], now: datetime
+    ) -> datetime | None:
+        """Write down what time has done to the raises of `changed` budgets, now that their limits
+        hold; returns when time changes a limit next."""
+        for key in changed:
+            budget = self._budgets.get(key)
+            if budget is not None and budget.raises:
+                await raises.note_boundaries(connection, budget, now)
+                # What is kept says what was applied before.
+                del self._budgets[key]
+        return await raises.next_boundary(connection)
 
     async def current(
         self, connection: Connection, organization_id: int, budget_ids: set[int], now: datetime

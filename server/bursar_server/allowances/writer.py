@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import asyncpg
@@ -67,6 +68,8 @@ class Writer:
         self._changed_budgets: set[tuple[int, int]] = set()
         self._applied: dict[tuple[int, int], list[asyncio.Future[None]]] = {}
         self._resolutions: dict[int, list[asyncio.Future[None]]] = {}
+        self._next_boundary: datetime | None = None
+        """When time changes a limit next."""
         self._wake = asyncio.Event()
         self._urgent = asyncio.Event()
         self._beat_at_ms = 0
@@ -91,6 +94,8 @@ class Writer:
             stale = await store.budgets_with_stale_windows(connection, self._clock.now())
             self._resolutions = {id: [] for id in await store.unapplied_resolutions(connection)}
         self._changed_budgets.update(stale)
+        # What time did meanwhile is looked for first.
+        self._next_boundary = self._clock.now()
         self._wake.set()
         log.info("shard_taken", shard=self._tick.shard_id, owner_epoch=self._tick.owner_epoch)
         self._task = asyncio.create_task(self._run(), name="allowance-writer")
@@ -151,7 +156,13 @@ class Writer:
             await self._gather()
             async with self.turn:
                 batch = self._take()
-                if batch.frames or batch.needs or batch.changed_budgets or batch.resolutions:
+                if (
+                    batch.frames
+                    or batch.needs
+                    or batch.changed_budgets
+                    or batch.resolutions
+                    or batch.boundary_due
+                ):
                     await self._apply(batch)
                 await self.pass_time()
 
@@ -177,14 +188,9 @@ class Writer:
     async def _gather(self) -> None:
         """Wait until there is work, then a little longer for company."""
         settings = self._settings
-        if self._waiting:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(settings.recall_again_ms / 1000):
-                    await self._wake.wait()
-        else:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(settings.life_beat_ms / 1000):
-                    await self._wake.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience_s()):
+                await self._wake.wait()
         if self._urgent.is_set():
             await asyncio.sleep(settings.need_tick_ms / 1000)
         elif not self._stopping and self._inbox.qsize() < settings.max_tick_frames:
@@ -193,6 +199,16 @@ class Writer:
                     await self._urgent.wait()
         self._urgent.clear()
         self._wake.clear()
+
+    def _patience_s(self) -> float:
+        """How long to wait for work."""
+        waits = [self._settings.life_beat_ms / 1000]
+        if self._waiting:
+            waits.append(self._settings.recall_again_ms / 1000)
+        if self._next_boundary is not None:
+            left_s = (self._next_boundary - self._clock.now()).total_seconds()
+            waits.append(min(max(left_s, 0.0), self._settings.boundary_look_ms / 1000))
+        return min(waits)
 
     def _take(self) -> Batch:
         frames: list[tuple[LiveSession, Frame]] = []
@@ -216,7 +232,8 @@ class Writer:
         for waits in resolutions.values():
             applied += waits
         waiting, self._waiting = self._waiting, []
-        return Batch(frames, waiting, changed, applied, frozenset(resolutions))
+        due = self._next_boundary is not None and self._next_boundary <= self._clock.now()
+        return Batch(frames, waiting, changed, applied, frozenset(resolutions), boundary_due=due)
 
     def _note_needs(self, session: LiveSession, frame: Frame, now_ms: int) -> None:
         epoch = session.session_epoch
@@ -239,6 +256,8 @@ class Writer:
     async def _apply(self, batch: Batch) -> None:
         outcome = await self._commit(batch, lending=True)
         if outcome is not None:
+            if batch.changed_budgets or batch.boundary_due:
+                self._next_boundary = outcome.next_boundary
             self._tell(batch, outcome)
             for done in batch.applied:
                 if not done.done():
@@ -246,6 +265,10 @@ class Writer:
             return
         # By its content, not by the database's health: take it apart.
         self._changed_budgets |= batch.changed_budgets
+        if batch.boundary_due:
+            # Not at once, lest it is all that is ever tried.
+            look = timedelta(milliseconds=self._settings.boundary_look_ms)
+            self._next_boundary = self._clock.now() + look
         if not batch.frames:
             # Nothing to set aside: the calls that waited are told to come again.
             for need in batch.needs:

@@ -1,7 +1,7 @@
 """Budgets as they travel: what a request asks for, checked, and what an answer says."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -9,12 +9,14 @@ import msgspec
 from bursar.money import CURRENCIES, format_nanos
 from bursar.v1 import budgets_pb2, money_pb2
 from bursar.windows import WindowError, check_window
+from bursar_server.budgets.raises import NewRaise, RaiseRecord, Step
 from bursar_server.budgets.rules import (
     MAX_LIMIT_NANOS,
     Enforcement,
     ScopeKind,
     WindowSpec,
     WindowUnit,
+    phase_at,
 )
 from bursar_server.budgets.store import BudgetRecord, Holder, Standing
 from bursar_server.errors import (
@@ -24,8 +26,14 @@ from bursar_server.errors import (
     failed_precondition,
     invalid,
 )
-from bursar_server.names import format_name, parse_name, validate_globs
-from bursar_server.times import timestamp
+from bursar_server.names import (
+    format_name,
+    new_slug,
+    parse_name,
+    validate_globs,
+    validate_text,
+)
+from bursar_server.times import instant, timestamp
 
 # Path of an Update -> what it would change. Those that can change are not here.
 IMMUTABLE: Final = ("name", "organization", "scope", "selector", "window", "enforcement")
@@ -54,6 +62,19 @@ _ENFORCEMENT_VALUES: Final = {
     "soft": budgets_pb2.ENFORCEMENT_SOFT,
     "shadow": budgets_pb2.ENFORCEMENT_SHADOW,
 }
+_RAISE_STATES: Final = {
+    "scheduled": budgets_pb2.RAISE_STATE_SCHEDULED,
+    "running": budgets_pb2.RAISE_STATE_RUNNING,
+    "over": budgets_pb2.RAISE_STATE_ENDED,
+}
+_STEP_KINDS: Final = {
+    "made": budgets_pb2.RAISE_STEP_KIND_MADE,
+    "began": budgets_pb2.RAISE_STEP_KIND_BEGAN,
+    "ended": budgets_pb2.RAISE_STEP_KIND_ENDED,
+    "cancelled": budgets_pb2.RAISE_STEP_KIND_CANCELLED,
+}
+# A reason is a sentence; whoever has more to say names where it stands.
+MOST_CHARACTERS_OF_A_REASON: Final = 500
 _SCOPES: Final[dict[str, ScopeKind]] = {
     "organizations": "organization",
     "teams": "team",
@@ -160,6 +181,43 @@ def read_enforcement(value: int, field: str) -> Enforcement:
     return _ENFORCEMENTS[value]
 
 
+def read_raise(
+    asked: budgets_pb2.TemporaryRaise, field: str, currency: str, now: datetime
+) -> NewRaise:
+    """What a raise is to be, if it is possible; `now` is where it begins if nothing is said."""
+    amount_nanos = read_limit(asked.amount, f"{field}.amount", currency)
+    if not amount_nanos:
+        raise invalid(f"{field}.amount.nanos", 0, "more than 0")
+    start_at = now
+    if asked.HasField("start_time"):
+        start_at = instant(asked.start_time, f"{field}.start_time")
+        if start_at < now:
+            raise invalid(
+                f"{field}.start_time", start_at.isoformat(), f"{now.isoformat()} or later, or unset"
+            )
+    if not asked.HasField("end_time"):
+        raise invalid(f"{field}.end_time", "", "when it ends")
+    end_at = instant(asked.end_time, f"{field}.end_time")
+    if end_at <= start_at:
+        raise invalid(
+            f"{field}.end_time", end_at.isoformat(), f"an instant after {start_at.isoformat()}"
+        )
+    return NewRaise(
+        slug=new_slug("r"),
+        amount_nanos=amount_nanos,
+        start_at=start_at,
+        end_at=end_at,
+        reason=read_reason(asked.reason, f"{field}.reason"),
+    )
+
+
+def read_reason(text: str, field: str) -> str:
+    """Why something is done; something has to be said."""
+    if not text.strip():
+        raise invalid(field, text, "why, for who reads it later")
+    return validate_text(text, field, MOST_CHARACTERS_OF_A_REASON)
+
+
 def refuse_immutable(paths: list[str]) -> None:
     """Raise FAILED_PRECONDITION if an Update would change what a budget can't change."""
     for path in paths:
@@ -197,10 +255,13 @@ def budget_message(
     record: BudgetRecord,
     organization: str,
     standing: Standing | None,
+    now: datetime,
+    raises: Sequence[RaiseRecord] = (),
     holders: Sequence[Holder] = (),
     reserved: Mapping[int, int | None] | None = None,
 ) -> budgets_pb2.Budget:
-    """A budget as it travels; `organization` is the name of its organization."""
+    """A budget as it travels; `organization` is the name of its organization, `raises` are its
+    temporary raises that are not over."""
     return budgets_pb2.Budget(
         name=format_name("budgets", record.slug),
         organization=organization,
@@ -217,6 +278,48 @@ def budget_message(
         standing=None
         if standing is None
         else _standing_message(record, standing, holders, reserved or {}),
+        effective_limit=money_pb2.Money(nanos=record.limit_at(now), currency=record.currency),
+        raises=[
+            raise_message(each, organization, now)
+            for each in sorted(raises, key=lambda each: (each.start_at, each.id))
+            if phase_at(each.terms, now) != "over"
+        ],
+    )
+
+
+def raise_message(
+    record: RaiseRecord, organization: str, now: datetime, steps: Sequence[Step] = ()
+) -> budgets_pb2.TemporaryRaise:
+    """A temporary raise as it travels."""
+
+    def money(nanos: int) -> money_pb2.Money:
+        return money_pb2.Money(nanos=nanos, currency=record.currency)
+
+    cancelled_at = record.cancelled_at
+    state = _RAISE_STATES[phase_at(record.terms, now)]
+    return budgets_pb2.TemporaryRaise(
+        name=format_name("raises", record.slug),
+        organization=organization,
+        budget=format_name("budgets", record.budget_slug),
+        amount=money(record.amount_nanos),
+        start_time=timestamp(record.start_at),
+        end_time=timestamp(record.end_at),
+        reason=record.reason,
+        state=state if cancelled_at is None else budgets_pb2.RAISE_STATE_CANCELLED,
+        actor=record.actor,
+        create_time=timestamp(record.created_at),
+        cancel_time=None if cancelled_at is None else timestamp(cancelled_at),
+        steps=[
+            budgets_pb2.RaiseStep(
+                kind=_STEP_KINDS[step.kind],
+                effective_time=timestamp(step.effective_at),
+                create_time=timestamp(step.created_at),
+                actor=step.actor,
+                reason=step.reason,
+                limit=money(step.limit_nanos),
+            )
+            for step in steps
+        ],
     )
 
 

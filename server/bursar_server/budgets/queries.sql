@@ -9,7 +9,13 @@ SELECT b.id, b.slug, b.organization_id, b.display_name, b.scope_kind, b.scope_id
        END AS scope_name,
        b.models, b.providers, b.limit_nanos, o.currency, b.window_kind, b.window_unit,
        b.window_count, b.window_anchor, b.window_start_at, b.time_zone, b.enforcement, b.disabled,
-       b.version, b.created_at, b.updated_at
+       b.version, b.created_at, b.updated_at,
+       ARRAY(
+           SELECT r FROM budget_raises AS r
+           WHERE r.organization_id = b.organization_id AND r.budget_id = b.id
+             AND r.phase <> 'over'
+           ORDER BY r.id
+       ) AS raises
 FROM budgets b
 JOIN organizations o ON o.id = b.organization_id
 LEFT JOIN teams t ON b.scope_kind = 'team' AND t.organization_id = b.organization_id
@@ -35,7 +41,13 @@ SELECT b.id, b.slug, b.organization_id, b.display_name, b.scope_kind, b.scope_id
        END AS scope_name,
        b.models, b.providers, b.limit_nanos, o.currency, b.window_kind, b.window_unit,
        b.window_count, b.window_anchor, b.window_start_at, b.time_zone, b.enforcement, b.disabled,
-       b.version, b.created_at, b.updated_at
+       b.version, b.created_at, b.updated_at,
+       ARRAY(
+           SELECT r FROM budget_raises AS r
+           WHERE r.organization_id = b.organization_id AND r.budget_id = b.id
+             AND r.phase <> 'over'
+           ORDER BY r.id
+       ) AS raises
 FROM budgets b
 JOIN organizations o ON o.id = b.organization_id
 LEFT JOIN teams t ON b.scope_kind = 'team' AND t.organization_id = b.organization_id

@@ -1,4 +1,4 @@
-"""Which window of a budget an instant falls into, and what makes a budget acceptable. Pure.
+"""Which window of a budget an instant falls into, and which limit is in force at it. Pure.
 
 Boundaries of days and longer units are wall times of the budget's time zone: each is the first
 instant at which the wall clock shows it or something later. So a day lasts 23 or 25 hours where
@@ -7,7 +7,7 @@ twice is the first of the two. Calendar hours and minutes begin whenever the wal
 full one. Boundaries tile time: each window ends where the next one begins.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
@@ -18,6 +18,8 @@ import msgspec
 WindowKind = Literal["calendar", "every", "from_first_call", "lifetime"]
 WindowUnit = Literal["second", "minute", "hour", "day", "week", "month", "quarter", "year"]
 Enforcement = Literal["hard", "soft", "shadow"]
+RaisePhase = Literal["scheduled", "running", "over"]
+RaiseStepKind = Literal["made", "began", "ended", "cancelled"]
 ScopeKind = Literal["platform", "organization", "team", "project", "user", "key"]
 
 # 10^9 units: more than any budget on earth, and far from where 64 bits end (9.2 * 10^9), so that
@@ -54,6 +56,53 @@ class BudgetWindowSpan(NamedTuple):
     start_at: datetime
     end_at: datetime | None
     """None: without end."""
+
+
+class TemporaryRaise(msgspec.Struct, frozen=True):
+    """A limit that is higher from `start_at` until just before `end_at`, or before it was
+    cancelled."""
+
+    id: int
+    amount_nanos: int
+    start_at: datetime
+    end_at: datetime
+    cancelled_at: datetime | None = None
+    phase: RaisePhase = "scheduled"
+    """As the writer last applied it."""
+
+    @property
+    def over_at(self) -> datetime:
+        """The first instant at which it counts no longer."""
+        return self.end_at if self.cancelled_at is None else min(self.end_at, self.cancelled_at)
+
+
+def phase_at(raised: TemporaryRaise, at: datetime) -> RaisePhase:
+    """Whether a raise counts at an instant, or is to come, or is over."""
+    if at >= raised.over_at:
+        return "over"
+    return "running" if at >= raised.start_at else "scheduled"
+
+
+def effective_limit(limit_nanos: int, raises: Iterable[TemporaryRaise], at: datetime) -> int:
+    """The limit in force at an instant: raises that overlap add up, to MAX_LIMIT_NANOS at most."""
+    raised = sum(each.amount_nanos for each in raises if phase_at(each, at) == "running")
+    return min(limit_nanos + raised, MAX_LIMIT_NANOS)
+
+
+def boundaries_passed(
+    raised: TemporaryRaise, now: datetime
+) -> list[tuple[RaiseStepKind, datetime]]:
+    """What time has done to a raise since its phase was last applied: (what, since when).
+
+    Nothing of one that was cancelled: who cancelled it, wrote that down; and what was cancelled
+    before it began, never did.
+    """
+    passed: list[tuple[RaiseStepKind, datetime]] = []
+    if raised.phase == "scheduled" and raised.start_at <= now and raised.start_at < raised.over_at:
+        passed.append(("began", raised.start_at))
+    if raised.phase != "over" and raised.end_at <= now and raised.cancelled_at is None:
+        passed.append(("ended", raised.end_at))
+    return passed
 
 
 def window_at(

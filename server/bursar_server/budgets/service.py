@@ -3,8 +3,9 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from bursar.v1 import budgets_pb2, budgets_pb2_grpc
-from bursar_server.budgets import messages, store
+from bursar.v1 import budgets_pb2
+from bursar_server.budgets import messages, raises, store
+from bursar_server.budgets.raise_service import ADMIN, RaiseService
 from bursar_server.budgets.rules import ScopeKind
 from bursar_server.budgets.store import BudgetRecord, NewBudget
 from bursar_server.changes import Change, ChangeFeed, ChangeKind
@@ -38,11 +39,8 @@ MOST_BUDGETS_OF_A_SCOPE: Final = 12
 # Who holds a budget is told to people; an answer has to stay below what gRPC carries (4 MB).
 MOST_HOLDERS: Final = 1000
 
-# Who changes things, until there are roles: the holder of the admin key.
-ADMIN: Final = "admin"
 
-
-class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
+class BudgetService(RaiseService):
     """Budgets of an organization."""
 
     def __init__(
@@ -56,11 +54,8 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
         """`applied` waits until a committed change of (organization, budget) holds for its
         windows, or a bounded time: they belong to whoever lends from them. `reserved` tells what a
         session last said is set aside of a window."""
+        super().__init__(pool, feed, clock, applied)
         self._reserved = reserved
-        self._pool = pool
-        self._feed = feed
-        self._clock = clock
-        self._applied = applied
 
     async def GetBudget(
         self, request: budgets_pb2.GetBudgetRequest, context: object
@@ -86,7 +81,10 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
                 for holder in holders
                 if standing
             }
-            return messages.budget_message(record, organization.name, standing, holders, reserved)
+            raised = await _raises(connection, organization, [record])
+            return messages.budget_message(
+                record, organization.name, standing, self._clock.now(), raised, holders, reserved
+            )
 
     async def ListBudgets(
         self, request: budgets_pb2.ListBudgetsRequest, context: object
@@ -104,7 +102,7 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
             records = await store.budget_page(
                 connection, organization.id, after_slug=after, scope=scope, size=size + 1
             )
-            shown = await self._messages(connection, organization, records[:size])
+            shown = await self._budgets(connection, organization, records[:size])
         following = page_token_after(records[size - 1].slug, request) if len(records) > size else ""
         return budgets_pb2.ListBudgetsResponse(budgets=shown, next_page_token=following)
 
@@ -131,7 +129,7 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
             known = await remembered(connection, *memory)
             if known is not None:
                 record = await _existing(connection, organization, known)
-                return (await self._messages(connection, organization, [record]))[0]
+                return (await self._budgets(connection, organization, [record]))[0]
             limit_nanos = messages.read_limit(asked.limit, "budget.limit", organization.currency)
             await hold_policy(connection, organization.id)
             kind, scope_id = await _find_scope(
@@ -160,7 +158,7 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
             change = Change(organization.id, ChangeKind.BUDGET, budget_id)
             await record_change(connection, change)
             record = await _existing(connection, organization, name)
-            answer = (await self._messages(connection, organization, [record]))[0]
+            answer = (await self._budgets(connection, organization, [record]))[0]
         self._feed.publish(change)
         return answer
 
@@ -221,7 +219,7 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
             changed = await store.budgets_by_ids(connection, organization.id, [record.id])
             if not changed:
                 raise not_found("budget", asked.name)  # deleted since
-            return (await self._messages(connection, organization, changed))[0]
+            return (await self._budgets(connection, organization, changed))[0]
 
     async def DeleteBudget(
         self, request: budgets_pb2.DeleteBudgetRequest, context: object
@@ -240,24 +238,40 @@ class BudgetService(budgets_pb2_grpc.BudgetServiceServicer):
                     f"{request.name} has lent or counted money: its record stays; disable it",
                     {"name": request.name},
                 )
+            await raises.delete_raises(connection, organization.id, record.id)
             await store.delete_budget(connection, organization.id, record.id)
             change = Change(organization.id, ChangeKind.BUDGET, record.id)
             await record_change(connection, change)
         self._feed.publish(change)
         return budgets_pb2.DeleteBudgetResponse()
 
-    async def _messages(
+    async def _budgets(
         self,
         connection: Connection,
         organization: OrganizationRecord,
         records: Sequence[BudgetRecord],
     ) -> list[budgets_pb2.Budget]:
-        ids = [record.id for record in records]
-        standings = await store.current_windows(connection, organization.id, ids, self._clock.now())
+        ids, now = [record.id for record in records], self._clock.now()
+        standings = await store.current_windows(connection, organization.id, ids, now)
+        raised = await _raises(connection, organization, records)
         return [
-            messages.budget_message(record, organization.name, standings.get(record.id))
+            messages.budget_message(
+                record,
+                organization.name,
+                standings.get(record.id),
+                now,
+                [each for each in raised if each.budget_id == record.id],
+            )
             for record in records
         ]
+
+
+async def _raises(
+    connection: Connection, organization: OrganizationRecord, records: Sequence[BudgetRecord]
+) -> list[raises.RaiseRecord]:
+    """The temporary raises of these budgets that are not over."""
+    ids = [raised.id for record in records for raised in record.raises]
+    return await raises.raises_by_ids(connection, organization.id, ids) if ids else []
 
 
 async def _existing(

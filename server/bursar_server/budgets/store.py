@@ -6,7 +6,13 @@ from datetime import datetime
 import asyncpg
 import msgspec
 
-from bursar_server.budgets.rules import Enforcement, ScopeKind, WindowSpec
+from bursar_server.budgets.rules import (
+    Enforcement,
+    ScopeKind,
+    TemporaryRaise,
+    WindowSpec,
+    effective_limit,
+)
 from bursar_server.database.pool import Connection
 from bursar_server.database.queries import Queries
 
@@ -34,6 +40,12 @@ class BudgetRecord(msgspec.Struct, frozen=True):
     version: int
     created_at: datetime
     updated_at: datetime
+    raises: tuple[TemporaryRaise, ...] = ()
+    """Those that were not over when they were last applied."""
+
+    def limit_at(self, at: datetime) -> int:
+        """The limit in force at an instant that is not long past."""
+        return effective_limit(self.limit_nanos, self.raises, at)
 
     @property
     def hard(self) -> bool:
@@ -275,4 +287,15 @@ def _record(row: asyncpg.Record) -> BudgetRecord:
         version=row["version"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        raises=tuple(
+            TemporaryRaise(
+                id=raised["id"],
+                amount_nanos=raised["amount_nanos"],
+                start_at=raised["start_at"],
+                end_at=raised["end_at"],
+                cancelled_at=raised["cancelled_at"],
+                phase=raised["phase"],
+            )
+            for raised in row["raises"]
+        ),
     )

@@ -101,6 +101,11 @@ BALANCE_CHECKS: Final = (
         " and what they cost; the others fitted into the highest limit there was.",
     ),
     Check(
+        "limits_are_in_force",
+        "A window that is open has the limit of its budget's version and of the temporary raises"
+        " that run, except where a change was not applied yet.",
+    ),
+    Check(
         "resolved_sessions_hold_nothing",
         "A session whose money was decided about holds none, and what it was lent was settled, lost"
         " or returned.",
@@ -112,8 +117,8 @@ BALANCE_CHECKS: Final = (
     ),
     Check(
         "records_are_guarded",
-        "The database refuses to change or remove entries, opening lines and versions of budgets,"
-        " and to post a charge twice.",
+        "The database refuses to change or remove entries, opening lines, versions of budgets and"
+        " steps of temporary raises, and to post a charge twice.",
     ),
 )
 

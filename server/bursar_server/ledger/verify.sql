@@ -351,7 +351,8 @@ WITH compared AS (
     END AS difference
     FROM (VALUES ('entries', 'entries_are_append_only'),
                  ('opening_lines', 'opening_lines_are_append_only'),
-                 ('budget_versions', 'budget_versions_are_append_only')) AS g (on_table, name)
+                 ('budget_versions', 'budget_versions_are_append_only'),
+                 ('budget_raise_steps', 'budget_raise_steps_are_append_only')) AS g (on_table, name)
     LEFT JOIN pg_trigger AS t ON t.tgrelid = to_regclass(g.on_table) AND t.tgname = g.name
     WHERE $1::bigint IS NULL OR $1 > 0
     UNION ALL

@@ -45,7 +45,10 @@ compared AS (
     LEFT JOIN opening_lines AS l
       ON l.organization_id = w.organization_id AND l.budget_window_id = w.id
     LEFT JOIN LATERAL (
-        SELECT max(b.limit_nanos) AS limit_nanos
+        SELECT max(b.limit_nanos) + coalesce((
+            SELECT sum(r.amount_nanos) FROM budget_raises AS r
+            WHERE r.organization_id = w.organization_id AND r.budget_id = w.budget_id
+        ), 0) AS limit_nanos
         FROM budget_versions AS b
         WHERE b.organization_id = w.organization_id AND b.budget_id = w.budget_id
     ) AS v ON true

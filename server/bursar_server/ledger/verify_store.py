@@ -9,7 +9,9 @@ from bursar_server.database.pool import Connection
 from bursar_server.database.queries import Queries
 from bursar_server.ledger.rules import Check
 
-verify_q = Queries.load(__package__, "verify.sql", "verify_entries.sql", "verify_shadow.sql")
+verify_q = Queries.load(
+    __package__, "verify.sql", "verify_entries.sql", "verify_shadow.sql", "verify_limits.sql"
+)
 
 # A range is read in well under a second; the largest statement compares the balances of all
 # sessions and windows, and names the entries behind a difference.

@@ -107,6 +107,70 @@ TIME_UNIT_YEAR: TimeUnit.ValueType  # 8
 """A year of the calendar."""
 Global___TimeUnit: _TypeAlias = TimeUnit  # noqa: Y015
 
+class _RaiseState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RaiseStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RaiseState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RAISE_STATE_UNSPECIFIED: _RaiseState.ValueType  # 0
+    """Not used."""
+    RAISE_STATE_SCHEDULED: _RaiseState.ValueType  # 1
+    """It has not begun."""
+    RAISE_STATE_RUNNING: _RaiseState.ValueType  # 2
+    """It is part of the limit in force."""
+    RAISE_STATE_ENDED: _RaiseState.ValueType  # 3
+    """Its time is over."""
+    RAISE_STATE_CANCELLED: _RaiseState.ValueType  # 4
+    """It was ended early, or before it began."""
+
+class RaiseState(_RaiseState, metaclass=_RaiseStateEnumTypeWrapper):
+    """Where a temporary raise stands."""
+
+RAISE_STATE_UNSPECIFIED: RaiseState.ValueType  # 0
+"""Not used."""
+RAISE_STATE_SCHEDULED: RaiseState.ValueType  # 1
+"""It has not begun."""
+RAISE_STATE_RUNNING: RaiseState.ValueType  # 2
+"""It is part of the limit in force."""
+RAISE_STATE_ENDED: RaiseState.ValueType  # 3
+"""Its time is over."""
+RAISE_STATE_CANCELLED: RaiseState.ValueType  # 4
+"""It was ended early, or before it began."""
+Global___RaiseState: _TypeAlias = RaiseState  # noqa: Y015
+
+class _RaiseStepKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RaiseStepKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RaiseStepKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RAISE_STEP_KIND_UNSPECIFIED: _RaiseStepKind.ValueType  # 0
+    """Not used."""
+    RAISE_STEP_KIND_MADE: _RaiseStepKind.ValueType  # 1
+    """Somebody decided it."""
+    RAISE_STEP_KIND_BEGAN: _RaiseStepKind.ValueType  # 2
+    """It began, and the limit rose."""
+    RAISE_STEP_KIND_ENDED: _RaiseStepKind.ValueType  # 3
+    """It ended, and the limit fell."""
+    RAISE_STEP_KIND_CANCELLED: _RaiseStepKind.ValueType  # 4
+    """Somebody ended it."""
+
+class RaiseStepKind(_RaiseStepKind, metaclass=_RaiseStepKindEnumTypeWrapper):
+    """What happened to a temporary raise."""
+
+RAISE_STEP_KIND_UNSPECIFIED: RaiseStepKind.ValueType  # 0
+"""Not used."""
+RAISE_STEP_KIND_MADE: RaiseStepKind.ValueType  # 1
+"""Somebody decided it."""
+RAISE_STEP_KIND_BEGAN: RaiseStepKind.ValueType  # 2
+"""It began, and the limit rose."""
+RAISE_STEP_KIND_ENDED: RaiseStepKind.ValueType  # 3
+"""It ended, and the limit fell."""
+RAISE_STEP_KIND_CANCELLED: RaiseStepKind.ValueType  # 4
+"""Somebody ended it."""
+Global___RaiseStepKind: _TypeAlias = RaiseStepKind  # noqa: Y015
+
 @_typing.final
 class Window(_message.Message):
     """The stretch of time a budget counts over, computed from time alone: nothing resets it."""
@@ -433,6 +497,134 @@ class BudgetHolder(_message.Message):
 Global___BudgetHolder: _TypeAlias = BudgetHolder  # noqa: Y015
 
 @_typing.final
+class RaiseStep(_message.Message):
+    """One step in the life of a temporary raise; never changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    kind: Global___RaiseStepKind.ValueType
+    """What happened."""
+    actor: _builtins.str
+    """Who did it: "admin", or "clock" for what time did."""
+    reason: _builtins.str
+    """Why, where somebody said."""
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it holds."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was committed: later than `effective_time` where nothing could be applied in time."""
+
+    @_builtins.property
+    def limit(self) -> _money_pb2.Money:
+        """The limit from then on, all raises that count then added."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___RaiseStepKind.ValueType = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        limit: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_time", b"effective_time", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "effective_time", b"effective_time", "kind", b"kind", "limit", b"limit", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RaiseStep: _TypeAlias = RaiseStep  # noqa: Y015
+
+@_typing.final
+class TemporaryRaise(_message.Message):
+    """A raise of a budget's limit for a while. Raises that overlap add up; none of them lifts the limit
+    above 1,000,000,000 units.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    CANCEL_TIME_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"raises/r-3f9a1c07d2e4". Made by the server."""
+    organization: _builtins.str
+    """"organizations/acme"."""
+    budget: _builtins.str
+    """"budgets/b-5e81c2"."""
+    reason: _builtins.str
+    """Why, for people. Required."""
+    state: Global___RaiseState.ValueType
+    """Where it stands now. Set by the server."""
+    actor: _builtins.str
+    """Who decided it. Set by the server."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """By how much, more than zero; the organization's currency."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on it counts. Unset on Create: from now on."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The first instant at which it counts no longer. Required."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Set by the server."""
+
+    @_builtins.property
+    def cancel_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was ended early, if it was. Set by the server."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___RaiseStep]:
+        """Its life so far, the oldest first. Set by the server; left out inside of a Budget."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        organization: _builtins.str = ...,
+        budget: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        state: Global___RaiseState.ValueType = ...,
+        actor: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        cancel_time: _timestamp_pb2.Timestamp | None = ...,
+        steps: _abc.Iterable[Global___RaiseStep] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "cancel_time", b"cancel_time", "create_time", b"create_time", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "amount", b"amount", "budget", b"budget", "cancel_time", b"cancel_time", "create_time", b"create_time", "end_time", b"end_time", "name", b"name", "organization", b"organization", "reason", b"reason", "start_time", b"start_time", "state", b"state", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TemporaryRaise: _TypeAlias = TemporaryRaise  # noqa: Y015
+
+@_typing.final
 class Budget(_message.Message):
     """A limit."""
 
@@ -451,6 +643,8 @@ class Budget(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     STANDING_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_LIMIT_FIELD_NUMBER: _builtins.int
+    RAISES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"budgets/b-5e81c2". Made by the server when empty on Create."""
     organization: _builtins.str
@@ -493,6 +687,16 @@ class Budget(_message.Message):
         lent in it yet.
         """
 
+    @_builtins.property
+    def effective_limit(self) -> _money_pb2.Money:
+        """`limit` and the temporary raises that run now. Set by the server in Get and List."""
+
+    @_builtins.property
+    def raises(self) -> _containers.RepeatedCompositeFieldContainer[Global___TemporaryRaise]:
+        """The temporary raises that run or are to come, the oldest first. Set by the server in Get and
+        List.
+        """
+
     def __init__(
         self,
         *,
@@ -509,10 +713,12 @@ class Budget(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         standing: Global___BudgetStanding | None = ...,
+        effective_limit: _money_pb2.Money | None = ...,
+        raises: _abc.Iterable[Global___TemporaryRaise] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "limit", b"limit", "selector", b"selector", "standing", b"standing", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_limit", b"effective_limit", "limit", b"limit", "selector", b"selector", "standing", b"standing", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disabled", b"disabled", "display_name", b"display_name", "enforcement", b"enforcement", "limit", b"limit", "name", b"name", "organization", b"organization", "scope", b"scope", "selector", b"selector", "standing", b"standing", "update_time", b"update_time", "version", b"version", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disabled", b"disabled", "display_name", b"display_name", "effective_limit", b"effective_limit", "enforcement", b"enforcement", "limit", b"limit", "name", b"name", "organization", b"organization", "raises", b"raises", "scope", b"scope", "selector", b"selector", "standing", b"standing", "update_time", b"update_time", "version", b"version", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -709,3 +915,123 @@ class DeleteBudgetResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteBudgetResponse: _TypeAlias = DeleteBudgetResponse  # noqa: Y015
+
+@_typing.final
+class CreateTemporaryRaiseRequest(_message.Message):
+    """Raises a limit for a while."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEMPORARY_RAISE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As in CreateOrganizationRequest."""
+    @_builtins.property
+    def temporary_raise(self) -> Global___TemporaryRaise:
+        """What to make: `organization` and `budget` say of which budget."""
+
+    def __init__(
+        self,
+        *,
+        temporary_raise: Global___TemporaryRaise | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["temporary_raise", b"temporary_raise"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "temporary_raise", b"temporary_raise"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTemporaryRaiseRequest: _TypeAlias = CreateTemporaryRaiseRequest  # noqa: Y015
+
+@_typing.final
+class ListTemporaryRaisesRequest(_message.Message):
+    """Asks for a page of temporary raises, the newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization: _builtins.str
+    """"organizations/acme"."""
+    budget: _builtins.str
+    """Only those of this budget ("budgets/b-5e81c2"), or empty."""
+    page_size: _builtins.int
+    """1 to 1000; 0 means 100."""
+    page_token: _builtins.str
+    """From the answer before, or empty."""
+    def __init__(
+        self,
+        *,
+        organization: _builtins.str = ...,
+        budget: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "organization", b"organization", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTemporaryRaisesRequest: _TypeAlias = ListTemporaryRaisesRequest  # noqa: Y015
+
+@_typing.final
+class ListTemporaryRaisesResponse(_message.Message):
+    """A page of temporary raises."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RAISES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def raises(self) -> _containers.RepeatedCompositeFieldContainer[Global___TemporaryRaise]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        raises: _abc.Iterable[Global___TemporaryRaise] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "raises", b"raises"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTemporaryRaisesResponse: _TypeAlias = ListTemporaryRaisesResponse  # noqa: Y015
+
+@_typing.final
+class CancelTemporaryRaiseRequest(_message.Message):
+    """Ends a temporary raise early, or before it begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    organization: _builtins.str
+    """"organizations/acme"."""
+    name: _builtins.str
+    """"raises/r-3f9a1c07d2e4". Refused (FAILED_PRECONDITION) once it is over."""
+    reason: _builtins.str
+    """Why, for people. Required."""
+    def __init__(
+        self,
+        *,
+        organization: _builtins.str = ...,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "organization", b"organization", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelTemporaryRaiseRequest: _TypeAlias = CancelTemporaryRaiseRequest  # noqa: Y015

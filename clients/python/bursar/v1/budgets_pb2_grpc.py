@@ -60,6 +60,21 @@ class BudgetServiceStub:
                 request_serializer=bursar_dot_v1_dot_budgets__pb2.DeleteBudgetRequest.SerializeToString,
                 response_deserializer=bursar_dot_v1_dot_budgets__pb2.DeleteBudgetResponse.FromString,
                 _registered_method=True)
+        self.CreateTemporaryRaise = channel.unary_unary(
+                '/bursar.v1.BudgetService/CreateTemporaryRaise',
+                request_serializer=bursar_dot_v1_dot_budgets__pb2.CreateTemporaryRaiseRequest.SerializeToString,
+                response_deserializer=bursar_dot_v1_dot_budgets__pb2.TemporaryRaise.FromString,
+                _registered_method=True)
+        self.ListTemporaryRaises = channel.unary_unary(
+                '/bursar.v1.BudgetService/ListTemporaryRaises',
+                request_serializer=bursar_dot_v1_dot_budgets__pb2.ListTemporaryRaisesRequest.SerializeToString,
+                response_deserializer=bursar_dot_v1_dot_budgets__pb2.ListTemporaryRaisesResponse.FromString,
+                _registered_method=True)
+        self.CancelTemporaryRaise = channel.unary_unary(
+                '/bursar.v1.BudgetService/CancelTemporaryRaise',
+                request_serializer=bursar_dot_v1_dot_budgets__pb2.CancelTemporaryRaiseRequest.SerializeToString,
+                response_deserializer=bursar_dot_v1_dot_budgets__pb2.TemporaryRaise.FromString,
+                _registered_method=True)
 
 
 class BudgetServiceServicer:
@@ -102,6 +117,28 @@ class BudgetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateTemporaryRaise(self, request, context):
+        """Raises a limit for a while: at its start it works as a raised limit does, at its end as a
+        lowered one, by the control plane's clock and without anybody asking.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTemporaryRaises(self, request, context):
+        """A page of them, with every step of their lives.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelTemporaryRaise(self, request, context):
+        """Ends one early; the limit falls at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BudgetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +166,21 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     servicer.DeleteBudget,
                     request_deserializer=bursar_dot_v1_dot_budgets__pb2.DeleteBudgetRequest.FromString,
                     response_serializer=bursar_dot_v1_dot_budgets__pb2.DeleteBudgetResponse.SerializeToString,
+            ),
+            'CreateTemporaryRaise': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTemporaryRaise,
+                    request_deserializer=bursar_dot_v1_dot_budgets__pb2.CreateTemporaryRaiseRequest.FromString,
+                    response_serializer=bursar_dot_v1_dot_budgets__pb2.TemporaryRaise.SerializeToString,
+            ),
+            'ListTemporaryRaises': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTemporaryRaises,
+                    request_deserializer=bursar_dot_v1_dot_budgets__pb2.ListTemporaryRaisesRequest.FromString,
+                    response_serializer=bursar_dot_v1_dot_budgets__pb2.ListTemporaryRaisesResponse.SerializeToString,
+            ),
+            'CancelTemporaryRaise': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTemporaryRaise,
+                    request_deserializer=bursar_dot_v1_dot_budgets__pb2.CancelTemporaryRaiseRequest.FromString,
+                    response_serializer=bursar_dot_v1_dot_budgets__pb2.TemporaryRaise.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +319,87 @@ class BudgetService:
             '/bursar.v1.BudgetService/DeleteBudget',
             bursar_dot_v1_dot_budgets__pb2.DeleteBudgetRequest.SerializeToString,
             bursar_dot_v1_dot_budgets__pb2.DeleteBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTemporaryRaise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bursar.v1.BudgetService/CreateTemporaryRaise',
+            bursar_dot_v1_dot_budgets__pb2.CreateTemporaryRaiseRequest.SerializeToString,
+            bursar_dot_v1_dot_budgets__pb2.TemporaryRaise.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTemporaryRaises(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bursar.v1.BudgetService/ListTemporaryRaises',
+            bursar_dot_v1_dot_budgets__pb2.ListTemporaryRaisesRequest.SerializeToString,
+            bursar_dot_v1_dot_budgets__pb2.ListTemporaryRaisesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTemporaryRaise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bursar.v1.BudgetService/CancelTemporaryRaise',
+            bursar_dot_v1_dot_budgets__pb2.CancelTemporaryRaiseRequest.SerializeToString,
+            bursar_dot_v1_dot_budgets__pb2.TemporaryRaise.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,14 @@ class BudgetServiceStub:
     """
     DeleteBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.DeleteBudgetRequest, _budgets_pb2.DeleteBudgetResponse]
     """Removes one that never lent."""
+    CreateTemporaryRaise: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.CreateTemporaryRaiseRequest, _budgets_pb2.TemporaryRaise]
+    """Raises a limit for a while: at its start it works as a raised limit does, at its end as a
+    lowered one, by the control plane's clock and without anybody asking.
+    """
+    ListTemporaryRaises: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ListTemporaryRaisesRequest, _budgets_pb2.ListTemporaryRaisesResponse]
+    """A page of them, with every step of their lives."""
+    CancelTemporaryRaise: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.CancelTemporaryRaiseRequest, _budgets_pb2.TemporaryRaise]
+    """Ends one early; the limit falls at once."""
 
 @_typing.type_check_only
 class BudgetServiceAsyncStub(BudgetServiceStub):
@@ -68,6 +76,14 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     """
     DeleteBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.DeleteBudgetRequest, _budgets_pb2.DeleteBudgetResponse]  # type: ignore[assignment]
     """Removes one that never lent."""
+    CreateTemporaryRaise: _aio.UnaryUnaryMultiCallable[_budgets_pb2.CreateTemporaryRaiseRequest, _budgets_pb2.TemporaryRaise]  # type: ignore[assignment]
+    """Raises a limit for a while: at its start it works as a raised limit does, at its end as a
+    lowered one, by the control plane's clock and without anybody asking.
+    """
+    ListTemporaryRaises: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ListTemporaryRaisesRequest, _budgets_pb2.ListTemporaryRaisesResponse]  # type: ignore[assignment]
+    """A page of them, with every step of their lives."""
+    CancelTemporaryRaise: _aio.UnaryUnaryMultiCallable[_budgets_pb2.CancelTemporaryRaiseRequest, _budgets_pb2.TemporaryRaise]  # type: ignore[assignment]
+    """Ends one early; the limit falls at once."""
 
 class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Budgets of an organization."""
@@ -113,5 +129,31 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_budgets_pb2.DeleteBudgetResponse, _abc.Awaitable[_budgets_pb2.DeleteBudgetResponse]]:
         """Removes one that never lent."""
+
+    @_abc_1.abstractmethod
+    def CreateTemporaryRaise(
+        self,
+        request: _budgets_pb2.CreateTemporaryRaiseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.TemporaryRaise, _abc.Awaitable[_budgets_pb2.TemporaryRaise]]:
+        """Raises a limit for a while: at its start it works as a raised limit does, at its end as a
+        lowered one, by the control plane's clock and without anybody asking.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTemporaryRaises(
+        self,
+        request: _budgets_pb2.ListTemporaryRaisesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.ListTemporaryRaisesResponse, _abc.Awaitable[_budgets_pb2.ListTemporaryRaisesResponse]]:
+        """A page of them, with every step of their lives."""
+
+    @_abc_1.abstractmethod
+    def CancelTemporaryRaise(
+        self,
+        request: _budgets_pb2.CancelTemporaryRaiseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.TemporaryRaise, _abc.Awaitable[_budgets_pb2.TemporaryRaise]]:
+        """Ends one early; the limit falls at once."""
 
 def add_BudgetServiceServicer_to_server(servicer: BudgetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -84,6 +84,64 @@ budget_versions = Table(
     created_column(),
 )
 
+# A limit that is higher for a while.
+budget_raises = Table(
+    "budget_raises",
+    metadata,
+    organization_id_column(),
+    id_column(),
+    Column("slug", Text, nullable=False),
+    Column("budget_id", BigInteger, nullable=False),
+    Column("amount_nanos", BigInteger, nullable=False),
+    Column("start_at", DateTime(timezone=True), nullable=False),
+    Column("end_at", DateTime(timezone=True), nullable=False),
+    # Ended early.
+    Column("cancelled_at", DateTime(timezone=True)),
+    Column("reason", Text, nullable=False),
+    # Who decided it: "admin".
+    Column("actor", Text, nullable=False),
+    # As the writer of the shard last applied it.
+    Column("phase", Text, nullable=False, server_default=text("'scheduled'")),
+    created_column(),
+    ForeignKeyConstraint(
+        ["organization_id", "budget_id"], ["budgets.organization_id", "budgets.id"]
+    ),
+    UniqueConstraint("organization_id", "slug"),
+    CheckConstraint("amount_nanos > 0", name="amount"),
+    CheckConstraint("start_at < end_at", name="time"),
+    CheckConstraint("phase IN ('scheduled','running','over')", name="phase"),
+)
+Index(
+    "budget_raises_open_idx",
+    budget_raises.c.organization_id,
+    budget_raises.c.budget_id,
+    postgresql_where=budget_raises.c.phase != "over",
+)
+
+# Each step in the life of a raise, for the audit. Never changed: a trigger refuses it.
+budget_raise_steps = Table(
+    "budget_raise_steps",
+    metadata,
+    organization_id_column(),
+    id_column(),
+    Column("budget_id", BigInteger, nullable=False),
+    Column("raise_id", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("effective_at", DateTime(timezone=True), nullable=False),
+    # The budget's limit from then on, with the raises that count then.
+    Column("limit_nanos", BigInteger, nullable=False),
+    # Who did it: "admin", or "clock".
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    created_column(),
+    CheckConstraint("kind IN ('made','began','ended','cancelled')", name="kind"),
+)
+Index(
+    "budget_raise_steps_raise_idx",
+    budget_raise_steps.c.organization_id,
+    budget_raise_steps.c.raise_id,
+)
+
 # A budget in one window. Only the writer of the organization's shard changes a row.
 budget_windows = Table(
     "budget_windows",
