@@ -75,6 +75,7 @@ class Plane:
         enforcement: "budgets_pb2.Enforcement.ValueType" = budgets_pb2.ENFORCEMENT_HARD,
         scope: str = "teams/search",
         organization: str = "organizations/acme",
+        selector: budgets_pb2.Selector | None = None,
     ) -> tuple[str, int]:
         """Make one; returns its name and its id."""
         made = await self.budgets.CreateBudget(
@@ -85,6 +86,7 @@ class Plane:
                     limit=money_pb2.Money(nanos=limit),
                     window=parse_window(window, ""),
                     enforcement=enforcement,
+                    selector=selector,
                 )
             ),
             None,

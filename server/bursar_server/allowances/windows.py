@@ -166,20 +166,15 @@ class Windows:
     async def _opening(
         connection: Connection, budget: BudgetRecord, since: datetime
     ) -> tuple[int, int]:
-        """What the budget's first window has seen already: (nanos, entries).
-
-        Nothing for the platform: calls were not posted in its ledger before it had a budget.
-        """
+        """What the budget's first window has seen already: (nanos, entries)."""
+        chosen = (since, (budget.scope_kind, budget.scope_id), budget.models, budget.providers)
         if budget.scope_kind == "platform":
-            return 0, 0
-        amount_nanos, count = await posting.spent_before(
-            connection,
-            budget.organization_id,
-            since,
-            (budget.scope_kind, budget.scope_id),
-            budget.models,
-            budget.providers,
-        )
+            # Its own ledger knows only what its budgets counted: every call is in another one's.
+            amount_nanos, count = await posting.spent_by_all_before(connection, *chosen)
+        else:
+            amount_nanos, count = await posting.spent_before(
+                connection, budget.organization_id, *chosen
+            )
         return max(0, amount_nanos), count
 
     async def _load(

@@ -64,6 +64,26 @@ async def spent_before(
     return int(row["amount_nanos"]), int(row["entry_count"])
 
 
+async def spent_by_all_before(
+    connection: Connection,
+    since: datetime,
+    scope: tuple[str, int],
+    models: Sequence[str],
+    providers: Sequence[str],
+) -> tuple[int, int]:
+    """As `spent_before`, of all organizations together that keep their books in the currency of
+    `scope`, the platform; what others spent can't be counted without exchange rates."""
+    row = await connection.fetchrow(
+        QUERIES.spent_by_all_before,
+        scope[1],
+        since,
+        "|".join(glob_pattern(glob) for glob in models),
+        list(providers),
+    )
+    assert row is not None  # an aggregate always has a row
+    return int(row["amount_nanos"]), int(row["entry_count"])
+
+
 def glob_pattern(glob: str) -> str:
     """A glob as a POSIX pattern of the whole name (PostgreSQL manual, 9.7.3)."""
     wild = {"*": ".*", "?": "."}

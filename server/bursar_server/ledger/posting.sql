@@ -21,3 +21,16 @@ WHERE organization_id = $1 AND admitted_at >= $2
   AND ($3::text <> 'key' OR key_id = $4)
   AND ($5::text = '' OR model ~ $5 OR requested_model ~ $5 OR provider || '/' || model ~ $5)
   AND (cardinality($6::text[]) = 0 OR provider = ANY($6::text[]));
+
+-- name: spent_by_all_before
+-- The same for a budget of the platform. What its own ledger holds is there a second time: each
+-- call is posted for the organization that made it, and for the platform where it has budgets.
+SELECT least(coalesce(sum(e.amount_nanos), 0), 2::numeric ^ 62)::bigint AS amount_nanos,
+       count(*) AS entry_count
+FROM organizations AS p
+JOIN organizations AS o ON o.id <> p.id AND o.currency = p.currency
+JOIN entries AS e ON e.organization_id = o.id AND e.admitted_at >= $2 AND e.currency = p.currency
+WHERE p.id = $1
+  AND ($3::text = '' OR e.model ~ $3 OR e.requested_model ~ $3
+       OR e.provider || '/' || e.model ~ $3)
+  AND (cardinality($4::text[]) = 0 OR e.provider = ANY($4::text[]));

@@ -826,7 +826,8 @@ class CreateBudgetRequest(_message.Message):
     def budget(self) -> Global___Budget:
         """What to make. Where its first window began before it was made (this month's budget, made on
         the 21st), what its scope and selector had spent in that window counts, as one opening line.
-        Calls in flight while it is made, and the platform's budgets, count from then on only.
+        Calls in flight while it is made count from then on only. A budget of the platform begins with
+        what all organizations spent that keep their books in its currency.
         """
 
     def __init__(
