@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.simulation import coverage, histories, mutants
+from tests.simulation import boundaries, coverage, herds, histories, mutants
 from tests.simulation.driving import in_memory
 from tests.simulation.recorded import record
 
@@ -60,6 +60,16 @@ def replay(path: Path) -> int:
     return 1 if what else 0
 
 
+def every_boundary(first: int, count: int) -> int:
+    """Kill a sidecar at each write of its journal, in the histories of these seeds."""
+    killed = failed = 0
+    for seed in range(first, first + count):
+        times, broken = boundaries.every(seed, seed)
+        killed, failed = killed + times, failed + len(broken)
+        print("\n".join([*broken, f"{seed - first + 1} histories, {killed} deaths"]), flush=True)
+    return failed
+
+
 def kill_matrix(names: list[str]) -> int:
     """Print by which seed each mutant is caught; returns how many survived."""
     survived = 0
@@ -91,6 +101,10 @@ def main() -> None:
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run a kept history")
     parser.add_argument("--mutants", action="store_true", help="print the mutants' kill matrix")
     parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="with this one alive")
+    parser.add_argument("--herd", type=int, metavar="N", help="so many sidecars come back at once")
+    parser.add_argument(
+        "--boundaries", type=int, metavar="N", help="a death at every write, in so many histories"
+    )
     parser.add_argument("--record", metavar="MUTANT", help="keep a history that it breaks")
     given = parser.parse_args()
     with in_memory():
@@ -110,6 +124,11 @@ def main() -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Run what was asked for on the programs as they are now."""
+    if given.herd:
+        print(herds.Herd(given.first, given.herd).run())
+        return 0
+    if given.boundaries:
+        return every_boundary(given.first, given.boundaries)
     if given.replay is not None:
         return replay(given.replay)
     return simulate(given.first, given.seeds, given.keep)

@@ -26,6 +26,7 @@ EVENTS: Final = (
     "a process was killed by a write that did not reach the disk",
     "a process was killed by a write that reached the disk in part",
     "a process was killed behind its write",
+    "a process was killed as it started",
     "a machine lost power",
     "a power loss cut a journal",
     "a disk was lost",

@@ -4,6 +4,7 @@ from random import Random
 
 from tests.simulation.coverage import saw
 from tests.simulation.database import NOTHING, Broken, Tables
+from tests.simulation.disk import Killed
 from tests.simulation.installation import KEYS_OF
 from tests.simulation.sidecar import Life
 from tests.simulation.world import World
@@ -39,7 +40,11 @@ class Probes:
                 saw("a last call found no room")
                 continue
             self._expected[number] = (life, len(life.open))
-            life.call(secret, PROBE, f"final:{PROBE}:{PROBE}")
+            try:
+                life.call(secret, PROBE, f"final:{PROBE}:{PROBE}")
+            except Killed:
+                world.dead(life.machine)
+                life.machine.start()
 
     def _is_there(self, key_id: int) -> bool:
         oracle, tables = self._world.oracle, self._world.database.tables
@@ -66,7 +71,9 @@ class Probes:
     def look(self, round: int) -> None:
         """Whether all of them were admitted in time. Raises Broken."""
         for number, (life, before) in list(self._expected.items()):
-            if len(life.open) > before:
+            if life.machine.life is not life:
+                del self._expected[number]
+            elif len(life.open) > before:
                 saw("a last call was admitted")
                 del self._expected[number]
             elif round >= MOST_ROUNDS_TO_MONEY:

@@ -4,6 +4,7 @@ from tests.simulation.actions import ACTIONS
 from tests.simulation.database import Broken
 from tests.simulation.disk import Killed
 from tests.simulation.liveness import MOST_ROUNDS_TO_MONEY, Probes
+from tests.simulation.sidecar import Sidecar
 from tests.simulation.world import MS, Step, World
 
 PAST_EVERYTHING_MINUTES = 26 * 60
@@ -42,7 +43,7 @@ def end(world: World) -> None:
         probes.count_frames()
     for _ in range(MOST_ROUNDS):
         _round(world, drain=True)
-        if not world.lives():
+        if all(sidecar.ended for sidecar in world.sidecars):
             break
     else:
         raise Broken("stranded: a sidecar could not end in an orderly way")
@@ -54,16 +55,25 @@ def end(world: World) -> None:
 def _round(world: World, *, finish: bool = True, drain: bool = False) -> None:
     world.time.now_ns += 200 * MS
     for sidecar in world.sidecars:
-        life = sidecar.life
-        if life is None:
-            continue
-        while finish and life.open:
-            life.finish(life.open[0])
-        life.beat()
-        life.sync()
-        world.flow(sidecar)
-        if drain:
-            life.drain()
-            if life.closed:
-                sidecar.life = None
+        if not sidecar.ended:
+            sidecar.start()
+        try:
+            _turn(world, sidecar, finish=finish, drain=drain)
+        except Killed:
+            world.dead(sidecar)
     world.after_step()
+
+
+def _turn(world: World, sidecar: Sidecar, *, finish: bool, drain: bool) -> None:
+    life = sidecar.life
+    if life is None:
+        return
+    while finish and life.open:
+        life.finish(life.open[0])
+    life.beat()
+    life.sync()
+    world.flow(sidecar)
+    if drain:
+        life.drain()
+        if life.closed:
+            sidecar.life, sidecar.ended = None, True

@@ -23,7 +23,7 @@ from bursar_sidecar.roster import StreamRestart
 from bursar_sidecar.session import WELCOME_TIMEOUT_S, Session
 from tests.simulation.control_process import ControlPlane, Link, Stream, Time
 from tests.simulation.coverage import heard, saw
-from tests.simulation.disk import Disk, DiskPath
+from tests.simulation.disk import Disk, DiskPath, Killed
 from tests.simulation.driving import MemorySync, drive
 from tests.simulation.plans import least_of, target_of
 from tests.simulation.versions import as_older, reading_journals
@@ -471,6 +471,8 @@ class Sidecar:
         self.older = False
         """Whether it runs an older build."""
         self.lives = 0
+        self.ended = False
+        """Whether it is drained at the end of a history, and starts no more."""
         self.life: Life | None = None
 
     @property
@@ -486,6 +488,9 @@ class Sidecar:
                 self.life = Life(self, self.lives)
             except OSError:  # the disk is full: it can't start yet
                 saw("a disk was too full to start")
+                return
+            except Killed:
+                saw("a process was killed as it started")
                 return
             for session in self.life.journal.recovered:
                 whole = session.journal == COMPLETE

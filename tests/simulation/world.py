@@ -46,7 +46,7 @@ class Step(NamedTuple):
 class World:
     """One simulated installation."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, disk: Callable[[], Disk] = Disk) -> None:
         # Whatever a feature draws for itself comes from a Random of its own, not from this one:
         # recorded histories name a seed, and it must go on meaning the same world.
         random = Random(seed)
@@ -68,9 +68,9 @@ class World:
         self.streams: list[Stream] = []
         self.sidecars: list[Sidecar] = []
         for number in range(random.randint(1, 3)):
-            self.enrol(number, Disk(), random.randint(-400, 400), random.randint(-300, 300))
+            self.enrol(number, disk(), random.randint(-400, 400), random.randint(-300, 300))
         for number in range(len(self.sidecars), len(self.sidecars) + shared):
-            self.enrol(number, Disk(), 0, others.randint(-300, 300), SECOND_ORGANIZATION)
+            self.enrol(number, disk(), 0, others.randint(-300, 300), SECOND_ORGANIZATION)
         for sidecar in self.sidecars:
             sidecar.older = mixed and builds.random() < 0.5
             sidecar.start()
