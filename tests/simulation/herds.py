@@ -11,7 +11,7 @@ from random import Random
 from typing import Final
 
 from bursar_server.budgets.rules import WindowSpec
-from tests.simulation import coverage
+from tests.simulation import at_last, coverage
 from tests.simulation.database import Broken
 from tests.simulation.disk import Disk
 from tests.simulation.world import MS, World
@@ -73,7 +73,7 @@ class Herd:
             life.drain()
         drained = self.until(lambda: not world.lives())
         world.oracle.check([])
-        world.oracle.settled_at_last()
+        at_last.settled_at_last(world.oracle)
         settled = max(window.settled for window in world.database.tables.windows.values())
         limit = world.oracle.highest_limit[11]
         return (

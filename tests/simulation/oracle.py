@@ -149,12 +149,12 @@ class Oracle:
 
     def _in_time(self, window_id: int) -> None:
         row = self.database.tables.windows[window_id].row
-        start_ns = _ns(row.start_at)
-        late = row.end_at is not None and self.time.now_ns >= _ns(row.end_at) + EDGE_NS
+        start_ns = nanos_of(row.start_at)
+        late = row.end_at is not None and self.time.now_ns >= nanos_of(row.end_at) + EDGE_NS
         if late or self.time.now_ns < start_ns - EDGE_NS:
             raise Broken(
                 f"7: admitted into window {window_id} at {self.time.now_ns / 1e9}, it runs from "
-                f"{start_ns / 1e9} to {_ns(row.end_at) / 1e9 if row.end_at else 'ever'}"
+                f"{start_ns / 1e9} to {nanos_of(row.end_at) / 1e9 if row.end_at else 'ever'}"
             )
 
     def undone(self, reservation: Reservation) -> None:
@@ -232,7 +232,7 @@ class Oracle:
                     self.open_w[epoch, window_id] -= attempt.ceiling
                     self.told_sum[epoch, window_id] += cost_nanos
                     end_at = self.database.tables.windows[window_id].row.end_at
-                    if end_at is not None and self.time.now_ns >= _ns(end_at):
+                    if end_at is not None and self.time.now_ns >= nanos_of(end_at):
                         saw("a call ended after its window")
 
     def recorded(self, hold: Hold) -> None:
@@ -399,63 +399,6 @@ class Oracle:
                             f"4: {pair} uses {used} of {granted} granted, {returned} returned"
                         )
 
-    # -- at the end ----------------------------------------------------------------------------
-
-    def settled_at_last(self) -> None:
-        """Everything was healed and every sidecar ended orderly: nothing is lost or stranded."""
-        tables = self.database.tables
-        for (epoch, n), attempt in self.attempts.items():
-            if not attempt.dispatched or epoch in self.unproven:
-                continue
-            amount, k = 0, 0
-            while (entry := tables.entries.get((epoch, n, k))) is not None:
-                amount += entry.amount
-                k += 1
-            if not k:
-                raise Broken(f"5: charge {epoch}-{n} was dispatched and never posted")
-            exact = attempt.told if attempt.told is not None else attempt.ceiling
-            choice = {exact, attempt.ceiling} if attempt.unsure else {exact}
-            if attempt.growing_to is not None:
-                choice.add(attempt.growing_to)
-            if amount not in choice:
-                raise Broken(f"5: charge {epoch}-{n} is posted at {amount}, expected {choice}")
-        used = {epoch for epoch, _window in tables.allowances}
-        for session in tables.sessions.values():
-            # One that was opened and never heard of by its sidecar holds nothing.
-            if session.epoch not in used or session.epoch in self.unproven:
-                continue
-            if session.state != "closed":
-                raise Broken(f"stranded: session {session.epoch} is {session.state} for ever")
-        for (epoch, window_id), lent in tables.allowances.items():
-            if epoch in self.unproven:
-                continue
-            if lent.held:
-                raise Broken(f"stranded: session {epoch} holds {lent.held} of window {window_id}")
-            if lent.lost:
-                raise Broken(f"stranded: {lent.lost} of {epoch} is lost, though all is accounted")
-        now_ns = self.time.now_ns
-        for window_id, window in tables.windows.items():
-            end_at = window.row.end_at
-            told = window.version == tables.budgets[window.row.budget_id].version
-            if not told and (end_at is None or _ns(end_at) > now_ns):
-                raise Broken(f"stranded: window {window_id} never heard of its budget's limit")
-        if self.provisional != self._provisional_open(tables):
-            raise Broken(f"6: {self.provisional} stands on the provisional account")
-
-    def nothing_is_held_for_ever(self) -> None:
-        """Nobody was heard of for longer than the silence and the horizon."""
-        for window_id, window in self.database.tables.windows.items():
-            if window.outstanding or window.in_doubt:
-                raise Broken(
-                    f"stranded: {window.outstanding} + {window.in_doubt} of window {window_id} are"
-                    " out for ever"
-                )
-
-    @staticmethod
-    def _provisional_open(tables: Tables) -> int:
-        finals = {(e.epoch, e.n) for e in tables.entries.values() if e.kind is not Kind.PROVISIONAL}
-        return sum(e.amount for e in tables.entries.values() if (e.epoch, e.n) not in finals)
-
 
 def _count_grant(window: Window, after: Tables) -> None:
     if window.row.organization_id == PLATFORM_ORGANIZATION_ID:
@@ -496,5 +439,5 @@ def _ceiling(call: Call, reservation: Reservation) -> int:
     return reserved
 
 
-def _ns(at: datetime) -> int:
+def nanos_of(at: datetime) -> int:
     return int((at - EPOCH).total_seconds() * 1_000_000) * 1_000

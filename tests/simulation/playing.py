@@ -1,5 +1,6 @@
 """A history is played: step by step, and healed at its end."""
 
+from tests.simulation import at_last
 from tests.simulation.actions import ACTIONS
 from tests.simulation.database import Broken
 from tests.simulation.disk import Killed
@@ -47,9 +48,9 @@ def end(world: World) -> None:
             break
     else:
         raise Broken("stranded: a sidecar could not end in an orderly way")
-    world.oracle.settled_at_last()
+    at_last.settled_at_last(world.oracle)
     world.age(PAST_EVERYTHING_MINUTES)
-    world.oracle.nothing_is_held_for_ever()
+    at_last.nothing_is_held_for_ever(world.oracle)
 
 
 def _round(world: World, *, finish: bool = True, drain: bool = False) -> None:

@@ -22,7 +22,8 @@ from tests.simulation.installation import (
     tables_of,
 )
 from tests.simulation.oracle import Oracle
-from tests.simulation.sidecar import Clock, Life, Sidecar
+from tests.simulation.sidecar import Life, Sidecar
+from tests.simulation.stepped import Clock
 
 MIXED = 0.25
 """Of the worlds, how many begin with some programs of an older build."""
