@@ -27,7 +27,7 @@ from bursar_sidecar.identity import hash_of
 from tests.simulation import database, driving
 from tests.simulation.control_process import ControlPlane
 from tests.simulation.database import EPOCH, Database, Tables
-from tests.simulation.sidecar import Clock
+from tests.simulation.stepped import Clock
 
 ORGANIZATION = 2
 KEY_ID = 41
