@@ -106,7 +106,9 @@ class Outbox:
 
     def ask(self, waiter: Waiter) -> None:
         """A call waits for money that this session is lent."""
-        if waiter.order not in self._need_of:
+        # Only if it is short of something that this session lends: an empty frame would say nothing.
+        refs = waiter.plan.platform if self.leg.platform else waiter.plan.organization
+        if waiter.order not in self._need_of and any(r.budget_id in waiter.short for r in refs):
             self._needs[waiter.order] = waiter
 
     def withdraw(self, waiter: Waiter) -> None:

@@ -175,6 +175,25 @@ def test_a_large_need_is_not_overtaken() -> None:
     assert rules.lend(books, decisions.waiting, [], {}, now_ms=1).granted == [large, small]
 
 
+def test_a_call_that_waits_keeps_its_amount_where_it_is_not_short_and_no_more() -> None:
+    books = books_of(100, LIMIT)
+    books.grant(1, 10, 60)
+    waits = need(2, (10, 50), (11, 50))
+    roomy, too_much = need(3, (11, 950), need_id=2), need(3, (11, 951), need_id=2)
+    assert rules.lend(books, [waits, too_much], [], {}, now_ms=0).waiting == [waits, too_much]
+    decisions = rules.lend(books, [waits, roomy], [Want(3, 11, 0, LIMIT)], {}, now_ms=0)
+    assert (decisions.granted, decisions.waiting) == ([roomy], [waits])
+    assert decisions.shortage == {10: 10}
+    assert books.windows[11].available == 50
+
+
+def test_the_shortage_is_what_all_that_wait_lack_together() -> None:
+    books = books_of(100)
+    books.grant(1, 10, 60)
+    asked = [need(2, (10, 50)), need(3, (10, 30), need_id=2)]
+    assert rules.lend(books, asked, [], {}, now_ms=0).shortage == {10: 40}
+
+
 @pytest.mark.parametrize("hard", [True, False])
 def test_absurd_charges_leave_room_for_the_charges_of_others(hard: bool) -> None:
     books = books_of(LIMIT, hard=hard)

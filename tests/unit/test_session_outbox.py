@@ -158,6 +158,14 @@ def test_a_waiter_asks_once_until_it_is_answered(desk: Desk) -> None:
     assert desk.frame().needs[0].need_id == 2
 
 
+def test_a_session_that_lends_nothing_of_what_is_short_says_nothing(desk: Desk) -> None:
+    desk.book.platform = Leg(8, 1, "organizations/platform", "USD", platform=True)
+    platform = Outbox(desk.book.platform)
+    platform.ask(desk.wait(100, TEAM))
+    assert platform.compose(desk.book, NOW) is None
+    assert desk.frame().needs
+
+
 def test_who_leaves_is_withdrawn_if_it_was_asked_for(desk: Desk) -> None:
     asked, unasked = desk.wait(100, TEAM), None
     desk.frame()

@@ -95,7 +95,9 @@ def of_outcome(
         )
         if window_id in hub.tail:
             message.tail = True
-            message.hold_idle_ms = settings.hold_idle_ms
+            # While a call waits, nothing is kept idle: it comes home without being asked for.
+            is_short = window_id in outcome.decisions.shortage
+            message.hold_idle_ms = 0 if is_short else settings.hold_idle_ms
         frame(epoch).allowances.append(message)
     for epoch, verdict in _verdicts(outcome, now, settings.contended_retry_ms):
         frame(epoch).verdicts.append(verdict)

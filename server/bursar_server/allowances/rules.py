@@ -350,13 +350,13 @@ def lend(
     """Serve growth, then waiting calls, in their order, then what is wanted ahead of need.
 
     `users` says for each window how many sessions used it lately; windows in their `tail` are
-    lent call by call. A call that does not fit
-    blocks its windows for those behind it, so that a large one is not overtaken for ever; its
-    wait is bounded, and so is the blocking. `exhausted` is said only when the money is not
-    there even if every reservation came home.
+    lent call by call. A call that does not fit blocks the windows it is short of for those
+    behind it, so that a large one is not overtaken for ever, and in its other windows what it
+    asks for is kept for it; its wait is bounded, and so is that. `exhausted` is said only when the
+    money is not there even if every reservation came home.
     """
     decisions = Decisions()
-    blocked: set[int] = set()
+    line_up = _Line(books)
     for need in sorted(needs, key=lambda need: not need.growth):
         hard = [line for line in need.lines if books.windows[line.window_id].hard]
         gone = [
@@ -370,76 +370,90 @@ def lend(
         short = [
             line
             for line in hard
-            if line.window_id in blocked or books.windows[line.window_id].available < line.amount
+            if line.window_id in line_up.blocked or line_up.free(line.window_id) < line.amount
         ]
-        if short and _can_clamp(books, need, hard, blocked, now_ms):
+        if short and _can_clamp(line_up, need, hard, now_ms):
             for line in hard:
-                fits = min(line.amount, books.windows[line.window_id].available)
+                fits = min(line.amount, line_up.free(line.window_id))
                 books.grant(need.session_epoch, line.window_id, fits)
                 decisions.touched.add((need.session_epoch, line.window_id))
             decisions.clamped.append(need)
             continue
         if short:
-            _put_off(books, decisions, need, short, blocked, now_ms)
+            _put_off(line_up, decisions, need, hard, short, now_ms)
             continue
         for line in hard:
-            window = books.windows[line.window_id]
             extra = 0
             if line.window_id not in tail:
-                rest = window.available - line.amount
+                rest = line_up.free(line.window_id) - line.amount
                 extra = min(line.want, _share(rest, users, line.window_id))
             books.grant(need.session_epoch, line.window_id, line.amount + extra)
             decisions.touched.add((need.session_epoch, line.window_id))
         decisions.granted.append(need)
     for want in wants:
         window = books.windows[want.window_id]
-        if want.window_id in blocked or want.window_id in tail or not window.hard:
+        if want.window_id in line_up.blocked or want.window_id in tail or not window.hard:
             continue
         if want.free * 100 >= want.want * LOW_WATER_PERCENT:
             continue
-        extra = min(want.want - want.free, _share(window.available, users, want.window_id))
+        extra = min(
+            want.want - want.free, _share(line_up.free(want.window_id), users, want.window_id)
+        )
         if extra > 0:
             books.grant(want.session_epoch, want.window_id, extra)
             decisions.touched.add((want.session_epoch, want.window_id))
     return decisions
 
 
-def _can_clamp(
-    books: Books, need: Need, hard: list[NeedLine], blocked: set[int], now_ms: int
-) -> bool:
+class _Line:
+    """What the calls that wait in one step keep from those behind them."""
+
+    def __init__(self, books: Books) -> None:
+        self.books = books
+        self.blocked: set[int] = set()
+        """Windows that somebody before is short of."""
+        self._claimed: dict[int, int] = {}
+
+    def free(self, window_id: int) -> int:
+        """What nobody before asks for; negative where they lack something."""
+        return self.books.windows[window_id].available - self._claimed.get(window_id, 0)
+
+    def claim(self, line: NeedLine) -> None:
+        """A call waits: what it asks for is kept for it."""
+        self._claimed[line.window_id] = self._claimed.get(line.window_id, 0) + line.amount
+
+
+def _can_clamp(line_up: _Line, need: Need, hard: list[NeedLine], now_ms: int) -> bool:
     """Whether a call that may be clamped is to start with less now.
 
     At once where all it asks for will never be there; else when it has waited long enough, instead
     of being told to come again. It takes nothing that an earlier call waits for.
     """
-    never = any(books.windows[line.window_id].attainable < line.amount for line in hard)
+    windows = line_up.books.windows
+    never = any(windows[line.window_id].attainable < line.amount for line in hard)
     return (never or now_ms >= need.deadline_ms) and all(
-        line.window_id not in blocked and books.windows[line.window_id].available >= line.least
+        line.window_id not in line_up.blocked and line_up.free(line.window_id) >= line.least
         for line in hard
     )
 
 
 def _put_off(
-    books: Books,
+    line_up: _Line,
     decisions: Decisions,
     need: Need,
+    hard: list[NeedLine],
     short: list[NeedLine],
-    blocked: set[int],
     now_ms: int,
 ) -> None:
     if now_ms >= need.deadline_ms:
         decisions.contended.append((need, [line.window_id for line in short]))
         return
     decisions.waiting.append(need)
-    for line in need.lines:
-        window = books.windows[line.window_id]
-        if window.hard:
-            blocked.add(line.window_id)
-            lacking = line.amount - max(0, window.available)
-            if lacking > 0 or line in short:
-                decisions.shortage[line.window_id] = decisions.shortage.get(
-                    line.window_id, 0
-                ) + max(lacking, 0)
+    for line in hard:
+        line_up.claim(line)
+    for line in short:
+        line_up.blocked.add(line.window_id)
+        decisions.shortage[line.window_id] = max(0, -line_up.free(line.window_id))
 
 
 def _share(available: int, users: Mapping[int, int], window_id: int) -> int:

@@ -20,6 +20,10 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long settlements wait for company when no call waits: fewer, larger transactions."""
     recall_again_ms: int = 50
     """How soon idle money is asked for again while a call still waits for it."""
+    recall_empty_again_ms: int = 1_000
+    """The same for a session that said it has nothing free: it says so again by itself when that
+    changes, at the latest after a second. A hundred sidecars asked twenty times a second, all for
+    one waiting call, would cost more than all they have to say otherwise."""
     contended_retry_ms: int = 1_000
     """The retry-after told when only reservations in flight are in the way."""
     ahead_ms: int = 5_000

@@ -403,7 +403,9 @@ class Writer:
         for holder in wanted:
             key = (holder.session_epoch, holder.window_id)
             before = self._recalled_at_ms.get(key)
-            if before is None or now_ms - before >= self._settings.recall_again_ms:
+            settings = self._settings
+            again_ms = settings.recall_again_ms if holder.free else settings.recall_empty_again_ms
+            if before is None or now_ms - before >= again_ms:
                 session = self._hub.sessions.get(holder.session_epoch)
                 if before is not None and session is not None:
                     session.silent = session.heard_at_ms < before

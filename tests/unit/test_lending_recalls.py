@@ -1,0 +1,58 @@
+"""Money that a waiting call lacks is asked for, and told to come home by itself, without haste."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from bursar_server.allowances import messages, rules
+from bursar_server.allowances.hub import Hub, LiveSession, Stream
+from bursar_server.allowances.records import WindowRow
+from bursar_server.allowances.rules import Holder
+from bursar_server.allowances.settings import LendingSettings
+from bursar_server.allowances.tick import Batch, Outcome
+from bursar_server.allowances.writer import Writer
+from bursar_server.clock import SystemClock
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SETTINGS = LendingSettings()
+
+
+def test_who_has_nothing_free_is_asked_again_much_later_than_who_has() -> None:
+    pool: Any = None
+    writer = Writer(pool, Hub(), SystemClock(), SETTINGS, 0)
+    holders = [Holder(7, 10, 100, 0), Holder(8, 10, 0, 0)]
+
+    def asked(now_ms: int) -> list[int]:
+        return [holder.session_epoch for holder in writer._due_recalls(holders, now_ms)]
+
+    assert asked(0) == [7, 8]
+    assert asked(SETTINGS.recall_again_ms - 1) == []
+    assert asked(SETTINGS.recall_again_ms) == [7]
+    assert 8 not in asked(SETTINGS.recall_empty_again_ms - 1)
+    assert 8 in asked(SETTINGS.recall_empty_again_ms)
+
+
+def hold_idle_ms(decisions: rules.Decisions) -> int:
+    """What a session is told of a window in its tail."""
+    hub = Hub()
+    hub.tail.add(10)
+    stream: Any = Stream.__new__(Stream)
+    stream.sessions = {}
+    session = LiveSession(
+        stream, 7, 1, "acme", "USD", 0, spender_organization="acme", platform=False
+    )
+    hub.add(session)
+    books = rules.Books({10: rules.WindowBalance(10, 1, True, 100, 100)})
+    decisions.touched.add((7, 10))
+    window = WindowRow(10, 1, 1, NOW, None)
+    outcome = Outcome(books, {10: window}, decisions, [], {}, [], 0, 0, [], 0, tail={10}, lent=True)
+    batch = Batch([], [], set(), [])
+    [(_, frame)] = messages.of_outcome(hub, batch, outcome, [], NOW, SETTINGS)
+    [allowance] = frame.allowances
+    assert allowance.tail
+    return allowance.hold_idle_ms
+
+
+def test_in_the_tail_nothing_lies_idle_while_a_call_waits() -> None:
+    assert hold_idle_ms(rules.Decisions()) == SETTINGS.hold_idle_ms
+    assert hold_idle_ms(rules.Decisions(shortage={10: 5})) == 0
+    assert hold_idle_ms(rules.Decisions(shortage={11: 5})) == SETTINGS.hold_idle_ms
