@@ -106,7 +106,7 @@ class Outbox:
 
     def ask(self, waiter: Waiter) -> None:
         """A call waits for money that this session is lent."""
-        # Only if it is short of something that this session lends: an empty frame would say nothing.
+        # Only if it lacks something that this session lends: an empty frame would say nothing.
         refs = waiter.plan.platform if self.leg.platform else waiter.plan.organization
         if waiter.order not in self._need_of and any(r.budget_id in waiter.short for r in refs):
             self._needs[waiter.order] = waiter
