@@ -1,6 +1,7 @@
 """Money that a waiting call lacks is asked for, and told to come home by itself, without haste."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 from bursar_server.allowances import messages, rules
@@ -8,7 +9,7 @@ from bursar_server.allowances.hub import Hub, LiveSession, Stream
 from bursar_server.allowances.records import WindowRow
 from bursar_server.allowances.rules import Holder
 from bursar_server.allowances.settings import LendingSettings
-from bursar_server.allowances.tick import Batch, Outcome
+from bursar_server.allowances.tick import Batch
 from bursar_server.allowances.writer import Writer
 from bursar_server.clock import SystemClock
 
@@ -44,7 +45,7 @@ def hold_idle_ms(decisions: rules.Decisions) -> int:
     books = rules.Books({10: rules.WindowBalance(10, 1, True, 100, 100)})
     decisions.touched.add((7, 10))
     window = WindowRow(10, 1, 1, NOW, None)
-    outcome = Outcome(books, {10: window}, decisions, [], {}, [], 0, 0, [], 0, tail={10}, lent=True)
+    outcome: Any = SimpleNamespace(books=books, windows={10: window}, decisions=decisions, stale=[])
     batch = Batch([], [], set(), [])
     [(_, frame)] = messages.of_outcome(hub, batch, outcome, [], NOW, SETTINGS)
     [allowance] = frame.allowances
