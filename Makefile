@@ -16,6 +16,9 @@ FIRST ?= 0
 SIMULATE ?=
 # Given to `bursar up`, e.g. make up ARGUMENTS="--sidecars 3"
 ARGUMENTS ?=
+# Given to `make kills`: how many rounds, and a seed that was printed before
+ROUNDS ?= 20
+SEED ?=
 # What `make model` searches: small, large, mutants; all but large if empty.
 BOUNDS ?=
 
@@ -33,7 +36,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-config --system-certs --universal 
 export BUF_CACHE_DIR ?= $(abspath $(VENV))/buf-cache
 
 .PHONY: help up test venv lint types imports proto proto-check proto-baseline tests bench model \
-	simulate format lock \
+	simulate kills format lock \
 	upgrade clean
 
 help: ## list what can be made
@@ -74,6 +77,10 @@ bench: $(STAMP) ## measure against baselines of the same run (docs/performance.m
 
 simulate: $(STAMP) ## run SEEDS=n simulated histories from FIRST=n on, or SIMULATE=--mutants
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(SIMULATE)
+
+kills: $(STAMP) ## kill real parts at random moments for ROUNDS=n rounds; SEED=s repeats one's choices
+	BURSAR_KILL_ROUNDS=$(ROUNDS) BURSAR_KILL_SEED=$(SEED) \
+		$(BIN)/pytest -q -s tests/end_to_end/test_kills.py
 
 model: $(STAMP) ## search the formal model, BOUNDS="small", "large" or "mutants"
 	$(BIN)/python -m tests.simulation.formal.make_model $(BOUNDS)

@@ -10,8 +10,10 @@ import shutil
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # has no types
 
 REQUIRE_ALL = os.environ.get("BURSAR_REQUIRE_ALL", "") not in {"", "0"}
 
@@ -52,6 +54,21 @@ def missing_components() -> list[str]:
 def pytest_sessionstart(session: pytest.Session) -> None:
     if REQUIRE_ALL and (missing := missing_components()):
         pytest.exit(f"BURSAR_REQUIRE_ALL is set and these are missing: {', '.join(missing)}", 1)
+
+
+class OneInstallationAFile(LoadScopeScheduling):  # type: ignore[misc]  # as above
+    """Sends the end-to-end tests of one file to one worker, so that they share what it starts, and
+    every other test wherever there is room."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return path if path.startswith("tests/end_to_end/") else nodeid
+
+
+# Groups of pytest-xdist's own (--dist loadgroup) do nothing under pytest 9.2: it can't change ids.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneInstallationAFile | None:
+    return OneInstallationAFile(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.hookimpl(wrapper=True)

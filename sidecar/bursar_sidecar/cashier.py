@@ -445,6 +445,27 @@ class Cashier:
 
     async def _resolve(self, key_hash: bytes) -> KnownKey:
         """Ask the control plane who a key is. Raises Refusal."""
+        future = None
+        try:
+            async with asyncio.timeout(RESOLVE_WAIT_S):
+                known = None
+                while known is None:
+                    future = self._asked(key_hash)
+                    await asyncio.shield(future)
+                    known = self._identity.known(key_hash, self._clock.boot_ns())
+                return known
+        except TimeoutError:
+            if self._resolving.get(key_hash) is future and future is not None:
+                # The question or its answer may be lost: who waits longer asks again.
+                self._resolving.pop(key_hash).set_result(None)
+            raise Refusal(
+                "no_allowance",
+                "The control plane did not tell in time who the key is.",
+                retry_after_s=RETRY_AFTER_S,
+            ) from None
+
+    def _asked(self, key_hash: bytes) -> "asyncio.Future[None]":
+        """Done when the answer is here or somebody gave up. Raises Refusal."""
         future = self._resolving.get(key_hash)
         if future is None:
             if len(self._resolving) >= MAX_RESOLVING:
@@ -455,25 +476,7 @@ class Cashier:
                 )
             future = self._resolving[key_hash] = asyncio.get_running_loop().create_future()
             self._session.resolve(key_hash)
-        try:
-            async with asyncio.timeout(RESOLVE_WAIT_S):
-                await asyncio.shield(future)
-        except TimeoutError:
-            if self._resolving.get(key_hash) is future:
-                # Whoever waits too has waited as long or asks again.
-                del self._resolving[key_hash]
-                future.cancel()
-            raise Refusal(
-                "no_allowance",
-                "The control plane did not tell in time who the key is.",
-                retry_after_s=RETRY_AFTER_S,
-            ) from None
-        known = self._identity.known(key_hash, self._clock.boot_ns())
-        if known is None:
-            raise Refusal(
-                "no_allowance", "The key was told and forgotten.", retry_after_s=RETRY_AFTER_S
-            )
-        return known
+        return future
 
     # -- refusals ------------------------------------------------------------------------------
 

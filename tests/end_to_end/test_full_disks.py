@@ -18,8 +18,6 @@ from tests.fakes.provider_bill import compare, entries_of, posted
 from tests.fakes.site import Sidecar, Site, site
 from tests.fakes.until import until
 
-pytestmark = pytest.mark.xdist_group("full-disks")
-
 NO_ROOM = "503 overloaded"
 MILLI_USD = 1_000_000
 

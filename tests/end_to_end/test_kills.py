@@ -22,8 +22,6 @@ from tests.fakes.site import Sidecar, Site, site
 from tests.fakes.until import until
 from tests.fakes.watched_windows import check_every_committed_state, watch
 
-pytestmark = pytest.mark.xdist_group("kills")
-
 MILLI_USD = 1_000_000
 ROUNDS = int(os.environ.get("BURSAR_KILL_ROUNDS", "2"))
 SEED = os.environ.get("BURSAR_KILL_SEED") or str(random.SystemRandom().randrange(10**9))

@@ -16,8 +16,6 @@ from tests.fakes.site import Site, site
 from tests.fakes.until import until
 from tests.fakes.watched_windows import check_every_committed_state, watch
 
-pytestmark = pytest.mark.xdist_group("two-control-planes")
-
 MILLI_USD = 1_000_000
 DEPOSED = 1
 """The exit code of a control plane that can't go on."""

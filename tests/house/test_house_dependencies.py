@@ -24,6 +24,7 @@ DISTRIBUTIONS = {
     "grpc_tools": "grpcio-tools",
     "importlinter": "import-linter",
     "pytest_asyncio": "pytest-asyncio",
+    "xdist": "pytest-xdist",
     "yaml": "pyyaml",
 }
 # What each package may count on being installed. The command line's `up` starts the other parts,

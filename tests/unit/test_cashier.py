@@ -8,6 +8,7 @@ import pytest
 
 from bursar.usage import Usage
 from bursar.v1 import allowances_pb2, charges_pb2
+from bursar_sidecar import cashier
 from bursar_sidecar.desk import Outcome, Refusal
 from bursar_sidecar.journal_limits import JournalLimits
 from tests.fakes.control_plane import (
@@ -15,7 +16,9 @@ from tests.fakes.control_plane import (
     PLATFORM_ID,
     SOFT,
     FakeControlPlane,
+    Stream,
 )
+from tests.fakes.control_plane import Session as FakeSession
 from tests.fakes.counter import KEY, Counter, serving
 
 
@@ -91,6 +94,31 @@ async def test_an_unknown_key_is_asked_about_once(
             await counter.identify("bk-nobody")
         assert caught.value.reason == "key_unknown"
     assert sum(len(frame.resolve_keys) for frame in plane.frames) == 1
+
+
+async def test_who_asked_first_and_gave_up_takes_no_other_along(
+    plane: FakeControlPlane, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await counter.identify()
+    plane.add_key("bk-late", 8)
+    answer, asks = plane._answer_key, []
+
+    def lose_the_first(stream: Stream, session: FakeSession, key_hash: bytes) -> None:
+        asks.append(key_hash)
+        if len(asks) > 1:
+            answer(stream, session, key_hash)
+
+    monkeypatch.setattr(plane, "_answer_key", lose_the_first)
+    monkeypatch.setattr(cashier, "RESOLVE_WAIT_S", 0.5)
+    first = asyncio.create_task(counter.identify("bk-late"))
+    await plane.until(lambda: asks, "the key is asked about")
+    monkeypatch.setattr(cashier, "RESOLVE_WAIT_S", 60)
+    second = asyncio.create_task(counter.identify("bk-late"))
+    with pytest.raises(Refusal) as caught:
+        await first
+    assert caught.value.reason == "no_allowance"
+    assert (await second).key_id == 8
+    assert len(asks) == 2
 
 
 @pytest.mark.parametrize("api_key", ["", "k" * 513])
