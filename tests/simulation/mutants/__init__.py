@@ -14,8 +14,8 @@ from tests.simulation.mutants import (
     posting,
     time_passing,
 )
-from tests.simulation.mutants.registry import MUTANTS, Replacement, alive, mutant
+from tests.simulation.mutants.registry import MUTANTS, Replacement, alive, living, mutant
 
 MODULES = (lending, posting, holding, growth, clamping, journals, time_passing)
 """Those whose mutants are registered."""
-__all__ = ["MODULES", "MUTANTS", "Replacement", "alive", "mutant"]
+__all__ = ["MODULES", "MUTANTS", "Replacement", "alive", "living", "mutant"]

@@ -1,7 +1,7 @@
 """Where mutants are registered, and how one is let live."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 Replacement = tuple[Any, str, Any]
@@ -17,10 +17,14 @@ def mutant(make: Callable[[], list[Replacement]]) -> Callable[[], list[Replaceme
     return make
 
 
+def alive(name: str) -> AbstractContextManager[None]:
+    """The mutant of this name lives inside."""
+    return living(MUTANTS[name]())
+
+
 @contextmanager
-def alive(name: str) -> Iterator[None]:
-    """The mutant lives inside."""
-    replacements = MUTANTS[name]()
+def living(replacements: Sequence[Replacement]) -> Iterator[None]:
+    """A mutant lives inside."""
     before = [(owner, attribute, owner.__dict__[attribute]) for owner, attribute, _ in replacements]
     for owner, attribute, value in replacements:
         setattr(owner, attribute, value)
