@@ -25,6 +25,7 @@ from tests.simulation.coverage import saw
 from tests.simulation.database import EPOCH, Broken, Crash, Database
 from tests.simulation.driving import drive
 from tests.simulation.honesty import Honesty
+from tests.simulation.limits import check_limits
 from tests.simulation.stores import RAISES, STORE
 from tests.simulation.versions import as_older
 
@@ -211,6 +212,7 @@ class ControlPlane:
             if wrote and self.owner_epoch != self.database.tables.owner_epoch:
                 raise Broken("6: a control plane that was deposed has written")
             self._facts_are_posted(batch)
+            check_limits(self.database.tables, self.clock.now(), applied=False)
         except Deposed:
             saw("a deposed owner was stopped")
             self.alive = False

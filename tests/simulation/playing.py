@@ -4,6 +4,7 @@ from tests.simulation import at_last
 from tests.simulation.actions import ACTIONS
 from tests.simulation.database import Broken
 from tests.simulation.disk import Killed
+from tests.simulation.limits import check_limits
 from tests.simulation.liveness import MOST_ROUNDS_TO_MONEY, Probes
 from tests.simulation.sidecar import Sidecar
 from tests.simulation.world import MS, Step, World
@@ -49,6 +50,8 @@ def end(world: World) -> None:
     else:
         raise Broken("stranded: a sidecar could not end in an orderly way")
     at_last.settled_at_last(world.oracle)
+    world.plane.tick()
+    check_limits(world.database.tables, world.plane.clock.now(), applied=True)
     world.age(PAST_EVERYTHING_MINUTES)
     at_last.nothing_is_held_for_ever(world.oracle)
 

@@ -14,12 +14,13 @@ from tests.simulation.actions import (
     faults,
     growing_calls,
     passing,
+    raises,
     silence,
     streams,
 )
 from tests.simulation.world import Action
 
-MODULES = (apps, growing_calls, clamped_calls, streams, passing, faults, admins, silence)
+MODULES = (apps, growing_calls, clamped_calls, streams, passing, faults, admins, silence, raises)
 ACTIONS: dict[str, Action] = {}
 USUAL: dict[str, int] = {}
 THEMES: list[dict[str, int]] = []

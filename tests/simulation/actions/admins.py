@@ -31,7 +31,8 @@ def limit(world: World, _sidecar: Sidecar, step: Step) -> None:
     tables.record(change)
     world.database.tables = tables
     highest = world.oracle.highest_limit
-    highest[budget.id] = max(highest[budget.id], limit)
+    raised = sum(each.amount_nanos for each in budget.raises)
+    highest[budget.id] = max(highest[budget.id], limit + raised)
     # Whoever serves the admin tells its own process, unless that is lost; others find it on record.
     if step.a % 4:
         world.plane.note(change)

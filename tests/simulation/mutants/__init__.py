@@ -12,10 +12,11 @@ from tests.simulation.mutants import (
     journals,
     lending,
     posting,
+    raising,
     time_passing,
 )
 from tests.simulation.mutants.registry import MUTANTS, Replacement, alive, living, mutant
 
-MODULES = (lending, posting, holding, growth, clamping, journals, time_passing)
+MODULES = (lending, posting, holding, growth, clamping, journals, time_passing, raising)
 """Those whose mutants are registered."""
 __all__ = ["MODULES", "MUTANTS", "Replacement", "alive", "living", "mutant"]
