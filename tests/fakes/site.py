@@ -86,6 +86,7 @@ class Site:
             {},
         )
         self.provider_url = ""
+        self._control_planes: list[Program] = []
         self.server = self.control_plane("server")
         self.sidecars: dict[str, Sidecar] = {}
         self._sidecar_settings = directory / "sidecar.toml"
@@ -98,7 +99,9 @@ class Site:
     def control_plane(self, name: str) -> Program:
         """A control plane over the database; not started."""
         # The database is told at the start: its port is known only then.
-        return _ControlPlane(name, self.directory, self)
+        made = _ControlPlane(name, self.directory, self)
+        self._control_planes.append(made)
+        return made
 
     def server_environment(self) -> dict[str, str]:
         """What a control plane is told."""
@@ -178,7 +181,7 @@ class Site:
                     codes[part.name] = part.stop()
             assert set(codes.values()) <= {0}, f"{codes}\n{self.log()}"
         finally:
-            programs: list[Program] = [*self.sidecars.values(), self.server, self.provider]
+            programs = [*self.sidecars.values(), *self._control_planes, self.provider]
             for program in programs:
                 if program.is_running:
                     program.kill()
