@@ -168,7 +168,13 @@ class ControlPlane:
                 budgets_pb2.DESCRIPTOR.services_by_name["BudgetService"],
                 budgets_pb2_grpc.add_BudgetServiceServicer_to_server,
                 BudgetService(
-                    pool, feed, clock, lending.writer.budget_applied, lending.hub.reserved
+                    pool,
+                    feed,
+                    clock,
+                    lending.writer.budget_applied,
+                    lending.hub.reserved,
+                    valid_for_ms=lending.valid_for_ms,
+                    is_connected=lending.is_connected,
                 ),
             ),
             _service(

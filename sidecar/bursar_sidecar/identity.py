@@ -8,14 +8,13 @@ Each stream begins a new generation. What an older generation told stays usable 
 again, or until its validity lapses, whichever is first.
 """
 
-import fnmatch
 import hashlib
-import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from bursar.selectors import Selector, model_names
 from bursar.v1 import allowances_pb2
 from bursar_sidecar.allowances import BudgetRef, Plan
 from bursar_sidecar.clock import NANOS_PER_MS
@@ -63,24 +62,18 @@ class KnownKey:
 class BudgetRule:
     """A budget and whose calls for what it counts."""
 
-    __slots__ = ("_models", "_providers", "generation", "policy", "ref", "scope")
+    __slots__ = ("_selector", "generation", "policy", "ref", "scope")
 
     def __init__(self, policy: allowances_pb2.BudgetPolicy, generation: int) -> None:
         self.policy = policy
         self.generation = generation
         self.ref = BudgetRef(policy.budget_id, policy.hard)
         self.scope = (policy.scope_kind, policy.scope_id)
-        self._providers = frozenset(policy.providers)
-        self._models: re.Pattern[str] | None = None
-        if policy.models:
-            # Case-sensitive on every platform, unlike fnmatch.fnmatch.
-            self._models = re.compile("|".join(fnmatch.translate(glob) for glob in policy.models))
+        self._selector = Selector(policy.models, policy.providers)
 
     def selects(self, provider: str, names: Iterable[str]) -> bool:
         """Whether a call of this provider and of a model with these names counts."""
-        if self._providers and provider not in self._providers:
-            return False
-        return self._models is None or any(self._models.match(name) for name in names)
+        return self._selector.selects(provider, names)
 
 
 class Identity:
@@ -147,7 +140,7 @@ class Identity:
         ]
 
     def _match(self, spender: Spender, provider: str, model: str, requested_model: str) -> Plan:
-        names = (model, f"{provider}/{model}", requested_model)
+        names = model_names(provider, model, requested_model)
         scopes = [
             (allowances_pb2.SCOPE_KIND_ORGANIZATION, spender.organization_id),
             (allowances_pb2.SCOPE_KIND_KEY, spender.key_id),

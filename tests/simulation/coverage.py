@@ -63,6 +63,9 @@ EVENTS: Final = (
     "evidence took back what was decided to be spent",
     "evidence came for money that was decided to be free",
     "a sidecar was away for longer than the longest call",
+    "a budget was made over keys in use",
+    "a new budget began with what was spent before",
+    "a call was counted in a budget it did not know",
     "a budget was disabled",
     "a budget was enabled again",
     # Versions.

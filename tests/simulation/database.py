@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+from bursar_server.allowances.arming import ArmingSession
 from bursar_server.allowances.records import SessionRow, WindowRow
 from bursar_server.budgets.store import BudgetRecord
 from bursar_server.changes import Change
@@ -80,6 +81,7 @@ class Window:
     outstanding: int = 0
     in_doubt: int = 0
     overrun: int = 0
+    opening: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,11 @@ class Entry:
     amount: int
     credit: str
     window_ids: tuple[int, ...]
+    armed: tuple[int, ...] = ()
+    """Of its windows those of budgets that it did not know when it was admitted."""
+    key_id: int = 0
+    admitted_at: datetime = EPOCH
+    posted_at: datetime = EPOCH
 
 
 class Lent(NamedTuple):
@@ -137,7 +144,7 @@ class Tables:
     allowances: dict[tuple[int, int], Lent] = field(default_factory=dict)
     """By session epoch and window."""
     entries: dict[tuple[int, int, int], Entry] = field(default_factory=dict)
-    draw_sets: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
+    draw_sets: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = field(default_factory=dict)
     budgets: dict[int, BudgetRecord] = field(default_factory=dict)
     keys: dict[bytes, KeyRecord] = field(default_factory=dict)
     resolutions: dict[int, Decision] = field(default_factory=dict)
@@ -148,6 +155,10 @@ class Tables:
     served_ms: int = 0
     organizations: dict[int, OrganizationRecord] = field(default_factory=dict)
     """They never change here."""
+    armings: dict[int, int] = field(default_factory=dict)
+    """The policy version that a budget came with."""
+    arming_sessions: dict[tuple[int, int], ArmingSession] = field(default_factory=dict)
+    """By budget and session."""
 
     def policy_version(self, organization_id: int) -> int:
         """The policy version of an organization."""
@@ -164,7 +175,7 @@ class Tables:
             dict(self.sessions), dict(self.windows), dict(self.allowances), dict(self.entries),
             dict(self.draw_sets), dict(self.budgets), dict(self.keys), dict(self.resolutions),
             list(self.quarantined), self.owner_epoch, dict(self.changes), self.served_ms,
-            self.organizations,
+            self.organizations, dict(self.armings), dict(self.arming_sessions),
         )  # fmt: skip
 
 

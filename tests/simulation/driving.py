@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import structlog
 
-from bursar_server.allowances import passing, policy, service, tick, windows, writer
+from bursar_server.allowances import armings, passing, policy, service, tick, windows, writer
 from bursar_sidecar import journal
-from tests.simulation import database, disk, stores
+from tests.simulation import arming_store, database, disk, stores
 from tests.simulation.coverage import saw
 
 T = TypeVar("T")
@@ -74,7 +74,9 @@ def _stand_ins() -> list[tuple[Any, str, Any]]:
         (tick, "store", stores.STORE),
         (tick, "posting", stores.LEDGER),
         (passing, "store", stores.STORE),
+        (armings, "store", arming_store.ARMING_STORE),
         (windows, "store", stores.STORE),
+        (windows, "posting", stores.LEDGER),
         (windows, "raises", stores.RAISES),
         (tick, "raises", stores.RAISES),
         (windows, "budgets_by_ids", stores.budgets_by_ids),

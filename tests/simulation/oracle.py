@@ -27,6 +27,7 @@ from tests.simulation.database import (
     Tables,
     Window,
 )
+from tests.simulation.newcomers import Newcomers
 from tests.simulation.sidecar import Life
 
 Pair = tuple[int, int]
@@ -95,6 +96,7 @@ class Oracle:
         self.given_up: set[int] = set()
         """Sessions whose money was decided to be free, whatever becomes of it."""
         self.refusals: dict[str, int] = defaultdict(int)
+        self.newcomers = Newcomers()
         database.on_commit = self.committed
 
     # -- what sidecars do ----------------------------------------------------------------------
@@ -279,10 +281,10 @@ class Oracle:
                 granted.add(pair[1])
             held[pair[1]] += lent.held
         for window_id, window in after.windows.items():
-            if window.settled != self.posted[window_id]:
+            if window.settled != self.posted[window_id] + window.opening:
                 raise Broken(
                     f"6: window {window_id} has settled {window.settled}, entries say "
-                    f"{self.posted[window_id]}"
+                    f"{self.posted[window_id]}, its opening line {window.opening}"
                 )
             if window.hard:
                 old_window = before.windows.get(window_id, window)
@@ -301,7 +303,8 @@ class Oracle:
     def _entries(self, before: Tables, after: Tables) -> dict[int, int]:
         """Returns by window what the new ones add to it."""
         changes: dict[tuple[int, int, int], int] = defaultdict(int)
-        for entry in islice(after.entries.values(), len(before.entries), None):
+        fresh = list(islice(after.entries.values(), len(before.entries), None))
+        for entry in fresh:
             self._entry(entry)
             _count(entry)
             for window_id in entry.window_ids:
@@ -310,10 +313,11 @@ class Oracle:
                 self.posted_all[entry.epoch, window_id] += entry.amount
                 if entry.kind is Kind.LOST:
                     self.posted_lost[entry.epoch, window_id] += entry.amount
-                if entry.k == 0:
+                if entry.k == 0 and window_id not in entry.armed:
                     self.posted_first[entry.epoch, window_id] += entry.amount
             if entry.credit == PROVISIONAL_ACCOUNT:
                 self.provisional += entry.amount
+        self.newcomers.committed(before, after, fresh, self.attempts, self.unproven)
         posted_now: dict[int, int] = defaultdict(int)
         for (_epoch, _n, window_id), change in changes.items():
             posted_now[window_id] += max(0, change)
@@ -335,7 +339,7 @@ class Oracle:
         exposed_before = old.settled + old.outstanding + old.in_doubt
         if exposed > max(new.ceiling, exposed_before + posted_now):
             raise Broken(f"2: {exposed} is out and spent of a ceiling of {new.ceiling}")
-        if new.ceiling > self.highest_limit[new.row.budget_id]:
+        if new.ceiling > max(self.highest_limit[new.row.budget_id], new.opening):
             raise Broken("2: the ceiling is above every limit there was")
 
     def _decided(self, decision: Decision) -> None:
@@ -357,10 +361,11 @@ class Oracle:
         if attempt is None:
             raise Broken(f"6: charge {entry.epoch}-{entry.n} was never reserved")
         for epoch, n, window_ids in attempt.parts:
-            if (epoch, n) == (entry.epoch, entry.n) and window_ids != entry.window_ids:
+            counted = tuple(w for w in entry.window_ids if w not in entry.armed)
+            if (epoch, n) == (entry.epoch, entry.n) and window_ids != counted:
                 raise Broken(
                     f"6: charge {epoch}-{n} was admitted under {window_ids} and posted under "
-                    f"{entry.window_ids}"
+                    f"{counted}"
                 )
         if entry.kind is Kind.FINAL and attempt.told is not None and entry.amount != attempt.told:
             raise Broken(f"6: {entry.epoch}-{entry.n} cost {attempt.told}, posted {entry.amount}")

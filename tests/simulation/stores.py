@@ -171,7 +171,6 @@ class Store:
         opening: tuple[int, int],
         now: datetime,
     ) -> WindowRow:
-        assert not opening[1], "budgets here are older than their windows"
         for window in tables.windows.values():
             if window.row.budget_id == budget.id and window.row.start_at == span[0]:
                 return window.row
@@ -179,7 +178,10 @@ class Store:
             len(tables.windows) + 1, budget.organization_id, budget.id, span[0], span[1]
         )
         limit = budget.limit_at(max(now, span[0]))
-        tables.windows[row.id] = Window(row, budget.hard, limit, limit, budget.version)
+        tables.windows[row.id] = Window(
+            row, budget.hard, limit, max(limit, opening[0]), budget.version,
+            settled=opening[0], opening=opening[0],
+        )  # fmt: skip
         return row
 
     async def windows_of_budgets(
@@ -194,13 +196,14 @@ class Store:
         ]
 
     async def budgets_with_stale_windows(
-        self, tables: Tables, now: datetime
+        self, tables: Tables, now: datetime, organization_id: int | None = None
     ) -> list[tuple[int, int]]:
         return sorted(
             {
                 (window.row.organization_id, window.row.budget_id)
                 for window in tables.windows.values()
-                if window.version != tables.budgets[window.row.budget_id].version
+                if organization_id in (None, window.row.organization_id)
+                and window.version != tables.budgets[window.row.budget_id].version
                 and (window.row.end_at is None or window.row.end_at > now or window.outstanding > 0)
             }
         )
@@ -235,15 +238,20 @@ class Store:
         return {epoch: (tables.sessions[epoch].spender, "USD") for epoch in epochs}
 
     async def intern_draw_set(
-        self, tables: Tables, organization_id: int, window_ids: Sequence[int]
+        self,
+        tables: Tables,
+        organization_id: int,
+        window_ids: Sequence[int],
+        armed_window_ids: Sequence[int],
     ) -> int:
-        key = (organization_id, tuple(window_ids))
+        key = (organization_id, tuple(window_ids), tuple(armed_window_ids))
         return tables.draw_sets.setdefault(key, len(tables.draw_sets) + 1)
 
     async def spenders_of_keys(
-        self, _tables: Tables, _organization_id: int, key_ids: Iterable[int]
+        self, tables: Tables, _organization_id: int, key_ids: Iterable[int]
     ) -> dict[int, tuple[int | None, int | None, int | None]]:
-        return dict.fromkeys(key_ids, (None, None, None))
+        teams = {key.id: key.team_id for key in tables.keys.values()}
+        return {id: (teams.get(id), None, None) for id in key_ids}
 
     async def save_events(self, _tables: Tables, _events: object, _now: datetime) -> None:
         """Nobody looks at them here."""
@@ -347,12 +355,13 @@ class Ledger:
                 final = final or entry.kind is Kind.FINAL
                 k += 1
             if k:
-                found[identity] = PostedSoFar(k - 1, amount, final)
+                first = tables.entries[*identity, 0]
+                found[identity] = PostedSoFar(
+                    k - 1, amount, final, (), first.window_ids, first.armed
+                )
         return found
 
-    async def write(
-        self, tables: Tables, postings: Sequence[Posting], _posted_at: datetime
-    ) -> None:
+    async def write(self, tables: Tables, postings: Sequence[Posting], posted_at: datetime) -> None:
         for posting in postings:
             settlement = posting.settlement
             identity = (settlement.session_epoch, settlement.n, posting.k)
@@ -365,7 +374,39 @@ class Ledger:
                 posting.amount_nanos,
                 posting.credit_account,
                 settlement.budget_window_ids,
+                posting.armed_window_ids,
+                settlement.key_id,
+                settlement.admitted_at,
+                posted_at,
             )
+
+    async def spent_before(
+        self,
+        tables: Tables,
+        organization_id: int,
+        since: datetime,
+        scope: tuple[str, int],
+        _models: Sequence[str],
+        _providers: Sequence[str],
+        *,
+        posted_since: datetime | None,
+    ) -> tuple[int, int]:
+        keys = {
+            key.id
+            for key in tables.keys.values()
+            if scope[0] == "organization" or scope[1] in (key.id, key.team_id)
+        }
+        found = [
+            entry.amount
+            for entry in tables.entries.values()
+            if entry.organization_id == organization_id
+            and entry.key_id in keys
+            and (
+                entry.admitted_at >= since
+                or (posted_since is not None and entry.posted_at >= posted_since)
+            )
+        ]
+        return sum(found), len(found)
 
 
 async def budgets_by_ids(

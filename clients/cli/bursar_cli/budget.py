@@ -12,6 +12,7 @@ from bursar_cli import output, typed
 from bursar_cli.budget_raises import RAISES, in_currency_of, raise_for_a_while, show_raise
 from bursar_cli.cells import Column, Share, when_set
 from bursar_cli.output import Format
+from bursar_cli.policy import PENDING
 from bursar_cli.typed import UsageFault
 from bursar_cli.verbs import Session, changes, noun, verb
 
@@ -109,6 +110,16 @@ def _would_refuse(budget: budgets_pb2.Budget) -> int | None:
     return int(budget.standing.would_refuse_count)
 
 
+def _arming(budget: budgets_pb2.Budget) -> str:
+    """Whether all who spend know it."""
+    if not budget.HasField("arming"):
+        return ""
+    if budget.arming.HasField("armed_time"):
+        return f"armed since {budget.arming.armed_time.ToJsonString()}"
+    since = budget.arming.begin_time.ToJsonString()
+    return f"arming since {since}: {len(budget.arming.pending)} sidecar sessions may not know it"
+
+
 def _window_end(budget: budgets_pb2.Budget) -> Any:
     return when_set(budget.standing, "window_end_time")
 
@@ -138,6 +149,7 @@ COLUMNS: Final = (
     ),
     Column("Window end", _window_end),
     Column("Kind", _enforcement),
+    Column("Arming", _arming, wide=True),
     Column("Version", lambda budget: budget.version, wide=True),
     Column("Created", lambda budget: when_set(budget, "create_time"), wide=True),
     Column("Organization", lambda budget: budget.organization, wide=True),
@@ -265,7 +277,11 @@ def show_budget(session: Session, name: Name) -> None:
     budget = _get(session, name)
     session.show(budget, COLUMNS)
     if session.form is Format.TABLE:
-        for rows, columns in ((budget.raises, RAISES), (budget.standing.holders, HOLDERS)):
+        for rows, columns in (
+            (budget.raises, RAISES),
+            (budget.standing.holders, HOLDERS),
+            (budget.arming.pending, PENDING),
+        ):
             if rows:
                 typer.echo("")
                 output.write_table(rows, columns, session.now)

@@ -120,6 +120,8 @@ class LiveSession:
         self.keys: dict[bytes, KeyRecord | None] = {}
         self.scopes: set[Scope] = set()
         self.budget_ids: set[int] = set()
+        self.is_asking = False
+        """Whether keys it asked for were not told yet."""
         self.policy_told: int | None = None
         """The policy version that it was told on this stream; None: nothing yet."""
         self.policy_told_at_ms = 0

@@ -34,7 +34,7 @@ from bursar_server.clock import Clock
 from bursar_server.database.pool import Connection, Pool, transaction
 from bursar_server.errors import BursarError
 from bursar_server.identity.store import KeyRecord, keys_by_secret_hashes
-from bursar_server.policy.store import mark_all_effective
+from bursar_server.policy.store import mark_all_effective, mark_armed
 from bursar_server.prices.store import overlay
 from bursar_server.sidecars.store import sidecar_by_secret_hash
 
@@ -120,6 +120,7 @@ class PolicyDesk:
         """A sidecar asks who keys are; it is answered on its stream."""
         asked = self._asked[session]
         asked.update(hashes)
+        session.is_asking = True
         if len(asked) + len(session.keys) > self._settings.max_subscribed_keys:
             del self._asked[session]
             session.stream.end("it asked for too many keys")
@@ -182,7 +183,7 @@ class PolicyDesk:
                 await asyncio.sleep(RETRY_MS / 1000)
 
     async def _mark_effective(self) -> None:
-        """Write down, once a second, which changes no sidecar can be ignorant of any more."""
+        """Write down, once a second, which changes and budgets no sidecar can be ignorant of."""
         now_ms = self._clock.monotonic_ms()
         if now_ms - self._marked_at_ms < BEAT_MS:
             return
@@ -190,6 +191,7 @@ class PolicyDesk:
         valid_for = timedelta(milliseconds=self._settings.valid_for_ms)
         async with transaction(self._pool) as connection:
             await mark_all_effective(connection, self._clock.now(), valid_for)
+            await mark_armed(connection, self._clock.now(), valid_for)
 
     async def _tell(self, asked: Mapping[LiveSession, Collection[bytes]]) -> None:
         """Answer what was asked, and tell each session what changed since it was told."""
@@ -204,6 +206,14 @@ class PolicyDesk:
                 connection, {session.organization_id for session in sessions}
             )
             changes = await self._changes(connection, sessions, versions)
+            # What changed while no session of the organization was here may not be announced.
+            stale = [
+                budget
+                for id in versions.keys() - self._handed_on.keys()
+                for budget in await store.budgets_with_stale_windows(
+                    connection, self._clock.now(), id
+                )
+            ]
             for session in sessions:
                 telling = await self._telling(
                     connection,
@@ -221,6 +231,9 @@ class PolicyDesk:
                 continue
             for session, frame in telling.told(now_ms):
                 session.send(frame)
+            telling.session.is_asking = telling.session in self._asked
+        for organization_id, budget_id in stale:
+            self.on_budget(organization_id, budget_id)
         self._hand_on(versions, changes)
 
     async def _changes(

@@ -144,7 +144,7 @@ WHERE organization_id = $1 AND budget_id = ANY($2::bigint[])
 SELECT DISTINCT w.organization_id, w.budget_id
 FROM budget_windows AS w
 JOIN budgets AS b ON b.organization_id = w.organization_id AND b.id = w.budget_id
-WHERE w.budget_version <> b.version
+WHERE w.budget_version <> b.version AND ($2::bigint IS NULL OR w.organization_id = $2)
   AND (w.end_at IS NULL OR w.end_at > $1 OR w.outstanding_nanos > 0);
 
 -- name: totals
@@ -191,8 +191,8 @@ SET granted_nanos = excluded.granted_nanos, returned_nanos = excluded.returned_n
                           THEN coalesce(a.in_doubt_since, excluded.in_doubt_since) END;
 
 -- name: draw_set
-INSERT INTO draw_sets (organization_id, budget_window_ids) VALUES ($1, $2)
-ON CONFLICT (organization_id, budget_window_ids) DO UPDATE
+INSERT INTO draw_sets (organization_id, budget_window_ids, armed_window_ids) VALUES ($1, $2, $3)
+ON CONFLICT (organization_id, budget_window_ids, armed_window_ids) DO UPDATE
 SET budget_window_ids = draw_sets.budget_window_ids
 RETURNING id;
 

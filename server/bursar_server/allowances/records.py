@@ -29,6 +29,11 @@ class SessionRow(msgspec.Struct):
     stage: str = "heard"
     """heard, doubted, over: what time did to it."""
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether every call is settled and all money came home."""
+        return self.state == "closed"
+
 
 class WindowRow(msgspec.Struct, frozen=True):
     """When a budget's window runs; what it holds is in WindowBalance."""

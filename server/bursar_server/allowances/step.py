@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from bursar_server.allowances import life, rules, shadow
+from bursar_server.allowances import arming, life, rules, shadow
 from bursar_server.allowances.ahead import Ahead
 from bursar_server.allowances.frames import Frame
 from bursar_server.allowances.life import Passed, Terms
@@ -183,13 +183,13 @@ def _find(
 def _post(state: Slice, given: Input, output: Output) -> None:
     postings = given.postings
     shadows = shadow.Judge(state.books)
-    adjustments: dict[tuple[int, int, tuple[int, ...]], int] = defaultdict(int)
+    adjustments: dict[tuple[int, int, tuple[int, ...], tuple[int, ...]], int] = defaultdict(int)
     for entry in postings:
         settlement = entry.settlement
         if entry.k > 0:
             shadows.adjust(entry)
-            call = (settlement.session_epoch, settlement.n, settlement.budget_window_ids)
-            adjustments[call] += entry.amount_nanos
+            call = (settlement.session_epoch, settlement.n)
+            adjustments[*call, entry.lent_window_ids, entry.armed_window_ids] += entry.amount_nanos
             continue
         row = state.sessions.get(settlement.session_epoch)
         if row is None:
@@ -215,14 +215,17 @@ def _post(state: Slice, given: Input, output: Output) -> None:
         # Before it counts itself.
         shadows.judge(entry)
         entry.overrun_nanos = state.books.post(
-            settlement.session_epoch, settlement.budget_window_ids, entry.amount_nanos
+            settlement.session_epoch, entry.lent_window_ids, entry.amount_nanos
         )
+        if entry.armed_window_ids:
+            arming.count(state.books, entry.armed_window_ids, entry.amount_nanos)
         if entry.overrun_nanos:
             output.events.append(_overrun_event(entry, state.books))
-    for (epoch, _, window_ids), difference in adjustments.items():
+    for (epoch, _, window_ids, armed_ids), difference in adjustments.items():
         row = state.sessions[epoch]
         is_cut = row.journal == "truncated" and row.decision != "free"
         state.books.adjust(window_ids, difference, doubted=epoch if is_cut else None)
+        state.books.adjust(armed_ids, difference)
         if is_cut and row.decision == "spent":
             # It was decided what such money is.
             _post_losses(row, state.books.lose(epoch), 1, given.now, output)
@@ -248,7 +251,7 @@ def _post(state: Slice, given: Input, output: Output) -> None:
 def _overrun_event(entry: Posting, books: rules.Books) -> EventRow:
     settlement = entry.settlement
     worst = max(
-        (books.windows[w] for w in settlement.budget_window_ids if books.windows[w].hard),
+        (books.windows[w] for w in entry.lent_window_ids if books.windows[w].hard),
         key=lambda window: window.overrun,
     )
     return EventRow(

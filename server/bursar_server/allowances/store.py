@@ -317,18 +317,26 @@ async def windows_of_budgets(
 
 
 async def budgets_with_stale_windows(
-    connection: Connection, now: datetime
+    connection: Connection, now: datetime, organization_id: int | None = None
 ) -> list[tuple[int, int]]:
-    """(organization, budget) whose windows were not told of the budget's last change."""
-    rows = await connection.fetch(QUERIES.budgets_with_stale_windows, now)
+    """(organization, budget) whose windows were not told of the budget's last change; of one
+    organization, or of all."""
+    rows = await connection.fetch(QUERIES.budgets_with_stale_windows, now, organization_id)
     return [(row["organization_id"], row["budget_id"]) for row in rows]
 
 
 async def intern_draw_set(
-    connection: Connection, organization_id: int, window_ids: Sequence[int]
+    connection: Connection,
+    organization_id: int,
+    window_ids: Sequence[int],
+    armed_window_ids: Sequence[int],
 ) -> int:
-    """The id of this set of windows."""
-    return int(await connection.fetchval(QUERIES.draw_set, organization_id, list(window_ids)))
+    """The id of this set of windows, some of which were armed while the call was under way."""
+    return int(
+        await connection.fetchval(
+            QUERIES.draw_set, organization_id, list(window_ids), list(armed_window_ids)
+        )
+    )
 
 
 async def spenders_of_keys(

@@ -15,6 +15,7 @@ import structlog
 
 from bursar_server.allowances import rules, store
 from bursar_server.allowances.ahead import Ahead
+from bursar_server.allowances.armings import Armings
 from bursar_server.allowances.frames import Frame, NeedRequest
 from bursar_server.allowances.hub import Hub, LiveSession
 from bursar_server.allowances.life import Passed
@@ -96,13 +97,15 @@ class Tick:
         self._hub = hub
         self._settings = settings
         self._windows = Windows()
+        self._armings = Armings(hub, self._windows)
         self.passing = Passing(shard_id, settings)
-        self._draw_sets: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._draw_sets: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
         self._spenders: dict[tuple[int, int], tuple[int | None, int | None, int | None]] = {}
 
     def forget(self) -> None:
         """Drop the caches: a transaction failed, so what it made may not exist."""
         self._windows.forget()
+        self._armings.forget()
         self._draw_sets.clear()
         self._spenders.clear()
 
@@ -129,8 +132,9 @@ class Tick:
         if batch.boundary_due:
             batch.changed_budgets.update(await raises.due_budgets(connection, now))
         self._windows.changed(batch.changed_budgets)
+        await self._armings.begin(connection, self._named(batch), sessions, now)
         needs, by_need, stale = await self._needs(connection, batch, sessions, now)
-        postings, repeat_count = await self._postings(connection, batch, sessions)
+        postings, repeat_count = await self._postings(connection, batch, sessions, now)
         spoken = [(session.session_epoch, frame) for session, frame in batch.frames]
         ahead: list[Ahead] = []
         if lending:
@@ -162,6 +166,7 @@ class Tick:
                 terms=self.passing.terms,
             ),
         )
+        await self._armings.closed(connection, sessions)
         await self._save(connection, batch, state, postings, output, now)
         next_boundary = await self._pass_boundaries(connection, batch, now)
         return Outcome(
@@ -211,6 +216,16 @@ class Tick:
                 row.policy_version = max(row.policy_version, version)
                 row.policy_last_n = max(row.policy_last_n, last_n)
         return rows
+
+    @staticmethod
+    def _named(batch: Batch) -> set[tuple[int, int]]:
+        """(organization, budget) that are new, changed or drawn on."""
+        return batch.changed_budgets | {
+            (need.session.organization_id, line.budget_id)
+            for need in batch.needs
+            if not need.request.growth
+            for line in need.request.lines
+        }
 
     async def _needs(
         self,
@@ -265,7 +280,11 @@ class Tick:
         return needs, by_need, stale
 
     async def _postings(
-        self, connection: Connection, batch: Batch, sessions: dict[int, SessionRow]
+        self,
+        connection: Connection,
+        batch: Batch,
+        sessions: dict[int, SessionRow],
+        now: datetime,
     ) -> tuple[list[entries.Posting], int]:
         """The entries to write, with accounts, currency, spender and draw set filled in."""
         by_session: dict[int, list[entries.Settlement]] = defaultdict(list)
@@ -299,6 +318,9 @@ class Tick:
                     )
                     break
             await self._fill_in(connection, session, planned)
+            await self._armings.count(connection, planned, so_far, now)
+            for entry in planned:
+                entry.draw_set_id = await self._draw_set(connection, entry)
             postings += planned
         return postings, repeats
 
@@ -320,10 +342,10 @@ class Tick:
                 entry.team_id, entry.project_id, entry.user_id = self._spenders[
                     organization_id, settlement.key_id
                 ]
-            entry.draw_set_id = await self._draw_set(connection, settlement)
 
-    async def _draw_set(self, connection: Connection, settlement: entries.Settlement) -> int:
-        drawn = (settlement.organization_id, settlement.budget_window_ids)
+    async def _draw_set(self, connection: Connection, entry: entries.Posting) -> int:
+        settlement = entry.settlement
+        drawn = (settlement.organization_id, settlement.budget_window_ids, entry.armed_window_ids)
         if drawn not in self._draw_sets:
             self._draw_sets[drawn] = await store.intern_draw_set(connection, *drawn)
         return self._draw_sets[drawn]
@@ -336,7 +358,7 @@ class Tick:
         for entry in losses:
             spender, entry.currency = kept_in[entry.settlement.session_epoch]
             entry.debit_account = entries.spend(spender)
-            entry.draw_set_id = await self._draw_set(connection, entry.settlement)
+            entry.draw_set_id = await self._draw_set(connection, entry)
 
     async def _books(
         self,

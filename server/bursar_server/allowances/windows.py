@@ -48,6 +48,13 @@ class Windows:
         for key in budgets:
             self._budgets.pop(key, None)
 
+    async def budget(
+        self, connection: Connection, organization_id: int, budget_id: int
+    ) -> BudgetRecord | None:
+        """A budget; None if it is gone."""
+        await self._load(connection, organization_id, [budget_id])
+        return self._budgets.get((organization_id, budget_id))
+
     async def limits(
         self,
         connection: Connection,
@@ -113,13 +120,24 @@ class Windows:
                         last_end=row.end_at if row else None,
                     )
                     opening = (0, 0)
-                    if row is None and span.start_at < budget.created_at:
+                    if row is None:
                         opening = await self._opening(connection, budget, span.start_at)
                     row = await store.make_window(
                         connection, budget, (span.start_at, span.end_at), opening, now
                     )
                 found[budget.id] = self._current[budget.id] = self._rows[row.id] = row
         return found
+
+    async def at(
+        self, connection: Connection, budget: BudgetRecord, at: datetime, now: datetime
+    ) -> WindowRow | None:
+        """The window that a call admitted then belongs to, begun if it was not; where that can't
+        be told any more, the one of now."""
+        if budget.window.kind in FORESEEN:
+            span = window_at(budget.window, at, created_at=budget.created_at)
+            return await store.make_window(connection, budget, span, (0, 0), now)
+        found = await self.current(connection, budget.organization_id, {budget.id}, now)
+        return found.get(budget.id)
 
     async def ahead(
         self,
@@ -168,12 +186,18 @@ class Windows:
     ) -> tuple[int, int]:
         """What the budget's first window has seen already: (nanos, entries)."""
         chosen = (since, (budget.scope_kind, budget.scope_id), budget.models, budget.providers)
+        if budget.scope_kind == "platform" and since >= budget.created_at:
+            return 0, 0
         if budget.scope_kind == "platform":
             # Its own ledger knows only what its budgets counted: every call is in another one's.
             amount_nanos, count = await posting.spent_by_all_before(connection, *chosen)
         else:
+            # Where no window came before, what was under way as the budget was made counts.
             amount_nanos, count = await posting.spent_before(
-                connection, budget.organization_id, *chosen
+                connection,
+                budget.organization_id,
+                *chosen,
+                posted_since=budget.created_at if since >= budget.created_at else None,
             )
         return max(0, amount_nanos), count
 

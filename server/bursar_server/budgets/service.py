@@ -1,10 +1,12 @@
 """The rpcs on budgets: each translates, runs one transaction, and answers."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import Final
 
 from bursar.v1 import budgets_pb2
 from bursar_server.budgets import messages, raises, store
+from bursar_server.budgets.arming import arming_message
 from bursar_server.budgets.raise_service import ADMIN, RaiseService
 from bursar_server.budgets.rules import ScopeKind
 from bursar_server.budgets.store import BudgetRecord, NewBudget
@@ -50,11 +52,17 @@ class BudgetService(RaiseService):
         clock: Clock,
         applied: Callable[[int, int], Awaitable[None]],
         reserved: Callable[[int, int], int | None] = lambda session_epoch, window_id: None,
+        *,
+        valid_for_ms: int = 30_000,
+        is_connected: Callable[[int], bool] = lambda session_epoch: False,
     ) -> None:
         """`applied` waits until a committed change of (organization, budget) holds for its
         windows, or a bounded time: they belong to whoever lends from them. `reserved` tells what a
-        session last said is set aside of a window."""
+        session last said is set aside of a window, `is_connected` whether it has a stream.
+        `valid_for_ms` is how long sidecars are told that policy holds."""
         super().__init__(pool, feed, clock, applied)
+        self._valid_for = timedelta(milliseconds=valid_for_ms)
+        self._is_connected = is_connected
         self._reserved = reserved
 
     async def GetBudget(
@@ -82,9 +90,16 @@ class BudgetService(RaiseService):
                 if standing
             }
             raised = await _raises(connection, organization, [record])
-            return messages.budget_message(
-                record, organization.name, standing, self._clock.now(), raised, holders, reserved
+            now = self._clock.now()
+            budget = messages.budget_message(
+                record, organization.name, standing, now, raised, holders, reserved
             )
+            arming = await arming_message(
+                connection, record, now, self._valid_for, self._is_connected
+            )
+            if arming is not None:
+                budget.arming.CopyFrom(arming)
+            return budget
 
     async def ListBudgets(
         self, request: budgets_pb2.ListBudgetsRequest, context: object

@@ -70,6 +70,10 @@ class PostedSoFar(msgspec.Struct, frozen=True):
     amount_nanos: int
     final: bool
     would_refuse_window_ids: tuple[int, ...] = ()
+    drawn: tuple[int, ...] = ()
+    """The windows that its draw set names."""
+    armed: tuple[int, ...] = ()
+    """Those of them that it did not draw on when it was admitted."""
 
 
 class Posting(msgspec.Struct):
@@ -89,6 +93,17 @@ class Posting(msgspec.Struct):
     overrun_nanos: int = 0
     would_refuse_window_ids: tuple[int, ...] = ()
     """The shadow windows that would have refused the call."""
+    armed_window_ids: tuple[int, ...] = ()
+    """Of its windows those of budgets that were armed while it was under way: nothing was lent for
+    it there."""
+
+    @property
+    def lent_window_ids(self) -> tuple[int, ...]:
+        """The windows it drew on when it was admitted."""
+        drawn = self.settlement.budget_window_ids
+        if not self.armed_window_ids:
+            return drawn
+        return tuple(w for w in drawn if w not in self.armed_window_ids)
 
 
 def plan(

@@ -35,6 +35,8 @@ async def posted_so_far(
             row["amount_nanos"],
             row["final"],
             tuple(row["would_refuse_window_ids"] or ()),
+            tuple(row["budget_window_ids"]),
+            tuple(row["armed_window_ids"]),
         )
         for row in rows
     }
@@ -47,8 +49,11 @@ async def spent_before(
     scope: tuple[str, int],
     models: Sequence[str],
     providers: Sequence[str],
+    *,
+    posted_since: datetime | None,
 ) -> tuple[int, int]:
-    """(nanos, entries) of a scope's calls admitted since then that a selector chooses.
+    """(nanos, entries) of a scope's calls admitted since then that a selector chooses; and of those
+    posted since `posted_since`, whenever they were admitted.
 
     `scope` is a kind and an id, `models` are globs.
     """
@@ -59,6 +64,7 @@ async def spent_before(
         *scope,
         "|".join(glob_pattern(glob) for glob in models),
         list(providers),
+        posted_since,
     )
     assert row is not None  # an aggregate always has a row
     return int(row["amount_nanos"]), int(row["entry_count"])

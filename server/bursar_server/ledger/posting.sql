@@ -1,11 +1,17 @@
 -- name: entries_so_far
-SELECT session_epoch, n, max(k) AS last_k, sum(amount_nanos)::bigint AS amount_nanos,
-       bool_or(kind = 'final') AS final,
-       max(would_refuse_window_ids) AS would_refuse_window_ids
-FROM entries
-WHERE organization_id = $1
-  AND (session_epoch, n) IN (SELECT * FROM unnest($2::bigint[], $3::bigint[]))
-GROUP BY session_epoch, n;
+SELECT e.session_epoch, e.n, e.last_k, e.amount_nanos, e.final, e.would_refuse_window_ids,
+       t.budget_window_ids, t.armed_window_ids
+FROM (
+    SELECT session_epoch, n, max(k) AS last_k, sum(amount_nanos)::bigint AS amount_nanos,
+           bool_or(kind = 'final') AS final,
+           max(would_refuse_window_ids) AS would_refuse_window_ids,
+           min(draw_set_id) AS draw_set_id
+    FROM entries
+    WHERE organization_id = $1
+      AND (session_epoch, n) IN (SELECT * FROM unnest($2::bigint[], $3::bigint[]))
+    GROUP BY session_epoch, n
+) AS e
+JOIN draw_sets AS t ON t.organization_id = $1 AND t.id = e.draw_set_id;
 
 -- name: spent_before
 -- What a budget would have counted since $2, had it been there. A model is chosen under each of
@@ -14,7 +20,7 @@ GROUP BY session_epoch, n;
 SELECT least(coalesce(sum(amount_nanos), 0), 2::numeric ^ 62)::bigint AS amount_nanos,
        count(*) AS entry_count
 FROM entries
-WHERE organization_id = $1 AND admitted_at >= $2
+WHERE organization_id = $1 AND (admitted_at >= $2 OR posted_at >= $7::timestamptz)
   AND ($3::text <> 'team' OR team_id = $4)
   AND ($3::text <> 'project' OR project_id = $4)
   AND ($3::text <> 'user' OR user_id = $4)

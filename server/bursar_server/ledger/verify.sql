@@ -55,6 +55,8 @@ drawn AS (
     CROSS JOIN LATERAL unnest(t.budget_window_ids) AS d (budget_window_id)
     JOIN budget_windows AS w
       ON w.organization_id = s.organization_id AND w.id = d.budget_window_id AND w.hard
+    -- Nothing was lent for a call in a window that was armed while it was under way.
+    WHERE d.budget_window_id <> ALL(t.armed_window_ids)
     GROUP BY s.organization_id, s.session_epoch, w.id
 ),
 held AS (
@@ -142,11 +144,21 @@ later AS (
     CROSS JOIN LATERAL unnest(t.budget_window_ids) AS d (budget_window_id)
     GROUP BY a.organization_id, d.budget_window_id
 ),
+-- What a call that was under way as a budget was armed cost at first: no allowance was its.
+armed AS (
+    SELECT s.organization_id, d.budget_window_id, sum(s.first_nanos) AS overrun_nanos
+    FROM entry_sums AS s
+    JOIN draw_sets AS t ON t.organization_id = s.organization_id AND t.id = s.draw_set_id
+    CROSS JOIN LATERAL unnest(t.armed_window_ids) AS d (budget_window_id)
+    GROUP BY s.organization_id, d.budget_window_id
+),
 compared AS (
     SELECT CASE
         WHEN w.overrun_nanos
           <> CASE WHEN w.hard
-                  THEN coalesce(b.overrun_nanos, 0) + coalesce(l.overrun_nanos, 0) ELSE 0 END
+                  THEN coalesce(b.overrun_nanos, 0) + coalesce(l.overrun_nanos, 0)
+                     + coalesce(a.overrun_nanos, 0)
+                  ELSE 0 END
         THEN format('%s window %s from %s: overrun %s nanos, beyond its allowances %s, later %s'
                     ' nanos',
                     o.slug, w.id, w.start_at, w.overrun_nanos, coalesce(b.overrun_nanos, 0),
@@ -158,6 +170,8 @@ compared AS (
       ON b.organization_id = w.organization_id AND b.budget_window_id = w.id
     LEFT JOIN later AS l
       ON l.organization_id = w.organization_id AND l.budget_window_id = w.id
+    LEFT JOIN armed AS a
+      ON a.organization_id = w.organization_id AND a.budget_window_id = w.id
     WHERE $1::bigint IS NULL OR w.organization_id = $1
 )
 SELECT (SELECT count(*) FROM compared) AS checked_count,

@@ -225,6 +225,7 @@ FROM (
         FROM entry_sums AS s
         JOIN draw_sets AS t ON t.organization_id = s.organization_id AND t.id = s.draw_set_id
         WHERE s.organization_id = $1 AND $2::bigint = ANY(t.budget_window_ids)
+          AND $2::bigint <> ALL(t.armed_window_ids)
         GROUP BY s.session_epoch
     ) AS d
     FULL JOIN (

@@ -18,14 +18,12 @@ from bursar_server.identity.store import (
     resolve_organization,
     spender_by_slug,
 )
-from bursar_server.names import format_name, parse_name
+from bursar_server.names import parse_name
 from bursar_server.policy import rules, store
+from bursar_server.policy.messages import pending_sessions
 from bursar_server.policy.store import ChangeRecord
 from bursar_server.sidecars.store import sidecar_by_slug
 from bursar_server.times import timestamp
-
-MOST_PENDING_SHOWN: Final = 1_000
-"""Enough to find out what is wrong; an answer stays far below what gRPC carries."""
 
 
 async def _key_id(connection: Connection, organization_id: int, slug: str) -> int | None:
@@ -128,16 +126,5 @@ class PolicyService(PolicyServiceServicer):
             session_count=standing.applied + standing.lapsed + len(pending),
             applied_count=standing.applied,
             lapsed_count=standing.lapsed,
-            pending=[
-                pb.PendingSession(
-                    sidecar=format_name("sidecars", holder.sidecar_slug),
-                    organization=format_name("organizations", holder.sidecar_organization_slug),
-                    session_epoch=holder.session_epoch,
-                    connected=self._is_connected(holder.session_epoch),
-                    policy_version=holder.policy_version,
-                    last_seen_time=timestamp(holder.last_seen_at),
-                    lapse_time=timestamp(rules.lapse_at(holder, self._valid_for)),
-                )
-                for holder in pending[:MOST_PENDING_SHOWN]
-            ],
+            pending=pending_sessions(pending, self._valid_for, self._is_connected),
         )

@@ -9,7 +9,7 @@ import msgspec
 from bursar_server.changes import ChangeKind
 from bursar_server.database.pool import Connection
 from bursar_server.database.queries import Queries
-from bursar_server.policy.rules import Holder, effective_version
+from bursar_server.policy.rules import LAPSE_MARGIN, Holder, effective_version
 
 QUERIES = Queries.load(__package__)
 
@@ -20,6 +20,14 @@ class ChangeRecord(msgspec.Struct, frozen=True):
     policy_version: int
     created_at: datetime
     effective_at: datetime | None
+
+
+class ArmingRecord(msgspec.Struct, frozen=True):
+    """How a new budget comes into force."""
+
+    policy_version: int
+    began_at: datetime
+    armed_at: datetime | None
 
 
 async def latest_change(
@@ -35,6 +43,27 @@ async def holders(connection: Connection, organization_ids: Collection[int]) -> 
     """The sessions of the organizations that are not closed."""
     rows = await connection.fetch(QUERIES.holders, list(organization_ids))
     return [Holder(**dict(row)) for row in rows]
+
+
+async def arming(
+    connection: Connection, organization_id: int, budget_id: int
+) -> ArmingRecord | None:
+    """How a budget came into force; None: it was not looked at yet."""
+    row = await connection.fetchrow(QUERIES.arming, organization_id, budget_id)
+    return None if row is None else ArmingRecord(**dict(row))
+
+
+async def arming_holders(
+    connection: Connection, organization_id: int, budget_id: int
+) -> list[Holder]:
+    """The sessions that may not know a new budget."""
+    rows = await connection.fetch(QUERIES.arming_holders, organization_id, budget_id)
+    return [Holder(**dict(row)) for row in rows]
+
+
+async def mark_armed(connection: Connection, now: datetime, valid_for: timedelta) -> None:
+    """Write down which budgets everybody who may spend knows now, where that was not known yet."""
+    await connection.execute(QUERIES.mark_armed, now, now - valid_for - LAPSE_MARGIN)
 
 
 async def mark_effective(

@@ -13,6 +13,7 @@ from tests.simulation.actions import (
     clamped_calls,
     faults,
     growing_calls,
+    new_budgets,
     passing,
     raises,
     silence,
@@ -20,7 +21,18 @@ from tests.simulation.actions import (
 )
 from tests.simulation.world import Action
 
-MODULES = (apps, growing_calls, clamped_calls, streams, passing, faults, admins, silence, raises)
+MODULES = (
+    apps,
+    growing_calls,
+    clamped_calls,
+    streams,
+    passing,
+    faults,
+    admins,
+    silence,
+    raises,
+    new_budgets,
+)
 ACTIONS: dict[str, Action] = {}
 USUAL: dict[str, int] = {}
 THEMES: list[dict[str, int]] = []

@@ -51,6 +51,7 @@ def disable(world: World, _sidecar: Sidecar, step: Step) -> None:
     tables.record(change)
     world.database.tables = tables
     world.oracle.changed_at[budget.id] = world.time.now_ns
+    world.oracle.newcomers.excuse(budget.id)
     if step.a % 4:
         world.plane.note(change)
 

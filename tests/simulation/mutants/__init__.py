@@ -6,6 +6,7 @@ A feature brings its mutants as one more module here.
 """
 
 from tests.simulation.mutants import (
+    arming,
     clamping,
     growth,
     holding,
@@ -17,6 +18,6 @@ from tests.simulation.mutants import (
 )
 from tests.simulation.mutants.registry import MUTANTS, Replacement, alive, living, mutant
 
-MODULES = (lending, posting, holding, growth, clamping, journals, time_passing, raising)
+MODULES = (lending, posting, holding, growth, clamping, journals, time_passing, raising, arming)
 """Those whose mutants are registered."""
 __all__ = ["MODULES", "MUTANTS", "Replacement", "alive", "living", "mutant"]

@@ -23,69 +23,72 @@ _sym_db = _symbol_database.Default()
 
 
 from bursar.v1 import money_pb2 as bursar_dot_v1_dot_money__pb2
+from bursar.v1 import policy_pb2 as bursar_dot_v1_dot_policy__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62ursar/v1/budgets.proto\x12\tbursar.v1\x1a\x15\x62ursar/v1/money.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x03\n\x06Window\x12.\n\x08\x63\x61lendar\x18\x01 \x01(\x0b\x32\x1a.bursar.v1.Window.CalendarH\x00\x12(\n\x05\x65very\x18\x02 \x01(\x0b\x32\x17.bursar.v1.Window.EveryH\x00\x12:\n\x0f\x66rom_first_call\x18\x03 \x01(\x0b\x32\x1f.bursar.v1.Window.FromFirstCallH\x00\x12.\n\x08lifetime\x18\x04 \x01(\x0b\x32\x1a.bursar.v1.Window.LifetimeH\x00\x12\x11\n\ttime_zone\x18\x05 \x01(\t\x1a=\n\x08\x43\x61lendar\x12!\n\x04unit\x18\x01 \x01(\x0e\x32\x13.bursar.v1.TimeUnit\x12\x0e\n\x06\x61nchor\x18\x02 \x01(\x05\x1ai\n\x05\x45very\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12!\n\x04unit\x18\x02 \x01(\x0e\x32\x13.bursar.v1.TimeUnit\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x41\n\rFromFirstCall\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12!\n\x04unit\x18\x02 \x01(\x0e\x32\x13.bursar.v1.TimeUnit\x1a\n\n\x08LifetimeB\x06\n\x04kind\"-\n\x08Selector\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x11\n\tproviders\x18\x02 \x03(\t\"\xc1\x03\n\x0e\x42udgetStanding\x12\x35\n\x11window_start_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fwindow_end_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x05limit\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x07settled\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Money\x12%\n\x0boutstanding\x18\x05 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08in_doubt\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x07overrun\x18\x07 \x01(\x0b\x32\x10.bursar.v1.Money\x12#\n\tavailable\x18\x08 \x01(\x0b\x32\x10.bursar.v1.Money\x12(\n\x07holders\x18\t \x03(\x0b\x32\x17.bursar.v1.BudgetHolder\x12\x1a\n\x12would_refuse_count\x18\n \x01(\x03\x12&\n\x0cwould_refuse\x18\x0b \x01(\x0b\x32\x10.bursar.v1.Money\"\xa8\x02\n\x0c\x42udgetHolder\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x15\n\rsession_epoch\x18\x03 \x01(\x03\x12%\n\x0boutstanding\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08in_doubt\x18\x05 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x32\n\x0elast_seen_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x08reserved\x18\x07 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x37\n\x13in_doubt_since_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd8\x01\n\tRaiseStep\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.bursar.v1.RaiseStepKind\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x1f\n\x05limit\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\"\x90\x03\n\x0eTemporaryRaise\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x0e\n\x06\x62udget\x18\x03 \x01(\t\x12 \n\x06\x61mount\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Money\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12$\n\x05state\x18\x08 \x01(\x0e\x32\x15.bursar.v1.RaiseState\x12\r\n\x05\x61\x63tor\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63\x61ncel_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x05steps\x18\x0c \x03(\x0b\x32\x14.bursar.v1.RaiseStep\"\xf1\x03\n\x06\x42udget\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\x12%\n\x08selector\x18\x05 \x01(\x0b\x32\x13.bursar.v1.Selector\x12\x1f\n\x05limit\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x06window\x18\x07 \x01(\x0b\x32\x11.bursar.v1.Window\x12+\n\x0b\x65nforcement\x18\x08 \x01(\x0e\x32\x16.bursar.v1.Enforcement\x12\x10\n\x08\x64isabled\x18\t \x01(\x08\x12\x0f\n\x07version\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08standing\x18\r \x01(\x0b\x32\x19.bursar.v1.BudgetStanding\x12)\n\x0f\x65\x66\x66\x65\x63tive_limit\x18\x0e \x01(\x0b\x32\x10.bursar.v1.Money\x12)\n\x06raises\x18\x0f \x03(\x0b\x32\x19.bursar.v1.TemporaryRaise\"6\n\x10GetBudgetRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"`\n\x12ListBudgetsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\"R\n\x13ListBudgetsResponse\x12\"\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x11.bursar.v1.Budget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x13\x43reateBudgetRequest\x12!\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x11.bursar.v1.Budget\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"i\n\x13UpdateBudgetRequest\x12!\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x11.bursar.v1.Budget\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"9\n\x13\x44\x65leteBudgetRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x16\n\x14\x44\x65leteBudgetResponse\"e\n\x1b\x43reateTemporaryRaiseRequest\x12\x32\n\x0ftemporary_raise\x18\x01 \x01(\x0b\x32\x19.bursar.v1.TemporaryRaise\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"i\n\x1aListTemporaryRaisesRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0e\n\x06\x62udget\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"a\n\x1bListTemporaryRaisesResponse\x12)\n\x06raises\x18\x01 \x03(\x0b\x32\x19.bursar.v1.TemporaryRaise\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x1b\x43\x61ncelTemporaryRaiseRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t*n\n\x0b\x45nforcement\x12\x1b\n\x17\x45NFORCEMENT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NFORCEMENT_HARD\x10\x01\x12\x14\n\x10\x45NFORCEMENT_SOFT\x10\x02\x12\x16\n\x12\x45NFORCEMENT_SHADOW\x10\x03*\xcc\x01\n\x08TimeUnit\x12\x19\n\x15TIME_UNIT_UNSPECIFIED\x10\x00\x12\x14\n\x10TIME_UNIT_SECOND\x10\x01\x12\x14\n\x10TIME_UNIT_MINUTE\x10\x02\x12\x12\n\x0eTIME_UNIT_HOUR\x10\x03\x12\x11\n\rTIME_UNIT_DAY\x10\x04\x12\x12\n\x0eTIME_UNIT_WEEK\x10\x05\x12\x13\n\x0fTIME_UNIT_MONTH\x10\x06\x12\x15\n\x11TIME_UNIT_QUARTER\x10\x07\x12\x12\n\x0eTIME_UNIT_YEAR\x10\x08*\x8f\x01\n\nRaiseState\x12\x1b\n\x17RAISE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15RAISE_STATE_SCHEDULED\x10\x01\x12\x17\n\x13RAISE_STATE_RUNNING\x10\x02\x12\x15\n\x11RAISE_STATE_ENDED\x10\x03\x12\x19\n\x15RAISE_STATE_CANCELLED\x10\x04*\x9f\x01\n\rRaiseStepKind\x12\x1f\n\x1bRAISE_STEP_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14RAISE_STEP_KIND_MADE\x10\x01\x12\x19\n\x15RAISE_STEP_KIND_BEGAN\x10\x02\x12\x19\n\x15RAISE_STEP_KIND_ENDED\x10\x03\x12\x1d\n\x19RAISE_STEP_KIND_CANCELLED\x10\x04\x32\x8d\x05\n\rBudgetService\x12;\n\tGetBudget\x12\x1b.bursar.v1.GetBudgetRequest\x1a\x11.bursar.v1.Budget\x12L\n\x0bListBudgets\x12\x1d.bursar.v1.ListBudgetsRequest\x1a\x1e.bursar.v1.ListBudgetsResponse\x12\x41\n\x0c\x43reateBudget\x12\x1e.bursar.v1.CreateBudgetRequest\x1a\x11.bursar.v1.Budget\x12\x41\n\x0cUpdateBudget\x12\x1e.bursar.v1.UpdateBudgetRequest\x1a\x11.bursar.v1.Budget\x12O\n\x0c\x44\x65leteBudget\x12\x1e.bursar.v1.DeleteBudgetRequest\x1a\x1f.bursar.v1.DeleteBudgetResponse\x12Y\n\x14\x43reateTemporaryRaise\x12&.bursar.v1.CreateTemporaryRaiseRequest\x1a\x19.bursar.v1.TemporaryRaise\x12\x64\n\x13ListTemporaryRaises\x12%.bursar.v1.ListTemporaryRaisesRequest\x1a&.bursar.v1.ListTemporaryRaisesResponse\x12Y\n\x14\x43\x61ncelTemporaryRaise\x12&.bursar.v1.CancelTemporaryRaiseRequest\x1a\x19.bursar.v1.TemporaryRaiseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62ursar/v1/budgets.proto\x12\tbursar.v1\x1a\x15\x62ursar/v1/money.proto\x1a\x16\x62ursar/v1/policy.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x03\n\x06Window\x12.\n\x08\x63\x61lendar\x18\x01 \x01(\x0b\x32\x1a.bursar.v1.Window.CalendarH\x00\x12(\n\x05\x65very\x18\x02 \x01(\x0b\x32\x17.bursar.v1.Window.EveryH\x00\x12:\n\x0f\x66rom_first_call\x18\x03 \x01(\x0b\x32\x1f.bursar.v1.Window.FromFirstCallH\x00\x12.\n\x08lifetime\x18\x04 \x01(\x0b\x32\x1a.bursar.v1.Window.LifetimeH\x00\x12\x11\n\ttime_zone\x18\x05 \x01(\t\x1a=\n\x08\x43\x61lendar\x12!\n\x04unit\x18\x01 \x01(\x0e\x32\x13.bursar.v1.TimeUnit\x12\x0e\n\x06\x61nchor\x18\x02 \x01(\x05\x1ai\n\x05\x45very\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12!\n\x04unit\x18\x02 \x01(\x0e\x32\x13.bursar.v1.TimeUnit\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x41\n\rFromFirstCall\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12!\n\x04unit\x18\x02 \x01(\x0e\x32\x13.bursar.v1.TimeUnit\x1a\n\n\x08LifetimeB\x06\n\x04kind\"-\n\x08Selector\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x11\n\tproviders\x18\x02 \x03(\t\"\xc1\x03\n\x0e\x42udgetStanding\x12\x35\n\x11window_start_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fwindow_end_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x05limit\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x07settled\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Money\x12%\n\x0boutstanding\x18\x05 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08in_doubt\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x07overrun\x18\x07 \x01(\x0b\x32\x10.bursar.v1.Money\x12#\n\tavailable\x18\x08 \x01(\x0b\x32\x10.bursar.v1.Money\x12(\n\x07holders\x18\t \x03(\x0b\x32\x17.bursar.v1.BudgetHolder\x12\x1a\n\x12would_refuse_count\x18\n \x01(\x03\x12&\n\x0cwould_refuse\x18\x0b \x01(\x0b\x32\x10.bursar.v1.Money\"\xa8\x02\n\x0c\x42udgetHolder\x12\x0f\n\x07sidecar\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x15\n\rsession_epoch\x18\x03 \x01(\x03\x12%\n\x0boutstanding\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08in_doubt\x18\x05 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x32\n\x0elast_seen_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x08reserved\x18\x07 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x37\n\x13in_doubt_since_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd8\x01\n\tRaiseStep\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.bursar.v1.RaiseStepKind\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x1f\n\x05limit\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\"\x90\x03\n\x0eTemporaryRaise\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x0e\n\x06\x62udget\x18\x03 \x01(\t\x12 \n\x06\x61mount\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Money\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12$\n\x05state\x18\x08 \x01(\x0e\x32\x15.bursar.v1.RaiseState\x12\r\n\x05\x61\x63tor\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63\x61ncel_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x05steps\x18\x0c \x03(\x0b\x32\x14.bursar.v1.RaiseStep\"\x94\x04\n\x06\x42udget\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\x12%\n\x08selector\x18\x05 \x01(\x0b\x32\x13.bursar.v1.Selector\x12\x1f\n\x05limit\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x06window\x18\x07 \x01(\x0b\x32\x11.bursar.v1.Window\x12+\n\x0b\x65nforcement\x18\x08 \x01(\x0e\x32\x16.bursar.v1.Enforcement\x12\x10\n\x08\x64isabled\x18\t \x01(\x08\x12\x0f\n\x07version\x18\n \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08standing\x18\r \x01(\x0b\x32\x19.bursar.v1.BudgetStanding\x12)\n\x0f\x65\x66\x66\x65\x63tive_limit\x18\x0e \x01(\x0b\x32\x10.bursar.v1.Money\x12)\n\x06raises\x18\x0f \x03(\x0b\x32\x19.bursar.v1.TemporaryRaise\x12!\n\x06\x61rming\x18\x10 \x01(\x0b\x32\x11.bursar.v1.Arming\"\xac\x01\n\x06\x41rming\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12.\n\nbegin_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\narmed_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07pending\x18\x04 \x03(\x0b\x32\x19.bursar.v1.PendingSession\"6\n\x10GetBudgetRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"`\n\x12ListBudgetsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\t\"R\n\x13ListBudgetsResponse\x12\"\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x11.bursar.v1.Budget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x13\x43reateBudgetRequest\x12!\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x11.bursar.v1.Budget\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"i\n\x13UpdateBudgetRequest\x12!\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x11.bursar.v1.Budget\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"9\n\x13\x44\x65leteBudgetRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x16\n\x14\x44\x65leteBudgetResponse\"e\n\x1b\x43reateTemporaryRaiseRequest\x12\x32\n\x0ftemporary_raise\x18\x01 \x01(\x0b\x32\x19.bursar.v1.TemporaryRaise\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"i\n\x1aListTemporaryRaisesRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0e\n\x06\x62udget\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"a\n\x1bListTemporaryRaisesResponse\x12)\n\x06raises\x18\x01 \x03(\x0b\x32\x19.bursar.v1.TemporaryRaise\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x1b\x43\x61ncelTemporaryRaiseRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t*n\n\x0b\x45nforcement\x12\x1b\n\x17\x45NFORCEMENT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NFORCEMENT_HARD\x10\x01\x12\x14\n\x10\x45NFORCEMENT_SOFT\x10\x02\x12\x16\n\x12\x45NFORCEMENT_SHADOW\x10\x03*\xcc\x01\n\x08TimeUnit\x12\x19\n\x15TIME_UNIT_UNSPECIFIED\x10\x00\x12\x14\n\x10TIME_UNIT_SECOND\x10\x01\x12\x14\n\x10TIME_UNIT_MINUTE\x10\x02\x12\x12\n\x0eTIME_UNIT_HOUR\x10\x03\x12\x11\n\rTIME_UNIT_DAY\x10\x04\x12\x12\n\x0eTIME_UNIT_WEEK\x10\x05\x12\x13\n\x0fTIME_UNIT_MONTH\x10\x06\x12\x15\n\x11TIME_UNIT_QUARTER\x10\x07\x12\x12\n\x0eTIME_UNIT_YEAR\x10\x08*\x8f\x01\n\nRaiseState\x12\x1b\n\x17RAISE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15RAISE_STATE_SCHEDULED\x10\x01\x12\x17\n\x13RAISE_STATE_RUNNING\x10\x02\x12\x15\n\x11RAISE_STATE_ENDED\x10\x03\x12\x19\n\x15RAISE_STATE_CANCELLED\x10\x04*\x9f\x01\n\rRaiseStepKind\x12\x1f\n\x1bRAISE_STEP_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14RAISE_STEP_KIND_MADE\x10\x01\x12\x19\n\x15RAISE_STEP_KIND_BEGAN\x10\x02\x12\x19\n\x15RAISE_STEP_KIND_ENDED\x10\x03\x12\x1d\n\x19RAISE_STEP_KIND_CANCELLED\x10\x04\x32\x8d\x05\n\rBudgetService\x12;\n\tGetBudget\x12\x1b.bursar.v1.GetBudgetRequest\x1a\x11.bursar.v1.Budget\x12L\n\x0bListBudgets\x12\x1d.bursar.v1.ListBudgetsRequest\x1a\x1e.bursar.v1.ListBudgetsResponse\x12\x41\n\x0c\x43reateBudget\x12\x1e.bursar.v1.CreateBudgetRequest\x1a\x11.bursar.v1.Budget\x12\x41\n\x0cUpdateBudget\x12\x1e.bursar.v1.UpdateBudgetRequest\x1a\x11.bursar.v1.Budget\x12O\n\x0c\x44\x65leteBudget\x12\x1e.bursar.v1.DeleteBudgetRequest\x1a\x1f.bursar.v1.DeleteBudgetResponse\x12Y\n\x14\x43reateTemporaryRaise\x12&.bursar.v1.CreateTemporaryRaiseRequest\x1a\x19.bursar.v1.TemporaryRaise\x12\x64\n\x13ListTemporaryRaises\x12%.bursar.v1.ListTemporaryRaisesRequest\x1a&.bursar.v1.ListTemporaryRaisesResponse\x12Y\n\x14\x43\x61ncelTemporaryRaise\x12&.bursar.v1.CancelTemporaryRaiseRequest\x1a\x19.bursar.v1.TemporaryRaiseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bursar.v1.budgets_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENFORCEMENT']._serialized_start=3431
-  _globals['_ENFORCEMENT']._serialized_end=3541
-  _globals['_TIMEUNIT']._serialized_start=3544
-  _globals['_TIMEUNIT']._serialized_end=3748
-  _globals['_RAISESTATE']._serialized_start=3751
-  _globals['_RAISESTATE']._serialized_end=3894
-  _globals['_RAISESTEPKIND']._serialized_start=3897
-  _globals['_RAISESTEPKIND']._serialized_end=4056
-  _globals['_WINDOW']._serialized_start=129
-  _globals['_WINDOW']._serialized_end=611
-  _globals['_WINDOW_CALENDAR']._serialized_start=356
-  _globals['_WINDOW_CALENDAR']._serialized_end=417
-  _globals['_WINDOW_EVERY']._serialized_start=419
-  _globals['_WINDOW_EVERY']._serialized_end=524
-  _globals['_WINDOW_FROMFIRSTCALL']._serialized_start=526
-  _globals['_WINDOW_FROMFIRSTCALL']._serialized_end=591
-  _globals['_WINDOW_LIFETIME']._serialized_start=593
-  _globals['_WINDOW_LIFETIME']._serialized_end=603
-  _globals['_SELECTOR']._serialized_start=613
-  _globals['_SELECTOR']._serialized_end=658
-  _globals['_BUDGETSTANDING']._serialized_start=661
-  _globals['_BUDGETSTANDING']._serialized_end=1110
-  _globals['_BUDGETHOLDER']._serialized_start=1113
-  _globals['_BUDGETHOLDER']._serialized_end=1409
-  _globals['_RAISESTEP']._serialized_start=1412
-  _globals['_RAISESTEP']._serialized_end=1628
-  _globals['_TEMPORARYRAISE']._serialized_start=1631
-  _globals['_TEMPORARYRAISE']._serialized_end=2031
-  _globals['_BUDGET']._serialized_start=2034
-  _globals['_BUDGET']._serialized_end=2531
-  _globals['_GETBUDGETREQUEST']._serialized_start=2533
-  _globals['_GETBUDGETREQUEST']._serialized_end=2587
-  _globals['_LISTBUDGETSREQUEST']._serialized_start=2589
-  _globals['_LISTBUDGETSREQUEST']._serialized_end=2685
-  _globals['_LISTBUDGETSRESPONSE']._serialized_start=2687
-  _globals['_LISTBUDGETSRESPONSE']._serialized_end=2769
-  _globals['_CREATEBUDGETREQUEST']._serialized_start=2771
-  _globals['_CREATEBUDGETREQUEST']._serialized_end=2847
-  _globals['_UPDATEBUDGETREQUEST']._serialized_start=2849
-  _globals['_UPDATEBUDGETREQUEST']._serialized_end=2954
-  _globals['_DELETEBUDGETREQUEST']._serialized_start=2956
-  _globals['_DELETEBUDGETREQUEST']._serialized_end=3013
-  _globals['_DELETEBUDGETRESPONSE']._serialized_start=3015
-  _globals['_DELETEBUDGETRESPONSE']._serialized_end=3037
-  _globals['_CREATETEMPORARYRAISEREQUEST']._serialized_start=3039
-  _globals['_CREATETEMPORARYRAISEREQUEST']._serialized_end=3140
-  _globals['_LISTTEMPORARYRAISESREQUEST']._serialized_start=3142
-  _globals['_LISTTEMPORARYRAISESREQUEST']._serialized_end=3247
-  _globals['_LISTTEMPORARYRAISESRESPONSE']._serialized_start=3249
-  _globals['_LISTTEMPORARYRAISESRESPONSE']._serialized_end=3346
-  _globals['_CANCELTEMPORARYRAISEREQUEST']._serialized_start=3348
-  _globals['_CANCELTEMPORARYRAISEREQUEST']._serialized_end=3429
-  _globals['_BUDGETSERVICE']._serialized_start=4059
-  _globals['_BUDGETSERVICE']._serialized_end=4712
+  _globals['_ENFORCEMENT']._serialized_start=3665
+  _globals['_ENFORCEMENT']._serialized_end=3775
+  _globals['_TIMEUNIT']._serialized_start=3778
+  _globals['_TIMEUNIT']._serialized_end=3982
+  _globals['_RAISESTATE']._serialized_start=3985
+  _globals['_RAISESTATE']._serialized_end=4128
+  _globals['_RAISESTEPKIND']._serialized_start=4131
+  _globals['_RAISESTEPKIND']._serialized_end=4290
+  _globals['_WINDOW']._serialized_start=153
+  _globals['_WINDOW']._serialized_end=635
+  _globals['_WINDOW_CALENDAR']._serialized_start=380
+  _globals['_WINDOW_CALENDAR']._serialized_end=441
+  _globals['_WINDOW_EVERY']._serialized_start=443
+  _globals['_WINDOW_EVERY']._serialized_end=548
+  _globals['_WINDOW_FROMFIRSTCALL']._serialized_start=550
+  _globals['_WINDOW_FROMFIRSTCALL']._serialized_end=615
+  _globals['_WINDOW_LIFETIME']._serialized_start=617
+  _globals['_WINDOW_LIFETIME']._serialized_end=627
+  _globals['_SELECTOR']._serialized_start=637
+  _globals['_SELECTOR']._serialized_end=682
+  _globals['_BUDGETSTANDING']._serialized_start=685
+  _globals['_BUDGETSTANDING']._serialized_end=1134
+  _globals['_BUDGETHOLDER']._serialized_start=1137
+  _globals['_BUDGETHOLDER']._serialized_end=1433
+  _globals['_RAISESTEP']._serialized_start=1436
+  _globals['_RAISESTEP']._serialized_end=1652
+  _globals['_TEMPORARYRAISE']._serialized_start=1655
+  _globals['_TEMPORARYRAISE']._serialized_end=2055
+  _globals['_BUDGET']._serialized_start=2058
+  _globals['_BUDGET']._serialized_end=2590
+  _globals['_ARMING']._serialized_start=2593
+  _globals['_ARMING']._serialized_end=2765
+  _globals['_GETBUDGETREQUEST']._serialized_start=2767
+  _globals['_GETBUDGETREQUEST']._serialized_end=2821
+  _globals['_LISTBUDGETSREQUEST']._serialized_start=2823
+  _globals['_LISTBUDGETSREQUEST']._serialized_end=2919
+  _globals['_LISTBUDGETSRESPONSE']._serialized_start=2921
+  _globals['_LISTBUDGETSRESPONSE']._serialized_end=3003
+  _globals['_CREATEBUDGETREQUEST']._serialized_start=3005
+  _globals['_CREATEBUDGETREQUEST']._serialized_end=3081
+  _globals['_UPDATEBUDGETREQUEST']._serialized_start=3083
+  _globals['_UPDATEBUDGETREQUEST']._serialized_end=3188
+  _globals['_DELETEBUDGETREQUEST']._serialized_start=3190
+  _globals['_DELETEBUDGETREQUEST']._serialized_end=3247
+  _globals['_DELETEBUDGETRESPONSE']._serialized_start=3249
+  _globals['_DELETEBUDGETRESPONSE']._serialized_end=3271
+  _globals['_CREATETEMPORARYRAISEREQUEST']._serialized_start=3273
+  _globals['_CREATETEMPORARYRAISEREQUEST']._serialized_end=3374
+  _globals['_LISTTEMPORARYRAISESREQUEST']._serialized_start=3376
+  _globals['_LISTTEMPORARYRAISESREQUEST']._serialized_end=3481
+  _globals['_LISTTEMPORARYRAISESRESPONSE']._serialized_start=3483
+  _globals['_LISTTEMPORARYRAISESRESPONSE']._serialized_end=3580
+  _globals['_CANCELTEMPORARYRAISEREQUEST']._serialized_start=3582
+  _globals['_CANCELTEMPORARYRAISEREQUEST']._serialized_end=3663
+  _globals['_BUDGETSERVICE']._serialized_start=4293
+  _globals['_BUDGETSERVICE']._serialized_end=4946
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ hold.
 """
 
 from bursar.v1 import money_pb2 as _money_pb2
+from bursar.v1 import policy_pb2 as _policy_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
@@ -645,6 +646,7 @@ class Budget(_message.Message):
     STANDING_FIELD_NUMBER: _builtins.int
     EFFECTIVE_LIMIT_FIELD_NUMBER: _builtins.int
     RAISES_FIELD_NUMBER: _builtins.int
+    ARMING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"budgets/b-5e81c2". Made by the server when empty on Create."""
     organization: _builtins.str
@@ -697,6 +699,10 @@ class Budget(_message.Message):
         List.
         """
 
+    @_builtins.property
+    def arming(self) -> Global___Arming:
+        """Whether all who spend know it. Set by the server in GetBudget, soon after the budget is made."""
+
     def __init__(
         self,
         *,
@@ -715,14 +721,60 @@ class Budget(_message.Message):
         standing: Global___BudgetStanding | None = ...,
         effective_limit: _money_pb2.Money | None = ...,
         raises: _abc.Iterable[Global___TemporaryRaise] | None = ...,
+        arming: Global___Arming | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_limit", b"effective_limit", "limit", b"limit", "selector", b"selector", "standing", b"standing", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arming", b"arming", "create_time", b"create_time", "effective_limit", b"effective_limit", "limit", b"limit", "selector", b"selector", "standing", b"standing", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disabled", b"disabled", "display_name", b"display_name", "effective_limit", b"effective_limit", "enforcement", b"enforcement", "limit", b"limit", "name", b"name", "organization", b"organization", "raises", b"raises", "scope", b"scope", "selector", b"selector", "standing", b"standing", "update_time", b"update_time", "version", b"version", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arming", b"arming", "create_time", b"create_time", "disabled", b"disabled", "display_name", b"display_name", "effective_limit", b"effective_limit", "enforcement", b"enforcement", "limit", b"limit", "name", b"name", "organization", b"organization", "raises", b"raises", "scope", b"scope", "selector", b"selector", "standing", b"standing", "update_time", b"update_time", "version", b"version", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Budget: _TypeAlias = Budget  # noqa: Y015
+
+@_typing.final
+class Arming(_message.Message):
+    """How a new budget comes into force. A sidecar that does not know it yet goes on admitting calls
+    that draw nothing from it; they count in it when they settle, as overrun: nothing was lent for
+    them there.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    ARMED_TIME_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    policy_version: _builtins.int
+    """The policy that the budget came with."""
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was looked at who may not know it."""
+
+    @_builtins.property
+    def armed_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when each of them knows it, or can admit nothing without hearing of it. Unset: the budget
+        is arming still. A budget over what nobody spent for is born armed.
+        """
+
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedCompositeFieldContainer[_policy_pb2.PendingSession]:
+        """Who is missing; at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        policy_version: _builtins.int = ...,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        armed_time: _timestamp_pb2.Timestamp | None = ...,
+        pending: _abc.Iterable[_policy_pb2.PendingSession] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["armed_time", b"armed_time", "begin_time", b"begin_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["armed_time", b"armed_time", "begin_time", b"begin_time", "pending", b"pending", "policy_version", b"policy_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Arming: _TypeAlias = Arming  # noqa: Y015
 
 @_typing.final
 class GetBudgetRequest(_message.Message):
@@ -826,8 +878,8 @@ class CreateBudgetRequest(_message.Message):
     def budget(self) -> Global___Budget:
         """What to make. Where its first window began before it was made (this month's budget, made on
         the 21st), what its scope and selector had spent in that window counts, as one opening line.
-        Calls in flight while it is made count from then on only. A budget of the platform begins with
-        what all organizations spent that keep their books in its currency.
+        Calls in flight while it is made count too, once they settle: see Arming. A budget of the
+        platform begins with what all organizations spent that keep their books in its currency.
         """
 
     def __init__(

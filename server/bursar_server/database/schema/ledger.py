@@ -25,6 +25,8 @@ from bursar_server.database.schema.columns import (
     organization_id_column,
 )
 
+NO_IDS = text("'{}'::bigint[]")
+
 # Interned sets of budget windows: what a call drew on, named by each of its entries.
 draw_sets = Table(
     "draw_sets",
@@ -33,7 +35,12 @@ draw_sets = Table(
     id_column(),
     # Ascending, without repeats.
     Column("budget_window_ids", ARRAY(BigInteger), nullable=False),
-    UniqueConstraint("organization_id", "budget_window_ids"),
+    # Those of them that were armed while the call was under way: it counts in them, and drew on
+    # no allowance of theirs.
+    Column("armed_window_ids", ARRAY(BigInteger), nullable=False, server_default=NO_IDS),
+    UniqueConstraint(
+        "organization_id", "budget_window_ids", "armed_window_ids", name="draw_sets_windows_key"
+    ),
 )
 
 # The ledger: one row a call, the settlement and the double entry in one. Never updated or

@@ -131,3 +131,34 @@ resolutions = Table(
     Column("held", JSONB),
     CheckConstraint("decision IN ('spent','free')", name="decision"),
 )
+
+# Budgets that were looked at when they were new: which policy they came with.
+armings = Table(
+    "armings",
+    metadata,
+    organization_id_column(),
+    Column("budget_id", BigInteger, primary_key=True),
+    Column("policy_version", BigInteger, nullable=False),
+    Column("began_at", DateTime(timezone=True), nullable=False),
+    # When each session that may spend knew it, or had lapsed. Null: not yet.
+    Column("armed_at", DateTime(timezone=True)),
+)
+Index(
+    "armings_unarmed_idx",
+    armings.c.organization_id,
+    armings.c.budget_id,
+    postgresql_where=armings.c.armed_at.is_(None),
+)
+
+# Sessions that may have calls under way which such a budget must count; gone when they close.
+arming_sessions = Table(
+    "arming_sessions",
+    metadata,
+    organization_id_column(),
+    Column("budget_id", BigInteger, primary_key=True),
+    Column("session_epoch", BigInteger, primary_key=True),
+    Column("policy_version", BigInteger, nullable=False),
+    # The last call it admitted without knowing the budget. Null: it did not say so yet.
+    Column("last_n", BigInteger),
+)
+Index("arming_sessions_session_idx", arming_sessions.c.session_epoch)
