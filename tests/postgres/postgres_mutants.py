@@ -81,7 +81,7 @@ def _postings(change: Change) -> list[Replacement]:
     original = tick.Tick._postings
 
     async def postings(
-        self: tick.Tick, connection: Connection, batch: tick.Batch, sessions: Any
+        self: tick.Tick, connection: Connection, batch: tick.Batch, sessions: Any, *rest: Any
     ) -> Any:
         windows = [row["id"] for row in await connection.fetch("SELECT id FROM budget_windows")]
         frames = []
@@ -92,7 +92,8 @@ def _postings(change: Change) -> list[Replacement]:
             ]
             kept = tuple(settlement for settlement in changed if settlement is not None)
             frames.append((session, structs.replace(frame, settlements=kept)))
-        return await original(self, connection, structs.replace(batch, frames=frames), sessions)
+        changed_batch = structs.replace(batch, frames=frames)
+        return await original(self, connection, changed_batch, sessions, *rest)
 
     return [(tick.Tick, "_postings", postings)]
 
