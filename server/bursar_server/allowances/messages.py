@@ -86,6 +86,11 @@ def of_outcome(
         shown.update((session.session_epoch, r.window_id) for r in said.reports)
     for need in (*outcome.decisions.granted, *outcome.decisions.clamped):
         shown.update((need.session_epoch, line.window_id) for line in need.lines)
+    if outcome.unheard:
+        # What an earlier try granted is why the same call waits now: its session has the money,
+        # and would never be asked for it, nor report on it.
+        for need in (*outcome.decisions.waiting, *outcome.decisions.contended):
+            shown.update((need.session_epoch, line.window_id) for line in need.lines)
     for epoch, window_id in sorted(shown):
         message = allowance(
             outcome.windows[window_id],

@@ -86,6 +86,8 @@ class Outcome(msgspec.Struct):
     """What time did to sessions."""
     fenced: set[int] = set()
     """Sessions that spoke and may not spend."""
+    unheard: bool = False
+    """Whether an earlier try may have been committed, and what it granted was told to nobody."""
 
 
 class Tick:

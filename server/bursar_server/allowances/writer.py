@@ -75,6 +75,8 @@ class Writer:
         self._beat_at_ms = 0
         """When time was last told to sessions; 0: not yet."""
         self._recalled_at_ms: dict[tuple[int, int], int] = {}
+        self._unheard = False
+        """Whether a commit may have happened whose answer was lost, since grants were last told."""
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self.turn = asyncio.Lock()
@@ -323,6 +325,7 @@ class Writer:
                     return await work(connection)
             except BursarError as error:
                 self._tick.forget()
+                self._unheard = True
                 metrics.RETRIES.inc()
                 log.warning(
                     "tick_retried",
@@ -359,8 +362,10 @@ class Writer:
         for event in outcome.events:
             if event.kind in metrics.OF_EVENTS:
                 metrics.OF_EVENTS[event.kind].inc()
+        outcome.unheard = self._unheard
         if outcome.lent:
             self._hub.note_tail(outcome.windows, outcome.tail)
+            self._unheard = False
         now, now_ms = self._clock.now(), self._clock.monotonic_ms()
         self._waiting = [
             outcome.by_need[need.session_epoch, need.need_id] for need in outcome.decisions.waiting
