@@ -247,7 +247,8 @@ class PolicyDesk:
         for session in sessions:
             told = session.policy_told or 0
             id = session.organization_id
-            oldest[id] = min(told, oldest.get(id, told), self._handed_on.get(id, told))
+            # Before anybody was connected nothing was handed on: look through all that is kept.
+            oldest[id] = min(told, oldest.get(id, told), self._handed_on.get(id, 0))
         oldest = {id: told for id, told in oldest.items() if told < versions.get(id, 0)}
         return await store.policy_changes(connection, oldest) if oldest else {}
 

@@ -216,3 +216,14 @@ def who_comes_later_catches_up_on_nothing() -> list[Replacement]:
         return
 
     return [(policy.PolicyDesk, "_catch_up", catch_up)]
+
+
+@mutant
+def an_unheard_grant_is_told_to_nobody() -> list[Replacement]:
+    original = writer.Writer._tell
+
+    def tell(self: writer.Writer, batch: Any, outcome: Any) -> None:
+        self._unheard = False
+        original(self, batch, outcome)
+
+    return [(writer.Writer, "_tell", tell)]
