@@ -110,12 +110,14 @@ class Stream:
 
 
 class QuietDesk(PolicyDesk):
-    """Prices are no part of the simulation."""
+    """Says nothing of prices as long as nobody has set one."""
 
     async def _price_frames(
-        self, _connection: Any, _session: LiveSession, _snapshot_version: str
+        self, connection: Any, session: LiveSession, snapshot_version: str
     ) -> list[allowances_pb2.ControlFrame]:
-        return []
+        if not connection.prices:
+            return []
+        return await super()._price_frames(connection, session, snapshot_version)
 
 
 class ControlPlane:

@@ -66,6 +66,9 @@ EVENTS: Final = (
     "a budget was made over keys in use",
     "a new budget began with what was spent before",
     "a call was counted in a budget it did not know",
+    "a price changed",
+    "a call was priced by the list in force",
+    "a call was priced by a list that was replaced meanwhile",
     "a budget was disabled",
     "a budget was enabled again",
     # Versions.

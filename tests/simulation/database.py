@@ -101,6 +101,7 @@ class Entry:
     key_id: int = 0
     admitted_at: datetime = EPOCH
     posted_at: datetime = EPOCH
+    price_version: str = ""
 
 
 class Lent(NamedTuple):
@@ -149,6 +150,8 @@ class Tables:
     keys: dict[bytes, KeyRecord] = field(default_factory=dict)
     resolutions: dict[int, Decision] = field(default_factory=dict)
     quarantined: list[tuple[int, int]] = field(default_factory=list)
+    prices: tuple[int, ...] = ()
+    """What an LLM token of output costs, in nanos, by version from 1 on."""
     owner_epoch: int = 0
     changes: dict[int, tuple[Change, ...]] = field(default_factory=dict)
     """By organization: what each policy version from 2 on changed."""
@@ -174,8 +177,8 @@ class Tables:
         return Tables(
             dict(self.sessions), dict(self.windows), dict(self.allowances), dict(self.entries),
             dict(self.draw_sets), dict(self.budgets), dict(self.keys), dict(self.resolutions),
-            list(self.quarantined), self.owner_epoch, dict(self.changes), self.served_ms,
-            self.organizations, dict(self.armings), dict(self.arming_sessions),
+            list(self.quarantined), self.prices, self.owner_epoch, dict(self.changes),
+            self.served_ms, self.organizations, dict(self.armings), dict(self.arming_sessions),
         )  # fmt: skip
 
 

@@ -87,6 +87,7 @@ def _stand_ins() -> list[tuple[Any, str, Any]]:
         (service, "transaction", database.transaction),
         (service, "organization_by_id", stores.organization_by_id),
         (policy, "transaction", database.transaction),
+        (policy, "overlay", stores.overlay),
         (policy, "store", stores.STORE),
         (policy, "budgets_by_scopes", stores.budgets_by_scopes),
         (policy, "budgets_by_ids", stores.budgets_by_ids),

@@ -28,6 +28,7 @@ from tests.simulation.database import (
     Window,
 )
 from tests.simulation.newcomers import Newcomers
+from tests.simulation.plans import version_name
 from tests.simulation.sidecar import Life
 
 Pair = tuple[int, int]
@@ -35,6 +36,8 @@ Pair = tuple[int, int]
 
 KEY_TRUST_NS = 31 * 1_000_000_000
 """How long a key may be used after it was revoked: the validity of policy, and what drift adds."""
+PRICE_TRUST_NS = KEY_TRUST_NS + 3 * 1_000_000_000
+"""How long a replaced price may be pinned: policy's validity, and how long a call waits."""
 EDGE_NS = 100_000_000
 """How far clocks may be apart about where a window ends: the skew between control planes."""
 
@@ -54,6 +57,7 @@ class Attempt:
     dispatched: bool = False
     growing_to: int | None = None
     """The process died while it wrote this down, if it is not None in the end."""
+    price_version: str = ""
     unsure: bool = False
     """Its open record or its end may be missing in the journal: the process died writing it."""
 
@@ -93,6 +97,8 @@ class Oracle:
         self.hashes = {key.id: key.secret_hash for key in database.tables.keys.values()}
         self.unproven: set[int] = set()
         """Sessions whose journal was lost, cut or copied."""
+        self.replaced_at: dict[str, int] = {}
+        """By price version, when another was put on record, in true time."""
         self.given_up: set[int] = set()
         """Sessions whose money was decided to be free, whatever becomes of it."""
         self.refusals: dict[str, int] = defaultdict(int)
@@ -136,7 +142,13 @@ class Oracle:
             _ceiling(call, reservation),
             int(true),
             unsure=True,
+            price_version=call.price_version,
         )
+        replaced_at = self.replaced_at.get(call.price_version)
+        if replaced_at is not None:
+            saw("a call was priced by a list that was replaced meanwhile")
+            if self.time.now_ns > replaced_at + PRICE_TRUST_NS:
+                raise Broken("7: a call is priced by a list that was replaced long ago")
         for epoch, n, window_ids in attempt.parts:
             before = self.attempts.get((epoch, n))
             if before is not None and before.life is life:
@@ -144,6 +156,10 @@ class Oracle:
             self.attempts[epoch, n] = attempt
             for window_id in window_ids:
                 self.open_w[epoch, window_id] += attempt.ceiling
+
+    def priced(self, version: int) -> None:
+        """Another price is on record."""
+        self.replaced_at.setdefault(version_name(version - 1), self.time.now_ns)
 
     def _applicable(self, key_id: int) -> set[int]:
         budgets = self.database.tables.budgets
@@ -367,6 +383,11 @@ class Oracle:
                     f"6: charge {epoch}-{n} was admitted under {window_ids} and posted under "
                     f"{counted}"
                 )
+        if entry.price_version != attempt.price_version:
+            raise Broken(
+                f"6: {entry.epoch}-{entry.n} was priced by {attempt.price_version}, posted with "
+                f"{entry.price_version}"
+            )
         if entry.kind is Kind.FINAL and attempt.told is not None and entry.amount != attempt.told:
             raise Broken(f"6: {entry.epoch}-{entry.n} cost {attempt.told}, posted {entry.amount}")
 

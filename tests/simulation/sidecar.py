@@ -6,6 +6,7 @@ saying what the outboxes hold, hearing what came, and the beat.
 
 from typing import Any
 
+from bursar.pricing import snapshot
 from bursar.usage import Usage
 from bursar.v1 import allowances_pb2
 from bursar_server.sidecars.records import SidecarRecord
@@ -25,7 +26,7 @@ from tests.simulation.control_process import ControlPlane, Link, Stream
 from tests.simulation.coverage import heard, saw
 from tests.simulation.disk import Disk, DiskPath, Killed
 from tests.simulation.driving import MemorySync, drive
-from tests.simulation.plans import least_of, target_of
+from tests.simulation.plans import least_of, priced, target_of
 from tests.simulation.stepped import (
     Clock,
     KeyAskedError,
@@ -86,6 +87,13 @@ class Life:
 
     def _call(self, call: tuple[str, int, str], deadline: int) -> None:
         api_key, ceiling_nanos, plan = call
+        version = ""
+        if plan.startswith("priced:"):
+            terms = priced(plan, self.session.prices())
+            if terms is None:
+                return
+            ceiling_nanos, plan, version = terms
+            saw("a call was priced by the list in force")
         try:
             spender: Spender = drive(self.cashier.identify(api_key))
             hold = drive(
@@ -93,7 +101,7 @@ class Life:
                     Call(
                         spender, "simulated", "model", "model", ceiling_nanos,
                         least_of(plan) or ceiling_nanos,
-                        run=plan, started_at=self.clock.wall_ns(),
+                        run=plan, price_version=version, started_at=self.clock.wall_ns(),
                     )
                 )
             )  # fmt: skip
@@ -212,6 +220,7 @@ class Life:
             boot_id=self.session._boot_id,
             build="simulated",
             prior_sessions=self.roster.prior_sessions(),
+            price_snapshot_version=snapshot().version,
         )
         stream = Stream(number, self.machine.record, plane, link)
         if self.machine.older != plane.older:

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import structs
 
+from bursar.pricing import price_to_json
 from bursar_server.allowances import rules
 from bursar_server.allowances.records import SessionRow, WindowRow
 from bursar_server.allowances.resolutions import Resolution, Resolved
@@ -21,6 +22,7 @@ from bursar_server.changes import Change
 from bursar_server.identity.records import KeyRecord, OrganizationRecord
 from bursar_server.ledger.entries import Kind, PostedSoFar, Posting, Settlement
 from tests.simulation.database import Entry, Lent, Session, Tables, Window
+from tests.simulation.plans import price_of
 
 
 class Store:
@@ -378,6 +380,7 @@ class Ledger:
                 settlement.key_id,
                 settlement.admitted_at,
                 posted_at,
+                settlement.price_version,
             )
 
     async def spent_before(
@@ -407,6 +410,12 @@ class Ledger:
             )
         ]
         return sum(found), len(found)
+
+
+async def overlay(tables: Tables, _organization_id: int) -> tuple[int, list[bytes]]:
+    """The price in force, if anybody ever set one."""
+    version = len(tables.prices)
+    return version, [price_to_json(price_of(tables.prices[-1], version))] if version else []
 
 
 async def budgets_by_ids(

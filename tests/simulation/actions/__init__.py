@@ -15,6 +15,7 @@ from tests.simulation.actions import (
     growing_calls,
     new_budgets,
     passing,
+    prices,
     raises,
     silence,
     streams,
@@ -32,6 +33,7 @@ MODULES = (
     silence,
     raises,
     new_budgets,
+    prices,
 )
 ACTIONS: dict[str, Action] = {}
 USUAL: dict[str, int] = {}

@@ -49,9 +49,11 @@ def clone(world: World, sidecar: Sidecar, step: Step) -> None:
 
 def arm(world: World, sidecar: Sidecar, step: Step) -> None:
     """The process will end at one of its next writes, with part of it on the disk."""
-    if sidecar.life is not None:
-        sidecar.disk.writes_until_kill = step.b % 4
-        sidecar.disk.torn_percent = (0, 30, 90, 100)[step.c % 4]
+    sidecar.disk.writes_until_kill = step.b % 4
+    sidecar.disk.torn_percent = (0, 30, 90, 100)[step.c % 4]
+    if sidecar.life is None:
+        sidecar.disk.writes_until_kill = step.b % 2
+        sidecar.start()
 
 
 def start(world: World, sidecar: Sidecar, _step: Step) -> None:
@@ -107,9 +109,11 @@ USUAL = {"start": 2}
 THEMES = (
     {"kill": 5, "speak": 8, "up": 2, "start": 3},
     {"arm": 6, "start": 5, "beat": 4},
+    {"arm": 8, "kill": 2, "finish": 10},
     {"fault": 6, "tick": 4, "up": 4, "speak": 4},
     {"depose": 3, "fault": 2, "cut": 2, "notice": 1},
     {"fill": 5, "start": 3, "beat": 4, "arm": 1},
+    {"fill": 5, "start": 3, "kill": 3, "finish": 10},
     {"drain": 4, "start": 6},
     {"replace": 4, "speak": 4, "up": 4},
     {"replace": 2, "clone": 5, "call": 20, "speak": 10, "up": 10, "tick": 6, "finish": 10},

@@ -2,15 +2,19 @@
 
 from typing import Any
 
+from msgspec import structs
+
 from bursar_sidecar import (
     allowances,
     cashier,
     identity,
     outbox,
+    overlay,
     pools,
 )
 from bursar_sidecar import roster as roster_module
 from bursar_sidecar import session as session_module
+from bursar_sidecar import settlements as settlements_module
 from tests.simulation.mutants.registry import Replacement, mutant
 
 
@@ -153,3 +157,24 @@ def a_budget_that_is_back_stays_closed() -> list[Replacement]:
             pool.closing = False
 
     return [(pools.Leg, "reopen_budget", reopen_budget)]
+
+
+@mutant
+def a_changed_price_is_not_heard() -> list[Replacement]:
+    original = overlay.Overlay.hear
+
+    def hear(self: overlay.Overlay, part: Any) -> None:
+        if not self.version:
+            original(self, part)
+
+    return [(overlay.Overlay, "hear", hear)]
+
+
+@mutant
+def a_charge_forgets_its_price() -> list[Replacement]:
+    original = settlements_module.settled
+
+    def settled(opened: Any, outcome: Any) -> Any:
+        return original(structs.replace(opened, price_version=""), outcome)
+
+    return [(settlements_module, "settled", settled)]
