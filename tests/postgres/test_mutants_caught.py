@@ -91,6 +91,8 @@ SIMULATION_ALONE = {
     # They break when money comes home, never how much there is: a story of many rounds.
     "who_has_nothing_is_asked_for_it",
     "the_silent_are_believed",
+    # It needs a commit whose acknowledgement is lost.
+    "an_unheard_grant_is_told_to_nobody",
 }
 
 

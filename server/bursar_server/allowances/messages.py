@@ -89,9 +89,7 @@ def of_outcome(
     if outcome.unheard:
         # What an earlier try granted is why the same call waits now: its session has the money,
         # and would never be asked for it, nor report on it.
-        contended = (need for need, _ in outcome.decisions.contended)
-        for need in (*outcome.decisions.waiting, *contended):
-            shown.update((need.session_epoch, line.window_id) for line in need.lines)
+        shown.update(pair for pair, totals in outcome.books.totals.items() if totals.granted)
     for epoch, window_id in sorted(shown):
         message = allowance(
             outcome.windows[window_id],
