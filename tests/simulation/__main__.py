@@ -8,12 +8,11 @@ run again.
 import argparse
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 from tests.simulation import boundaries, coverage, herds, histories, mutants
 from tests.simulation.driving import in_memory
-from tests.simulation.recorded import record
+from tests.simulation.recorded import record, recorded
 
 SHOW_EVERY_S = 10.0
 MOST_FAILURES = 20
@@ -71,24 +70,26 @@ def every_boundary(first: int, count: int) -> int:
 
 
 def kill_matrix(names: list[str]) -> int:
-    """Print by which seed each mutant is caught; returns how many survived."""
+    """Print by which seed each mutant is caught, or by the history that was kept of it; returns how
+    many survived."""
     survived = 0
-    print("| mutant | caught by seed | what was seen | also seen |")
-    print("|---|---:|---|---|")
+    kept = {each.mutant: each.history for each in recorded().values()}
+    print("| mutant | caught by seed | what was seen |")
+    print("|---|---:|---|")
     for name in names:
-        seen: Counter[str] = Counter()
-        first = ""
-        for seed in range(MOST_SEEDS_OF_A_MUTANT):
-            with mutants.alive(name):
+        caught = "none | survived"
+        with mutants.alive(name):
+            if name in kept:
+                what = histories.run(kept[name].seed, kept[name].steps)
+                caught = f"kept | {what}" if what else caught
+            for seed in range(MOST_SEEDS_OF_A_MUTANT if caught.startswith("none") else 0):
                 failure = histories.fails(seed)
-            if failure is not None:
-                first = first or f"{seed} | {failure.what.partition(' (after')[0]}"
-                seen[histories.kind(failure.what)] += 1
-                if sum(seen.values()) == 5:
+                if failure is not None:
+                    caught = f"{seed} | {failure.what}"
                     break
-        survived += not first
-        others = ", ".join(f"{kind} ({times})" for kind, times in sorted(seen.items()))
-        print(f"| {name.replace('_', ' ')} | {first or 'none | survived'} | {others} |", flush=True)
+        survived += caught.startswith("none")
+        shown = caught.partition(" (after")[0]
+        print(f"| {name.replace('_', ' ')} | {shown} |", flush=True)
     return survived
 
 
