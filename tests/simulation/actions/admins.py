@@ -88,8 +88,13 @@ def resolve(world: World, _sidecar: Sidecar, step: Step) -> None:
     if candidates:
         session = candidates[step.b % len(candidates)]
         decide(world, session.epoch, "free" if step.c % 3 == 0 else "spent")
+        if step.c % 2:
+            # It is heard of again, between the decision and what applies it.
+            for each in world.sidecars:
+                if each.life and any(leg.epoch == session.epoch for leg in each.life.legs()):
+                    world.connect(each)
         if step.c % 4:
-            plane.tick()
+            world.plane.tick()
             world.bury()
 
 
