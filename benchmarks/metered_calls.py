@@ -41,6 +41,9 @@ class MeteredCalls:
         """One call."""
         message = self._request(offer)
         idle = self._idle[offer.sidecar]
+        # The latest used first; one that lay idle for long may be closed at the other end.
+        while idle and idle[-1][0].at_eof():
+            idle.pop()
         connection = idle.pop() if idle else await self._connect(offer.sidecar)
         async with asyncio.timeout(FULL_S):
             status, head, body = await _exchange(connection, message)

@@ -23,6 +23,9 @@ LONGEST_CALL = 5.0
 """Durations spread exponentially, up to so many times the mean."""
 ARRIVALS_AT_A_TIME_S = 0.005
 """Calls that come within so long come together: timers of a real loop are no finer."""
+MOST_AT_A_TIME = 5_000
+"""Calls in flight or in line; what would come beyond does not come. A machine that can't keep up
+with what is offered would else only ever fall further behind."""
 EXHAUSTED = "budget_exhausted"
 RESERVED = "budget_reserved"
 QUIET_S = 3.0
@@ -195,7 +198,9 @@ async def spend(load: Load, serve: Serve, tally: Tally, most_s: float) -> None:
                 f"after {most_s:.0f} s {tally.settled:.4f} is spent, {tally.in_flight} calls are in"
                 f" flight; refused: {dict(tally.refused)}"
             )
-        while due <= loop.time():
+        if len(running) >= MOST_AT_A_TIME:
+            due = loop.time()
+        while due <= loop.time() and len(running) < MOST_AT_A_TIME:
             after_s, offer = traffic.next()
             due += after_s
             tally.offered += 1

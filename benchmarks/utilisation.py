@@ -115,6 +115,7 @@ class Transactions:
     def __init__(self, stack: Stack, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         self._metrics = f"{stack.ready['http']}/metrics"
         self._connection = connection
+        self._idle_a_second = 0.0
 
     async def _so_far(self) -> tuple[float, float, float]:
         """(seconds, ticks of the writer, commits of the database)."""
@@ -133,18 +134,23 @@ class Transactions:
         return text.decode()
 
     async def during(self, work: Awaitable[int]) -> tuple[float, float]:
-        """What a call of `work` took: (ticks, commits)."""
+        """What a call of `work` took: (ticks, commits). What an idle system commits while this
+        waits for the statistics is not counted, what it commits during the work is."""
         _, ticks, commits = await self._so_far()
         calls = await work
-        _, ticks_then, commits_then = await self._so_far()
-        return (ticks_then - ticks) / calls, (commits_then - commits) / calls
+        worked_until_s = asyncio.get_running_loop().time()
+        after_s, ticks_then, commits_then = await self._so_far()
+        idle_s = after_s - worked_until_s
+        made = commits_then - commits - self._idle_a_second * idle_s
+        return (ticks_then - ticks) / calls, made / calls
 
     async def idle(self, seconds: float) -> float:
         """Commits a second while no calls come: keep-alives, probes, this counting."""
         before_s, _, commits = await self._so_far()
         await asyncio.sleep(seconds)
         after_s, _, commits_then = await self._so_far()
-        return (commits_then - commits) / (after_s - before_s)
+        self._idle_a_second = (commits_then - commits) / (after_s - before_s)
+        return self._idle_a_second
 
 
 async def paced(sides: list[MoneySide], key: str, rate: int, seconds: float) -> int:
@@ -236,14 +242,17 @@ async def _over_sessions(stack: Stack, option: Callable[[str], int]) -> None:
 
 def main() -> None:
     """Run it."""
-    option = parsed(__doc__, repeats=1, calls=300, rate=60, seconds=4, most=1_000, http=1)
+    option = parsed(
+        __doc__, repeats=1, calls=300, rate=60, seconds=4, most=1_000, http=1, sessions=1
+    )
     title("Utilisation and transactions, with real processes")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     if option("http"):
         _over_http(option)
-    with running_stack() as stack:
-        make_roomy(stack)
-        uvloop.run(_over_sessions(stack, option))
+    if option("sessions"):
+        with running_stack() as stack:
+            make_roomy(stack)
+            uvloop.run(_over_sessions(stack, option))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -223,9 +224,12 @@ class Writer:
             self._urgent.set()
             self._wake.set()
         now_ms = self._clock.monotonic_ms()
+        # Counted once: with thousands that wait, once a frame would be most of a tick.
+        waiting_of = Counter(need.session.session_epoch for need in self._waiting)
         for session, frame in frames:
             self._hub.note(session, frame, now_ms)
-            self._note_needs(session, frame, now_ms)
+            if frame.needs or frame.withdrawn:
+                self._note_needs(session, frame, waiting_of, now_ms)
         changed, self._changed_budgets = self._changed_budgets, set()
         applied = [done for key in changed for done in self._applied.pop(key, ())]
         # A decision whose tick fails by its content is on record, and tried again when it is
@@ -237,21 +241,25 @@ class Writer:
         due = self._next_boundary is not None and self._next_boundary <= self._clock.now()
         return Batch(frames, waiting, changed, applied, frozenset(resolutions), boundary_due=due)
 
-    def _note_needs(self, session: LiveSession, frame: Frame, now_ms: int) -> None:
+    def _note_needs(
+        self, session: LiveSession, frame: Frame, waiting_of: Counter[int], now_ms: int
+    ) -> None:
         epoch = session.session_epoch
         if frame.withdrawn:
+            withdrawn = frozenset(frame.withdrawn)
+            before = len(self._waiting)
             self._waiting = [
                 need
                 for need in self._waiting
-                if need.session.session_epoch != epoch
-                or need.request.need_id not in frame.withdrawn
+                if need.session.session_epoch != epoch or need.request.need_id not in withdrawn
             ]
-        own = sum(need.session.session_epoch == epoch for need in self._waiting)
-        for own_count, request in enumerate(frame.needs, own):
+            waiting_of[epoch] -= before - len(self._waiting)
+        for request in frame.needs:
             room = (
                 len(self._waiting) < self._settings.max_waiting_needs
-                and own_count < self._settings.max_waiting_needs_of_session
+                and waiting_of[epoch] < self._settings.max_waiting_needs_of_session
             )
+            waiting_of[epoch] += 1
             wait_ms = min(request.wait_ms, self._settings.max_wait_ms) if room else 0
             self._waiting.append(WaitingNeed(session, request, now_ms + wait_ms))
 
