@@ -1,7 +1,6 @@
 """Money that a waiting call lacks is asked for, and told to come home by itself, without haste."""
 
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 
 from bursar_server.allowances import messages, rules
@@ -9,7 +8,7 @@ from bursar_server.allowances.hub import Hub, LiveSession, Stream
 from bursar_server.allowances.records import WindowRow
 from bursar_server.allowances.rules import Holder
 from bursar_server.allowances.settings import LendingSettings
-from bursar_server.allowances.tick import Batch
+from bursar_server.allowances.tick import Batch, Outcome
 from bursar_server.allowances.writer import Writer
 from bursar_server.clock import SystemClock
 
@@ -45,7 +44,21 @@ def hold_idle_ms(decisions: rules.Decisions) -> int:
     books = rules.Books({10: rules.WindowBalance(10, 1, True, 100, 100)})
     decisions.touched.add((7, 10))
     window = WindowRow(10, 1, 1, NOW, None)
-    outcome: Any = SimpleNamespace(books=books, windows={10: window}, decisions=decisions, stale=[])
+    outcome = Outcome(
+        books=books,
+        windows={10: window},
+        decisions=decisions,
+        stale=[],
+        by_need={},
+        recalls=[],
+        entry_count=0,
+        repeat_count=0,
+        events=[],
+        shadow_refusal_count=0,
+        tail={10},
+        lent=True,
+        next_boundary=None,
+    )
     batch = Batch([], [], set(), [])
     [(_, frame)] = messages.of_outcome(hub, batch, outcome, [], NOW, SETTINGS)
     [allowance] = frame.allowances
