@@ -72,6 +72,8 @@ class Journal:
         self._open_bytes = 0
         self._unacknowledged: dict[tuple[int, int], tuple[bytes, int]] = {}
         self._unwritten: dict[tuple[int, int], bytes] = {}
+        self._late: list[bytes] = []
+        """Acknowledged before they could be written: still to be kept."""
         self._sessions: dict[int, records.SessionRow] = {}
         self._owed: dict[int, int] = {}
         self._paths: dict[int, Path] = {}
@@ -82,7 +84,8 @@ class Journal:
         self._sync = _Sync(limits)
         locks = _lock(data_directory)
         self._locks = [fd for _path, fd in locks]
-        self.directory = locks[0][0]
+        self.directories = [path for path, _fd in locks]
+        self.directory = self.directories[0]
         places = [place_of(boot_id, fd) for fd in self._locks]
         self._place = places[0]
         recovery = Recovery()
@@ -97,14 +100,17 @@ class Journal:
         _sync_directory(self.directory)
         for path in [path for segments in left for path in segments]:
             path.rename(path.with_suffix(DONE_SUFFIX))
-        self._sync.start([path for path, _fd in locks])
+        self._sync.start(self.directories)
 
     # -- what the path writes ------------------------------------------------------------------
 
-    def session_opened(self, epoch: int, organization_id: int, platform: bool) -> None:
+    def session_opened(
+        self, epoch: int, organization_id: int, platform: bool, proof: bytes = b""
+    ) -> None:
         """A session began. Raises JournalError; then nothing may be reserved in it."""
-        self._append(records.encode(records.SessionOpened(epoch, organization_id, platform)))
-        self._sessions[epoch] = records.SessionRow(epoch, organization_id, platform, 0, LIVE)
+        opened = records.SessionOpened(epoch, organization_id, platform, proof)
+        self._append(records.encode(opened))
+        self._sessions[epoch] = records.SessionRow(epoch, organization_id, platform, 0, LIVE, proof)
 
     def opened(self, record: records.Opened) -> None:
         """A call is about to go upstream. Raises JournalError; then it must not."""
@@ -130,7 +136,7 @@ class Journal:
             row = self._sessions[part.epoch]
             if part.n > row.last_n:
                 self._sessions[part.epoch] = records.SessionRow(
-                    row.epoch, row.organization_id, row.platform, part.n, row.journal
+                    row.epoch, row.organization_id, row.platform, part.n, row.journal, row.proof
                 )
 
     def grown(self, record: records.Opened) -> None:
@@ -172,7 +178,8 @@ class Journal:
         told = []
         for n in numbers:
             owed = self._unacknowledged.pop((epoch, n), None)
-            self._unwritten.pop((epoch, n), None)
+            if late := self._unwritten.pop((epoch, n), None):
+                self._late += (late, records.encode(records.Acknowledged(epoch, (n,))))
             if owed is None:
                 continue
             raw, number = owed
@@ -193,6 +200,19 @@ class Journal:
         self.acknowledged(epoch, [n for each, n in self._unacknowledged if each == epoch])
         self._append_if_possible(records.SessionClosed(epoch))
 
+    @property
+    def late(self) -> bytes:
+        """Records of what was acknowledged before a disk took it."""
+        return b"".join(self._late)
+
+    def is_live(self, epoch: int) -> bool:
+        """Whether a session is not closed."""
+        return epoch in self._sessions
+
+    def is_owed(self, epoch: int, n: int) -> bool:
+        """Whether a settlement waits for its acknowledgement."""
+        return (epoch, n) in self._unacknowledged
+
     def retry(self) -> None:
         """After a fault: begin a new segment with everything that is owed. Never raises."""
         self.fault = self.fault or self._sync.fault
@@ -204,6 +224,7 @@ class Journal:
             self.fault = _explain(error)
             return
         self._unwritten.clear()
+        self._late.clear()
         self._sync.fault = ""
         self.fault = ""
 
@@ -233,6 +254,7 @@ class Journal:
                 session.platform,
                 session.last_n,
                 session.journal,
+                session.proof,
             )
             for n, settlement in session.unacknowledged.items():
                 raw = records.encode(records.Settled(session.epoch, n, settlement))
@@ -260,6 +282,7 @@ class Journal:
         parts = [records.encode(header), *dict.fromkeys(self._opened.values())]
         if everything:
             parts += [raw for raw, _number in self._unacknowledged.values()]
+            parts += self._late
         data = b"".join(parts)
         path = self.directory / f"{number:08d}{SEGMENT_SUFFIX}"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)

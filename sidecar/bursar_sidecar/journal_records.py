@@ -27,6 +27,8 @@ class SessionRow(msgspec.Struct, frozen=True, array_like=True):
     platform: bool
     last_n: int
     journal: str
+    proof: bytes = b""
+    """What the control plane gave to prove it."""
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -44,6 +46,7 @@ class SessionOpened(msgspec.Struct, frozen=True, array_like=True, tag=1):
     epoch: int
     organization_id: int
     platform: bool
+    proof: bytes = b""
 
 
 class OpenPart(msgspec.Struct, frozen=True, array_like=True):

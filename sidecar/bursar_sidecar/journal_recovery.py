@@ -44,6 +44,8 @@ class RecoveredSession:
     open: dict[int, tuple[OpenPart, Opened]] = field(default_factory=dict)
     """Calls that were dispatched and whose end is unknown."""
     acknowledged: set[int] = field(default_factory=set)
+    proof: bytes = b""
+    """What the control plane gave to prove it."""
 
 
 class Recovery:
@@ -108,6 +110,7 @@ class Recovery:
         for row in header.sessions:
             session = self._session(row.epoch, row.organization_id, row.platform)
             session.last_n = max(session.last_n, row.last_n)
+            session.proof = row.proof or session.proof
             if row.journal == LIVE:
                 live.add(row.epoch)
             else:
@@ -123,11 +126,11 @@ class Recovery:
 
     def _record(self, record: object, live: set[int]) -> None:
         match record:
-            case SessionOpened(epoch, organization_id, platform):
+            case SessionOpened(epoch, organization_id, platform, proof):
                 # Opened after it was closed: the number of another control plane, used again.
                 self._closed.discard(epoch)
                 self._sessions.pop(epoch, None)
-                self._session(epoch, organization_id, platform)
+                self._session(epoch, organization_id, platform).proof = proof
                 live.add(epoch)
             case Opened(parts=parts):
                 for part in parts:

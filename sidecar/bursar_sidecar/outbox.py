@@ -5,7 +5,7 @@ the state as it is then: charges in their order, the calls that still wait, how 
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -142,6 +142,11 @@ class Outbox:
         self._keep_alive = True
 
     @property
+    def applied_seq(self) -> int:
+        """The last frame that is known to be applied."""
+        return self.seq - len(self.sent)
+
+    @property
     def has_news(self) -> bool:
         """Whether something is to be said that no timer reminds of."""
         return bool(
@@ -232,6 +237,15 @@ class Outbox:
         self._report.update(self.leg.pools)
         self._reported.clear()
         return applied
+
+    def forsake(self, epochs: Collection[int]) -> None:
+        """Say nothing more of these sessions: the other side takes nothing of them. Their charges
+        stay in the journal."""
+        self.charges = deque(c for c in self.charges if c.epoch not in epochs)
+        self.closes = deque(c for c in self.closes if c[0] not in epochs)
+        for frame in self.sent:
+            frame.charges = [c for c in frame.charges if c.epoch not in epochs]
+            frame.closes = [c for c in frame.closes if c[0] not in epochs]
 
     def hand_over(self) -> tuple[list[Charge], list[Waiter]]:
         """The session is over: its charges, and the calls that wait, go to the next one."""
@@ -348,7 +362,8 @@ class Outbox:
             pool = self.leg.pools.get(window_id)
             if pool is None:
                 continue
-            frame.usage.add(
+            before = self._reported.get(window_id)
+            said = frame.usage.add(
                 budget_window_id=window_id,
                 granted_seen_nanos=pool.granted_nanos,
                 returned_nanos=pool.returned_nanos,
@@ -359,6 +374,10 @@ class Outbox:
                 largest_call_nanos=pool.largest_call_nanos(now),
                 idle_ms=(now - pool.last_used_at) // NANOS_PER_MS,
             )
+            heard = before is not None and before.at <= self.applied_at
+            if before is None or not heard or before.state[0] != pool.granted_nanos:
+                # Once it was heard nobody needs to be convinced again.
+                said.grant_proof = pool.proof
             self._reported[window_id] = _Reported(now, _state(pool))
 
 

@@ -71,6 +71,8 @@ class Pool:
     last_used_at: int = 0
     granted_at: int = 0
     """When money came last."""
+    proof: bytes = b""
+    """Of `granted_nanos`, for a control plane whose database forgot it."""
     overrun_nanos: int = 0
     """The most that was ever missing."""
     _placed: bool = False
@@ -219,6 +221,7 @@ class AllowanceWord:
     window_end: str = ""
     limit_nanos: int = 0
     settled_nanos: int = 0
+    proof: bytes = b""
     tail: bool = False
     hold_idle_ms: int = 0
 
@@ -241,6 +244,8 @@ class Leg:
     fenced: bool = False
     valid_until: int = 0
     """Until when policy and allowances hold."""
+    proof: bytes = b""
+    """Of the session, for a control plane whose database forgot it."""
     policy_known: bool = False
     """Whether the session was told its own budgets."""
     pools: dict[int, Pool] = field(default_factory=dict)
@@ -267,6 +272,8 @@ class Leg:
         if word.granted_nanos > pool.granted_nanos:
             pool.granted_nanos = word.granted_nanos
             pool.granted_at = received_at
+        if word.granted_nanos == pool.granted_nanos and word.proof:
+            pool.proof = word.proof
         pool.limit_nanos = word.limit_nanos
         pool.known_settled_nanos = word.settled_nanos
         pool.acknowledged_when_told_nanos = pool.acknowledged_nanos
@@ -291,6 +298,13 @@ class Leg:
             self.by_budget[pool.budget_id] = remaining
         else:
             del self.by_budget[pool.budget_id]
+
+    def bring_back(self) -> None:
+        """Tell again how every pool stands, those of windows that are over too."""
+        for window_id, pool in self._past.items():
+            self.pools[window_id] = pool
+            self.by_budget.setdefault(pool.budget_id, []).append(pool)
+        self._past.clear()
 
     def close_budget(self, budget_id: int) -> list[Pool]:
         """The budget is gone: give its free money up. Returns the pools it concerns."""

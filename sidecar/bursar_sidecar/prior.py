@@ -24,6 +24,8 @@ class Prior:
     owed: int = 0
     """Settlements that are not acknowledged yet."""
     close_applied: bool = False
+    proof: bytes = b""
+    """What the control plane gave to prove it."""
 
     @property
     def is_over(self) -> bool:
@@ -60,6 +62,7 @@ def priors_of(journal: Journal, wall_ns: int) -> list[tuple[Prior, list[Charge]]
             session.journal,
             session.last_n,
             owed=len(charges),
+            proof=session.proof,
         )
         found.append((prior, charges))
     return found

@@ -9,11 +9,12 @@ from typing import Final
 import structlog
 
 from bursar.v1 import allowances_pb2
+from bursar_sidecar.again import Again
 from bursar_sidecar.allowances import Book, Waiter
 from bursar_sidecar.clock import NANOS_PER_MS, NANOS_PER_SECOND, Clock
 from bursar_sidecar.journal import Journal, JournalError
 from bursar_sidecar.journal_recovery import COMPLETE, TRUNCATED
-from bursar_sidecar.outbox import Applied, Charge, Outbox
+from bursar_sidecar.outbox import MAX_SETTLEMENTS, Applied, Charge, Outbox
 from bursar_sidecar.pools import Leg
 from bursar_sidecar.prior import Prior, priors_of
 
@@ -42,6 +43,10 @@ class Roster:
         self._named: set[int] = set()
         self._welcomed: set[int] = set()
         self._fresh: set[int] = set()
+        self._lost_tails = 0
+        """How often it heard that the other side forgot what it had committed."""
+        self._again: Again | None = None
+        """What is said again for it."""
         for prior, charges in priors_of(journal, clock.wall_ns()):
             self._priors[prior.epoch] = prior
             self._backlog.setdefault(prior.organization_id, []).extend(charges)
@@ -112,6 +117,8 @@ class Roster:
                 prior.close_applied = True
             elif self.at(epoch) is not None:
                 self._journal.session_closed(epoch)
+        if self._again is not None:
+            return  # more of them may be sent
         for prior in [prior for prior in self._priors.values() if prior.is_over]:
             del self._priors[prior.epoch]
             self._journal.session_closed(prior.epoch)
@@ -123,7 +130,13 @@ class Roster:
         """What a Hello names; remembers it."""
         named = [p for p in self._priors.values() if p.epoch not in self._disowned]
         named += [
-            Prior(box.leg.epoch, box.leg.organization_id, COMPLETE, box.leg.last_n)
+            Prior(
+                box.leg.epoch,
+                box.leg.organization_id,
+                COMPLETE,
+                box.leg.last_n,
+                proof=box.leg.proof,
+            )
             for box in self._outboxes.values()
             if box.leg.fenced
         ]
@@ -137,14 +150,21 @@ class Roster:
                     if prior.journal == TRUNCATED
                     else allowances_pb2.JOURNAL_STATE_COMPLETE
                 ),
+                proof=prior.proof,
             )
             for prior in named
         ]
+
+    def session_proofs(self) -> list[bytes]:
+        """What proves the present sessions to a control plane whose database forgot them."""
+        return [box.leg.proof for box in self._outboxes.values() if box.leg.proof]
 
     def disown(self, fault: str) -> None:
         """The Hello was refused for what it named: earlier lives must not stop this one."""
         if self._named:
             self._disowned |= self._named
+            for outbox in self._outboxes.values():
+                outbox.forsake(self._named)
             log.error(
                 "prior_sessions_refused",
                 epochs=sorted(self._named),
@@ -166,12 +186,18 @@ class Roster:
         """A session was opened or resumed. Raises StreamRestart."""
         self.valid_for_ms = welcome.valid_for_ms
         outbox = self._outboxes.get(welcome.organization_id)
+        is_forgotten = welcome.lost_tails > self._lost_tails
         if outbox is not None and outbox.leg.epoch == welcome.session_epoch:
+            is_forgotten |= welcome.last_seq < outbox.applied_seq
+            outbox.leg.proof = welcome.proof or outbox.leg.proof
             self.acknowledge(outbox.resume(welcome.last_seq))
         else:
             outbox = self._open(welcome, outbox)
         outbox.applied_at = max(outbox.applied_at, hello_sent_at)
         self._welcomed.add(welcome.session_epoch)
+        self._lost_tails = max(self._lost_tails, welcome.lost_tails)
+        if is_forgotten:
+            self._say_again(outbox)
         for prior in self._priors.values():
             if prior.organization_id != welcome.organization_id or prior.epoch in self._disowned:
                 continue
@@ -184,6 +210,35 @@ class Roster:
             organization=welcome.organization,
             resumed=welcome.resumed,
         )
+
+    def _say_again(self, outbox: Outbox) -> None:
+        """The other side forgot what it had committed: say all again that is kept."""
+        try:
+            self._again = Again(self._journal, self._priors)
+        except OSError as error:
+            raise StreamRestart(f"the journal can't be read: {error}") from error
+        for box in self._outboxes.values():
+            box.leg.bring_back()
+            box.report(box.leg.pools)
+        log.warning("said_again", session_epoch=outbox.leg.epoch, sessions=len(self._priors))
+
+    def top_up(self) -> None:
+        """Go on saying again what is kept, a bounded part at a time. Raises StreamRestart."""
+        while self._again and any(len(b.charges) < MAX_SETTLEMENTS for b in self.welcomed()):
+            try:
+                found = self._again.following()
+            except OSError as error:
+                raise StreamRestart(f"the journal can't be read: {error}") from error
+            if found is None:
+                self._again = None
+                return
+            organization_id, charge = found
+            outbox = self._outboxes.get(organization_id)
+            if outbox is None or charge.epoch in self._disowned:
+                continue
+            outbox.charges.append(charge)
+            if prior := self._priors.get(charge.epoch):
+                prior.owed += 1
 
     def told_policy(self, leg: Leg) -> None:
         """The present stream has told the session's own budgets."""
@@ -208,10 +263,11 @@ class Roster:
             welcome.organization,
             welcome.currency,
             platform=welcome.platform,
+            proof=welcome.proof,
         )
         self._disclaim(leg.epoch)
         try:
-            self._journal.session_opened(leg.epoch, leg.organization_id, leg.platform)
+            self._journal.session_opened(leg.epoch, leg.organization_id, leg.platform, leg.proof)
         except JournalError as error:
             raise StreamRestart(str(error)) from error
         outbox = Outbox(leg)
@@ -226,6 +282,7 @@ class Roster:
                 old.leg.last_n,
                 old.leg,
                 owed=sum(charge.epoch == old.leg.epoch for charge in charges),
+                proof=old.leg.proof,
             )
         backlog = self._backlog.pop(leg.organization_id, [])
         outbox.charges.extend(c for c in backlog if c.epoch not in self._disowned)

@@ -249,6 +249,7 @@ class Session:
             boot_id=self._boot_id,
             build=self._build,
             prior_sessions=self._roster.prior_sessions(),
+            session_proofs=self._roster.session_proofs(),
             price_snapshot_version=snapshot().version,
             price_overlay_version=self._overlay.version,
         )
@@ -281,6 +282,7 @@ class Session:
     async def _send(self, connection: Connection) -> None:
         while True:
             now = self._clock.boot_ns()
+            self._roster.top_up()
             for outbox in self._roster.welcomed():
                 if now - outbox.last_sent_at >= self._roster.valid_for_ms * NANOS_PER_MS // 3:
                     outbox.keep_alive()
@@ -425,6 +427,7 @@ def _word(allowance: allowances_pb2.Allowance) -> AllowanceWord:
         window_end=end,
         limit_nanos=allowance.limit_nanos,
         settled_nanos=allowance.settled_nanos,
+        proof=allowance.grant_proof,
         tail=allowance.tail,
         hold_idle_ms=allowance.hold_idle_ms,
     )

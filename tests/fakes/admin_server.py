@@ -166,6 +166,11 @@ class _Budgets(TemporaryRaises):
         await self._state.budgets.remove(context, owner, request.name)
         return budgets_pb2.DeleteBudgetResponse()
 
+    async def ThawBudget(self, request: Any, context: Any) -> Any:
+        self._state.requests.append(request)
+        owner = self._state.of(request.organization)
+        return await self._state.budgets.find(context, owner, request.name)
+
 
 class _Prices(prices_pb2_grpc.PriceServiceServicer):
     def __init__(self, state: AdminState) -> None:

@@ -28,7 +28,11 @@ class ScriptedSidecar:
         self.platform_epoch = 0
 
     async def open(
-        self, boot_id: str, prior: Iterable[allowances_pb2.PriorSession] = (), snapshot: str = ""
+        self,
+        boot_id: str,
+        prior: Iterable[allowances_pb2.PriorSession] = (),
+        snapshot: str = "",
+        proofs: Iterable[bytes] = (),
     ) -> "ScriptedSidecar":
         """Say Hello; returns when both sessions were welcomed and the policy was told."""
         self._call = self._stub.Session(metadata=(("authorization", f"Bearer {self._secret}"),))
@@ -37,6 +41,7 @@ class ScriptedSidecar:
             build="scripted/1",
             prior_sessions=list(prior),
             price_snapshot_version=snapshot,
+            session_proofs=list(proofs),
         )
         await self._call.write(allowances_pb2.SidecarFrame(hello=hello))
         for _ in range(2):

@@ -126,7 +126,7 @@ async def begin_raw(
     await sidecar.say_raw(frame)
 
 
-def usage(window: int, **fields: int) -> dict[str, Any]:
+def usage(window: int, **fields: Any) -> dict[str, Any]:
     return {"usage": [allowances_pb2.AllowanceUsage(budget_window_id=window, **fields)]}
 
 

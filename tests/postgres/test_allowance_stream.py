@@ -72,7 +72,7 @@ async def test_idle_money_is_called_home_for_the_call_that_waits(world: World) -
     second = await world.sidecar(OTHER_SECRET).open("boot-2")
     await first.need(1, (budget, 900))
     window = first.allowance(budget).budget_window_id
-    held = {"budget_window_id": window, "granted_seen_nanos": 900}
+    held: dict[str, Any] = {"budget_window_id": window, "granted_seen_nanos": 900}
     await first.say(usage=[allowances_pb2.AllowanceUsage(free_nanos=900, idle_ms=9, **held)])
     await second.ask(1, (budget, 500), wait_ms=15_000)
     recall = await first.until(lambda f: len(f.recalls) > 0)
@@ -109,7 +109,7 @@ async def test_a_lowered_limit_recalls_and_grants_nothing_more(world: World) -> 
     sidecar = await world.sidecar().open("boot-1")
     await sidecar.need(1, (budget, 800))
     window = sidecar.allowance(budget).budget_window_id
-    held = {"budget_window_id": window, "granted_seen_nanos": 800}
+    held: dict[str, Any] = {"budget_window_id": window, "granted_seen_nanos": 800}
     await sidecar.say(usage=[allowances_pb2.AllowanceUsage(free_nanos=800, **held)])
     await world.set_limit(budget, 300)
     await sidecar.until(lambda f: len(f.recalls) > 0)

@@ -251,7 +251,6 @@ async def test_a_boot_that_never_spoke_is_closed_and_may_still_speak(world: Worl
         )
         sidecar = await ScriptedSidecar(world.channel, SECRET).open("boot-2", [prior])
         await sidecar.applied(await sidecar.say(settlements=[settlement(born.epoch, 1, [], 5)]))
-        assert await world.state(born.epoch) == "fenced"
         close = allowances_pb2.CloseSession(session_epoch=born.epoch, last_n=1)
         await sidecar.applied(await sidecar.say(close_sessions=[close]))
         assert await world.state(born.epoch) == "closed"

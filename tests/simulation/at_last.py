@@ -7,6 +7,8 @@ from tests.simulation.oracle import Oracle, nanos_of
 
 def settled_at_last(oracle: Oracle) -> None:
     """Everything was healed and every sidecar ended orderly: nothing is lost or stranded."""
+    if oracle.forgot:
+        oracle.unproven |= oracle.unkept
     tables = oracle.database.tables
     for (epoch, n), attempt in oracle.attempts.items():
         if not attempt.dispatched or epoch in oracle.unproven:

@@ -11,6 +11,7 @@ from typing import Any
 
 from bursar.v1 import allowances_pb2
 from bursar_server.allowances.frames import check_frame
+from bursar_server.allowances.healing import NUMBERS_SKIPPED, Rewound
 from bursar_server.allowances.hub import Hub, LiveSession
 from bursar_server.allowances.policy import PolicyDesk
 from bursar_server.allowances.service import AllowanceService
@@ -24,6 +25,7 @@ from bursar_server.sidecars.records import SidecarRecord
 from tests.simulation.coverage import saw
 from tests.simulation.database import EPOCH, Broken, Crash, Database
 from tests.simulation.driving import drive
+from tests.simulation.forgotten import RESTORING
 from tests.simulation.honesty import Honesty
 from tests.simulation.limits import check_limits
 from tests.simulation.stores import RAISES, STORE
@@ -143,7 +145,9 @@ class ControlPlane:
         self.refusals: list[str] = []
         """Frames of honest sidecars that were refused, with the reason."""
         tables = database.tables
-        tables.owner_epoch += 1
+        database.owners += 1
+        tables.owner_epoch = max(tables.owner_epoch + 1, database.owners)
+        drive(RESTORING.skip_numbers(tables, NUMBERS_SKIPPED, 0))
         self.owner_epoch = self.writer._tick.owner_epoch = tables.owner_epoch
         stale = drive(STORE.budgets_with_stale_windows(tables, self.clock.now()))
         self.writer._changed_budgets.update(stale)
@@ -158,11 +162,19 @@ class ControlPlane:
             drive(self.service._open(live, sidecar, hello))
         except BursarError as error:
             self.close(stream)
+            if isinstance(self.writer.fault, Rewound):
+                self._note_lost_tail()
+            self.alive = self.alive and self.writer.fault is None
             return f"{error}"
         except Crash:
             self.alive = False
             return "crashed"
         return ""
+
+    def _note_lost_tail(self) -> None:
+        # Who finds it out lives long enough to write it down.
+        self.database.faults.clear()
+        drive(self.writer.note_lost_tail())
 
     def read(self, stream: Stream, most: int) -> None:
         """Take frames off the stream, check them, and hand them to the writer."""
@@ -215,6 +227,10 @@ class ControlPlane:
                 raise Broken("6: a control plane that was deposed has written")
             self._facts_are_posted(batch)
             check_limits(self.database.tables, self.clock.now(), applied=False)
+        except Rewound:
+            self._note_lost_tail()
+            self.alive = False
+            return
         except Deposed:
             saw("a deposed owner was stopped")
             self.alive = False

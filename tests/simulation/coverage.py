@@ -21,6 +21,8 @@ EVENTS: Final = (
     "the way down was dead for a while",
     "a Hello arrived and its Welcome did not",
     "a silent stream was given up",
+    # Time and lost tails.
+    "the database forgot its last commits",
     # Sidecars and their disks.
     "a process was killed",
     "a process was killed by a write that did not reach the disk",

@@ -3,6 +3,7 @@
 A transaction works on copies; only its commit is seen by anybody else.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ _FAULTS = {
     "crash_before": "a control plane died before its commit",
     "crash_after": "a control plane died behind its commit",
 }
+MOST_FORGOTTEN = 30
+"""Commits that a fail-over may take with it."""
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -82,6 +85,7 @@ class Window:
     in_doubt: int = 0
     overrun: int = 0
     opening: int = 0
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,13 @@ class Tables:
     prices: tuple[int, ...] = ()
     """What an LLM token of output costs, in nanos, by version from 1 on."""
     owner_epoch: int = 0
+    commit_count: int = 0
+    skipped: int = 0
+    """Numbers of sessions that are left out."""
+    chance: list[int] = field(default_factory=lambda: [0])
+    """Shared by all snapshots: what comes by chance does not come again."""
+    lost_tails: int = 0
+    tail_lost_at: datetime = EPOCH
     changes: dict[int, tuple[Change, ...]] = field(default_factory=dict)
     """By organization: what each policy version from 2 on changed."""
     served_ms: int = 0
@@ -177,7 +188,8 @@ class Tables:
         return Tables(
             dict(self.sessions), dict(self.windows), dict(self.allowances), dict(self.entries),
             dict(self.draw_sets), dict(self.budgets), dict(self.keys), dict(self.resolutions),
-            list(self.quarantined), self.prices, self.owner_epoch, dict(self.changes),
+            list(self.quarantined), self.prices, self.owner_epoch, self.commit_count,
+            self.skipped, self.chance, self.lost_tails, self.tail_lost_at, dict(self.changes),
             self.served_ms, self.organizations, dict(self.armings), dict(self.arming_sessions),
         )  # fmt: skip
 
@@ -190,6 +202,23 @@ class Database:
     faults: list[str] = field(default_factory=list)
     """What happens to the next commits: "away", "lost_ack", "crash_before", "crash_after"."""
     on_commit: Callable[[Tables, Tables], None] = lambda before, after: None
+    owners: int = 0
+    """How many processes took the shard."""
+    past: deque[Tables] = field(default_factory=lambda: deque(maxlen=MOST_FORGOTTEN))
+    """What was committed before."""
+
+    def forget(self, commits: int) -> bool:
+        """A fail-over to a standby that lagged by so many commits. What admins changed is kept:
+        they would see it, and do it again."""
+        if not self.past:
+            return False
+        now, then = self.tables, self.past[-min(commits, len(self.past))].copy()
+        then.budgets, then.keys, then.changes = now.budgets, now.keys, now.changes
+        then.resolutions, then.prices = now.resolutions, now.prices
+        then.armings, then.arming_sessions = now.armings, now.arming_sessions
+        self.tables = then
+        self.past.clear()
+        return True
 
 
 @asynccontextmanager
@@ -208,6 +237,7 @@ async def transaction(database: Any, *, read_only: bool = False) -> AsyncIterato
     if fault == "crash_before":
         raise Crash
     before, database.tables = database.tables, tables
+    database.past.append(before)
     database.on_commit(before, tables)
     if fault == "lost_ack":
         raise unavailable("the connection was lost during the commit")

@@ -108,6 +108,8 @@ class DiskPath:
 
     def read_bytes(self) -> bytes:
         """All of it."""
+        if self.name not in self.disk.files:
+            raise FileNotFoundError(self.name)
         return bytes(self.disk.files[self.name])
 
 
@@ -170,3 +172,8 @@ def segments(directory: DiskPath) -> list[DiskPath]:
 def last_number(directory: DiskPath) -> int:
     """The highest number a segment ever had."""
     return max((int(name.partition(".")[0]) for name in directory.disk.files), default=0)
+
+
+def kept(directory: DiskPath) -> list[DiskPath]:
+    """All segments, done or not."""
+    return [DiskPath(directory.disk, name) for name in sorted(directory.disk.files)]

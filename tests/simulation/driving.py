@@ -12,9 +12,18 @@ from typing import Any, TypeVar
 
 import structlog
 
-from bursar_server.allowances import armings, passing, policy, service, tick, windows, writer
-from bursar_sidecar import journal
-from tests.simulation import arming_store, database, disk, stores
+from bursar_server.allowances import (
+    armings,
+    healing,
+    passing,
+    policy,
+    service,
+    tick,
+    windows,
+    writer,
+)
+from bursar_sidecar import journal, journal_kept
+from tests.simulation import arming_store, database, disk, forgotten, stores
 from tests.simulation.coverage import saw
 
 T = TypeVar("T")
@@ -75,6 +84,11 @@ def _stand_ins() -> list[tuple[Any, str, Any]]:
         (tick, "posting", stores.LEDGER),
         (passing, "store", stores.STORE),
         (armings, "store", arming_store.ARMING_STORE),
+        (healing, "store", stores.STORE),
+        (healing, "restoring", forgotten.RESTORING),
+        (tick, "restoring", forgotten.RESTORING),
+        (writer, "restoring", forgotten.RESTORING),
+        (journal_kept, "segments_of", disk.kept),
         (windows, "store", stores.STORE),
         (windows, "posting", stores.LEDGER),
         (windows, "raises", stores.RAISES),

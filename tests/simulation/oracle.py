@@ -101,6 +101,14 @@ class Oracle:
         """By price version, when another was put on record, in true time."""
         self.given_up: set[int] = set()
         """Sessions whose money was decided to be free, whatever becomes of it."""
+        self.ever: dict[int, Window] = {}
+        """Every window there was."""
+        self.told_granted: dict[Pair, int] = defaultdict(int)
+        """The most that was ever granted, and so may be claimed."""
+        self.unkept: set[int] = set()
+        """Sessions whose acknowledged rows were lost, too."""
+        self.forgot = False
+        """Whether the database forgot what it had committed, once."""
         self.refusals: dict[str, int] = defaultdict(int)
         self.newcomers = Newcomers()
         database.on_commit = self.committed
@@ -115,7 +123,7 @@ class Oracle:
             if now >= part.leg.valid_until or part.leg.fenced:
                 raise Broken("7: admitted after the validity lapsed")
             for pool in part.pools:
-                window = self.database.tables.windows.get(pool.window_id)
+                window = self.ever.get(pool.window_id)
                 if window is None:
                     raise Broken(f"2: window {pool.window_id} was told and never committed")
                 drawn.add(window.row.budget_id)
@@ -166,7 +174,7 @@ class Oracle:
         return {id for id in self.budgets_of_key[key_id] if not budgets[id].disabled}
 
     def _in_time(self, window_id: int) -> None:
-        row = self.database.tables.windows[window_id].row
+        row = self.ever[window_id].row
         start_ns = nanos_of(row.start_at)
         late = row.end_at is not None and self.time.now_ns >= nanos_of(row.end_at) + EDGE_NS
         if late or self.time.now_ns < start_ns - EDGE_NS:
@@ -231,9 +239,14 @@ class Oracle:
                     self._within_limit(window_id)
 
     def _within_limit(self, window_id: int) -> None:
-        window = self.database.tables.windows[window_id]
+        window = self.ever[window_id]
         highest = self.highest_limit[window.row.budget_id]
-        if window.hard and self.spent[window_id] > highest + self.freed[window_id]:
+        # What was lent, and forgotten, may be lent to somebody else before it is claimed.
+        if (
+            not self.forgot
+            and window.hard
+            and self.spent[window_id] > highest + self.freed[window_id]
+        ):
             raise Broken(
                 f"1: {self.spent[window_id]} is spent of window {window_id}, whose limit never "
                 f"was above {highest}"
@@ -249,7 +262,7 @@ class Oracle:
                 for window_id in window_ids:
                     self.open_w[epoch, window_id] -= attempt.ceiling
                     self.told_sum[epoch, window_id] += cost_nanos
-                    end_at = self.database.tables.windows[window_id].row.end_at
+                    end_at = self.ever[window_id].row.end_at
                     if end_at is not None and self.time.now_ns >= nanos_of(end_at):
                         saw("a call ended after its window")
 
@@ -278,6 +291,7 @@ class Oracle:
             self._sessions(before, after)
             return
         posted_now = self._entries(before, after)
+        self.ever.update(after.windows)
         if after.quarantined:
             raise Broken(f"3: a frame was set aside: {after.quarantined}")
         granted: set[int] = set()
@@ -293,8 +307,12 @@ class Oracle:
                 )
             if lent.in_doubt and after.sessions[pair[0]].state == "open":
                 raise Broken(f"2: {pair} may spend what is in doubt")
-            if lent.granted > old.granted and after.sessions[pair[0]].state == "open":
-                granted.add(pair[1])
+            if lent.granted > self.told_granted[pair]:
+                if pair[1] in before.windows and before.windows[pair[1]].frozen:
+                    raise Broken(f"2: {pair} was lent from a frozen window")
+                self.told_granted[pair] = lent.granted
+                if after.sessions[pair[0]].state == "open":
+                    granted.add(pair[1])
             held[pair[1]] += lent.held
         for window_id, window in after.windows.items():
             if window.settled != self.posted[window_id] + window.opening:
@@ -353,9 +371,10 @@ class Oracle:
             )
         exposed = new.settled + held
         exposed_before = old.settled + old.outstanding + old.in_doubt
-        if exposed > max(new.ceiling, exposed_before + posted_now):
+        if not self.forgot and exposed > max(new.ceiling, exposed_before + posted_now):
             raise Broken(f"2: {exposed} is out and spent of a ceiling of {new.ceiling}")
-        if new.ceiling > max(self.highest_limit[new.row.budget_id], new.opening):
+        highest = max(self.highest_limit[new.row.budget_id], new.opening)
+        if not self.forgot and new.ceiling > highest:
             raise Broken("2: the ceiling is above every limit there was")
 
     def _decided(self, decision: Decision) -> None:
@@ -398,10 +417,21 @@ class Oracle:
             if session.state == "closed" and session.settled_count != session.last_n:
                 raise Broken(f"6: session {session.epoch} is closed with numbers missing")
 
+    def tail_lost(self) -> None:
+        """The database went back: what counts entries counts those that are left."""
+        self.forgot = True
+        for counts in (self.posted, self.posted_all, self.posted_first, self.posted_lost):
+            counts.clear()
+        self.provisional = 0
+        nothing, tables = Tables(), self.database.tables
+        self._entries(nothing, tables)
+
     # -- after every step ----------------------------------------------------------------------
 
     def check(self, lives: list[Life]) -> None:
         """Invariants 4 and 5, on what is durable and on what sidecars hold."""
+        if self.forgot:
+            return  # not before all of them were heard; at the end all is asked for
         tables = self.database.tables
         for pair, cost in self.truth.items():
             covered = self.posted_all[pair] + tables.allowances.get(pair, NOTHING).held

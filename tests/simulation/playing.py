@@ -30,6 +30,7 @@ def take(world: World, step: Step) -> None:
 def end(world: World) -> None:
     """Heal everything, finish and settle all calls, drain, and look whether all is right."""
     world.database.faults.clear()
+    world.thaw()
     for sidecar in world.sidecars:
         sidecar.empty_disk()
         sidecar.link.up = sidecar.link.down = True
@@ -37,6 +38,7 @@ def end(world: World) -> None:
         sidecar.start()
     for _ in range(ROUNDS_TO_HEAL):
         _round(world)
+    world.thaw()  # those that were claimed meanwhile
     probes = Probes(world)
     probes.call()
     for round in range(1, MOST_ROUNDS_TO_MONEY + 1):

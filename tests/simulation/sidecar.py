@@ -221,6 +221,7 @@ class Life:
             build="simulated",
             prior_sessions=self.roster.prior_sessions(),
             price_snapshot_version=snapshot().version,
+            session_proofs=self.roster.session_proofs(),
         )
         stream = Stream(number, self.machine.record, plane, link)
         if self.machine.older != plane.older:
@@ -247,6 +248,7 @@ class Life:
         if self.stream is None or not self.session.connected:
             return
         now = self.clock.boot_ns()
+        self.roster.top_up()
         for outbox in self.roster.welcomed():
             if now - outbox.last_sent_at >= self.roster.valid_for_ms * NANOS_PER_MS // 3:
                 outbox.keep_alive()

@@ -14,9 +14,13 @@ from bursar_sidecar.journal import JournalFullError
 from bursar_sidecar.session import Session
 from tests.simulation.control_process import Time
 from tests.simulation.coverage import saw
+from tests.simulation.database import EPOCH
 
 if TYPE_CHECKING:
     from tests.simulation.sidecar import Life
+
+
+EPOCH_NS = int(EPOCH.timestamp()) * 1_000_000_000
 
 
 class Witness(Protocol):
@@ -65,7 +69,7 @@ class Clock:
 
     def wall_ns(self) -> int:
         """Nanoseconds of the day."""
-        return 1_800_000_000_000_000_000 + self.boot_ns() + self._skew_ns
+        return EPOCH_NS + self.boot_ns() + self._skew_ns
 
     def monotonic(self) -> float:
         """Seconds."""

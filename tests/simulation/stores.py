@@ -13,7 +13,7 @@ from msgspec import structs
 
 from bursar.pricing import price_to_json
 from bursar_server.allowances import rules
-from bursar_server.allowances.records import SessionRow, WindowRow
+from bursar_server.allowances.records import SessionRow, WindowRow, window_id
 from bursar_server.allowances.resolutions import Resolution, Resolved
 from bursar_server.allowances.store import OpenedSession
 from bursar_server.budgets.rules import phase_at
@@ -118,6 +118,7 @@ class Store:
                 in_doubt=window.in_doubt,
                 overrun=window.overrun,
                 budget_version=window.version,
+                frozen=window.frozen,
             )
         wanted = set(pairs) | {pair for pair in tables.allowances if pair[0] in closing}
         for pair in sorted(wanted):
@@ -165,6 +166,9 @@ class Store:
         rows = [tables.windows[id].row for id in sorted(ids) if id in tables.windows]
         return [row for row in rows if row.organization_id == organization_id]
 
+    async def budgets_of(self, tables: Tables, organization_id: int, _most: int) -> list[int]:
+        return [b.id for b in tables.budgets.values() if b.organization_id == organization_id]
+
     async def make_window(
         self,
         tables: Tables,
@@ -176,9 +180,8 @@ class Store:
         for window in tables.windows.values():
             if window.row.budget_id == budget.id and window.row.start_at == span[0]:
                 return window.row
-        row = WindowRow(
-            len(tables.windows) + 1, budget.organization_id, budget.id, span[0], span[1]
-        )
+        id = window_id(budget.organization_id, budget.id, span[0])
+        row = WindowRow(id, budget.organization_id, budget.id, span[0], span[1])
         limit = budget.limit_at(max(now, span[0]))
         tables.windows[row.id] = Window(
             row, budget.hard, limit, max(limit, opening[0]), budget.version,
@@ -288,7 +291,8 @@ class Store:
             ):  # fmt: skip
                 tables.sessions[old.epoch] = replace(old, seen_at=max(old.seen_at, now))
                 return OpenedSession(old.epoch, old.applied_seq, old.state, resumed=True)
-        epoch = len(tables.sessions) + 1
+        tables.skipped = max(tables.skipped, max(tables.sessions, default=0)) + 1
+        epoch = tables.skipped
         spender = tables.organizations[sidecar_organization_id].slug
         tables.sessions[epoch] = Session(
             organization_id, epoch, sidecar_id, boot_id, seen_at=now, quiet_since_ms=served_ms,
@@ -323,14 +327,14 @@ class Store:
         self, tables: Tables, organization_id: int, epoch: int, now: datetime
     ) -> list[tuple[WindowRow, rules.WindowBalance, rules.Totals]]:
         held = []
-        for (owner, window_id), lent in tables.allowances.items():
-            window = tables.windows[window_id]
+        for (owner, id), lent in tables.allowances.items():
+            window = tables.windows[id]
             row = window.row
             runs = row.end_at is None or row.end_at > now
             if owner != epoch or not (runs or lent.held):
                 continue
             balance = rules.WindowBalance(
-                id=window_id,
+                id=id,
                 budget_id=row.budget_id,
                 hard=window.hard,
                 limit=window.limit,

@@ -6,6 +6,7 @@ the rest still means something.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ class World:
         self.skews_ms = [random.randint(-20, 20) for _ in range(8)]
         self.planes: list[ControlPlane] = []
         builds = Random(seed ^ 0x01D)
-        mixed = builds.random() < MIXED
+        mixed = self.mixed = builds.random() < MIXED
         self.new_plane(older=mixed and builds.random() < 0.5)
         self.streams: list[Stream] = []
         self.sidecars: list[Sidecar] = []
@@ -163,6 +164,17 @@ class World:
         self.bury()
         life.hear(100)
 
+    def is_mixed(self) -> bool:
+        """Whether a program of an older build ran: it proves nothing of what was forgotten."""
+        return self.mixed
+
+    def thaw(self) -> None:
+        """People let frozen budgets lend again."""
+        tables = self.database.tables.copy()
+        for id, window in tables.windows.items():
+            tables.windows[id] = replace(window, frozen=False)
+        self.database.tables = tables
+
     def age(self, minutes: int) -> None:
         """Time passes, and the control plane serves all the while."""
         for _ in range(0, minutes, MINUTES_OF_A_BEAT):
@@ -190,8 +202,10 @@ class World:
 
     def can_prove_nothing(self, life: Life) -> None:
         """What its journal says of its sessions is not the whole truth from now on."""
-        unproven = self.oracle.unproven
+        unproven, unkept = self.oracle.unproven, self.oracle.unkept
         for attempt in self.oracle.attempts.values():
+            if attempt.life.machine is life.machine:
+                unkept.update(epoch for epoch, _n, _windows in attempt.parts)
             if attempt.life is life:
                 unproven.update(epoch for epoch, _n, _windows in attempt.parts)
         unproven.update(leg.epoch for leg in life.legs())

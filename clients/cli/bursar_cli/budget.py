@@ -100,6 +100,8 @@ def _calls(budget: budgets_pb2.Budget) -> str:
 
 def _enforcement(budget: budgets_pb2.Budget) -> str:
     word = _ENFORCEMENTS.get(budget.enforcement, "hard")
+    if budget.standing.frozen:
+        word = f"{word}, frozen"
     return f"{word}, disabled" if budget.disabled else word
 
 
@@ -405,6 +407,22 @@ def cancel_raise(
         reason=reason,
     )
     show_raise(session, session.client.budgets.CancelTemporaryRaise(request))
+
+
+@verb(app, "thaw")
+def thaw_budget(
+    session: Session,
+    name: Name,
+    reason: Annotated[str, typer.Option(help="Why, for the record.", show_default=False)],
+) -> None:
+    """Let a budget lend again that a lost tail of the database froze.
+
+    bursar budget thaw b-5e81c2 --reason "all sidecars are back, verify is clean"
+    """
+    asked = budgets_pb2.ThawBudgetRequest(
+        organization=session.organization, name=_name(name), reason=reason
+    )
+    session.show(session.client.budgets.ThawBudget(asked), COLUMNS)
 
 
 @verb(app, "delete")

@@ -13,6 +13,7 @@ import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bursar.v1 import allowances_pb2, charges_pb2
+from bursar_server.allowances.proofs import MOST_BYTES
 from bursar_server.errors import invalid
 from bursar_server.ledger.entries import Kind, Settlement
 
@@ -51,6 +52,8 @@ class Report(msgspec.Struct, frozen=True):
     free: int
     want: int
     idle_ms: int
+    proof: bytes = b""
+    """Of what was granted; unread."""
     reserved: int = 0
     largest_call: int = 0
 
@@ -156,6 +159,7 @@ def _report(message: allowances_pb2.AllowanceUsage, field: str) -> Report:
         free=max(0, _signed_nanos(message.free_nanos, f"{field}.free_nanos")),
         want=_nanos(message.want_nanos, f"{field}.want_nanos"),
         idle_ms=max(0, message.idle_ms),
+        proof=_proof(message.grant_proof, f"{field}.grant_proof"),
         reserved=_nanos(message.reserved_nanos, f"{field}.reserved_nanos"),
         largest_call=_nanos(message.largest_call_nanos, f"{field}.largest_call_nanos"),
     )
@@ -259,6 +263,12 @@ def _settlement(
         admitted_at=_time(message.admit_time, f"{field}.admit_time"),
         finished_at=_time(message.finish_time, f"{field}.finish_time"),
     )
+
+
+def _proof(value: bytes, field: str) -> bytes:
+    if len(value) > MOST_BYTES:
+        raise invalid(field, f"{len(value)} bytes", f"at most {MOST_BYTES}")
+    return value
 
 
 def _own_epoch(epoch: int, field: str, own_epochs: Collection[int]) -> int:

@@ -12,6 +12,8 @@ import structlog
 
 from bursar.v1 import allowances_pb2
 from bursar_server.allowances.frames import Frame, Report
+from bursar_server.allowances.proofs import GrantProof, Seal, SessionProof
+from bursar_server.allowances.records import WindowRow
 from bursar_server.allowances.rules import Holder
 from bursar_server.allowances.tail import Traffic
 from bursar_server.errors import invalid
@@ -96,7 +98,12 @@ class LiveSession:
         *,
         spender_organization: str,
         platform: bool,
+        boot_id: str = "",
+        seal: Seal | None = None,
     ) -> None:
+        self.boot_id = boot_id
+        self.seal = seal
+        """What proves to it, and to a later owner, what it was told."""
         self.stream = stream
         self.session_epoch = session_epoch
         self.organization_id = organization_id
@@ -133,6 +140,46 @@ class LiveSession:
         """Its frames on this stream that could not be applied."""
         self._unapplied: deque[tuple[int, int]] = deque()
         self._moved = asyncio.Event()
+
+    def proof(self) -> bytes:
+        """The proof that it was opened."""
+        if self.seal is None:
+            return b""
+        return self.seal.make(
+            SessionProof(
+                self.organization_id,
+                self.session_epoch,
+                self.stream.organization_id,
+                self.stream.sidecar_id,
+                self.boot_id,
+            )
+        )
+
+    def prove(self, window: WindowRow, granted: int) -> bytes:
+        """The proof that so much of a window was granted to it."""
+        if self.seal is None:
+            return b""
+        return self.seal.make(
+            GrantProof(
+                self.organization_id,
+                self.session_epoch,
+                self.boot_id,
+                window.id,
+                window.budget_id,
+                window.start_at,
+                window.end_at,
+                granted,
+            )
+        )
+
+    def is_of(self, proof: GrantProof, window_id: int) -> bool:
+        """Whether a proof speaks of this session and that window."""
+        return (proof.organization_id, proof.session_epoch, proof.boot_id, proof.window_id) == (
+            self.organization_id,
+            self.session_epoch,
+            self.boot_id,
+            window_id,
+        )
 
     def hear_policy(self, version: int, last_n: int) -> None:
         """It acknowledges a policy. Raises BursarError (INVALID_ARGUMENT) if that can't be."""

@@ -30,6 +30,7 @@ def allowance(
     balance: rules.WindowBalance,
     totals: rules.Totals,
     now: datetime,
+    proof: bytes = b"",
 ) -> allowances_pb2.Allowance:
     """What one session was lent of one window."""
     return allowances_pb2.Allowance(
@@ -48,6 +49,7 @@ def allowance(
         window_end_time=timestamp(window.end_at) if window.end_at else None,
         limit_nanos=balance.limit,
         settled_nanos=balance.settled,
+        grant_proof=proof,
     )
 
 
@@ -91,12 +93,10 @@ def of_outcome(
         # and would never be asked for it, nor report on it.
         shown.update(pair for pair, totals in outcome.books.totals.items() if totals.granted)
     for epoch, window_id in sorted(shown):
-        message = allowance(
-            outcome.windows[window_id],
-            outcome.books.windows[window_id],
-            outcome.books.of(epoch, window_id),
-            now,
-        )
+        window, totals = outcome.windows[window_id], outcome.books.of(epoch, window_id)
+        live = hub.sessions.get(epoch)
+        proof = live.prove(window, totals.granted) if live is not None else b""
+        message = allowance(window, outcome.books.windows[window_id], totals, now, proof)
         if window_id in hub.tail:
             message.tail = True
             # While a call waits, nothing is kept idle: it comes home without being asked for.

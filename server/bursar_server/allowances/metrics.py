@@ -22,6 +22,9 @@ SESSIONS_SILENT = Counter(
 SESSIONS_LOST = Counter(
     "bursar_sessions_lost_total", "Sessions whose money counts as spent for want of evidence."
 )
+LOST_TAILS = Counter(
+    "bursar_ledger_tails_lost_total", "Times the database was found to have forgotten commits."
+)
 OF_EVENTS = {
     "soft_limit_crossed": SOFT_CROSSINGS,
     "overrun": OVERRUNS,

@@ -1,7 +1,17 @@
 -- name: take_shard
-UPDATE shards SET owner_epoch = owner_epoch + 1, owner = $2, updated_at = now()
+-- Later than any before, also where the database forgot some.
+UPDATE shards
+SET owner_epoch = greatest(owner_epoch + 1,
+                           (extract(epoch FROM clock_timestamp()) * 1000)::bigint),
+    owner = $2, updated_at = now(),
+    -- Two random UUIDs: 244 random bits.
+    proof_key = coalesce(proof_key, decode(
+        replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'))
 WHERE id = $1
 RETURNING owner_epoch;
+
+-- name: budgets_of
+SELECT id FROM budgets WHERE organization_id = $1 ORDER BY id LIMIT $2;
 
 -- name: served_ms
 SELECT served_ms FROM shards WHERE id = $1;
@@ -115,9 +125,9 @@ SELECT id, organization_id, budget_id, start_at, end_at FROM budget_windows
 WHERE organization_id = $1 AND id = ANY($2::bigint[]);
 
 -- name: make_window
-INSERT INTO budget_windows (organization_id, budget_id, start_at, end_at, limit_nanos,
+INSERT INTO budget_windows (id, organization_id, budget_id, start_at, end_at, limit_nanos,
                             budget_version, ceiling_nanos, hard, settled_nanos, created_at, shadow)
-VALUES ($1, $2, $3, $4, $5, $6, greatest($5::bigint, $8::bigint), $7, $8, $9, $10)
+VALUES ($11, $1, $2, $3, $4, $5, $6, greatest($5::bigint, $8::bigint), $7, $8, $9, $10)
 ON CONFLICT (organization_id, budget_id, split_value, start_at) DO UPDATE
 SET end_at = budget_windows.end_at
 RETURNING id, budget_id, start_at, end_at;
@@ -129,11 +139,16 @@ VALUES ($1, $2, $3, $4, $5);
 -- name: lock_windows
 SELECT id, organization_id, budget_id, hard, limit_nanos, ceiling_nanos, settled_nanos,
        outstanding_nanos, in_doubt_nanos, overrun_nanos, budget_version, start_at, end_at,
-       shadow, would_refuse_count, would_refuse_nanos
-FROM budget_windows
+       shadow, would_refuse_count, would_refuse_nanos,
+       frozen_at IS NOT NULL AND NOT EXISTS (
+           SELECT FROM thaws AS t
+           WHERE t.organization_id = w.organization_id AND t.budget_id = w.budget_id
+             AND t.created_at >= w.frozen_at
+       ) AS frozen
+FROM budget_windows AS w
 WHERE id = ANY($1::bigint[])
 ORDER BY id
-FOR UPDATE;
+FOR UPDATE OF w;
 
 -- name: windows_of_budgets
 SELECT id FROM budget_windows

@@ -1,6 +1,7 @@
 """The rows that lending works on, and what it has to tell. Pure."""
 
-from datetime import datetime
+import hashlib
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -55,3 +56,11 @@ class EventRow(msgspec.Struct, frozen=True):
     summary: str
     amount_nanos: int
     currency: str
+
+
+def window_id(organization_id: int, budget_id: int, start_at: datetime) -> int:
+    """The id of a budget's window. It follows from what the window is, so that one that the
+    database forgot is the same when it begins again; 60 bits."""
+    at = start_at.astimezone(UTC).isoformat(timespec="microseconds")
+    words = f"{organization_id}/{budget_id}/{at}"
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]) >> 4

@@ -62,11 +62,14 @@ class WindowBalance:
     would_refuse_nanos: int = 0
     changed: bool = False
     crossed: bool = False
+    frozen: bool = False
+    """Grants of it were forgotten: nothing is lent until people say so."""
 
     @property
     def available(self) -> int:
         """What may still be granted; negative after a cut or an overrun."""
-        return self.limit - self.settled - self.outstanding - self.in_doubt
+        left = self.limit - self.settled - self.outstanding - self.in_doubt
+        return min(left, 0) if self.frozen else left
 
     @property
     def attainable(self) -> int:
@@ -122,7 +125,7 @@ class Books:
         if amount < 0 or not window.hard or amount > window.available:
             raise RuleViolation("grant", amount, f"0 to {window.available}")
         totals = self.of(session_epoch, window_id)
-        self._move(window, totals, granted=amount)
+        self.move(window, totals, granted=amount)
 
     def give_back(self, session_epoch: int, window_id: int, returned: int) -> int:
         """Take note that the session gave back `returned` in all; returns what that freed.
@@ -136,7 +139,7 @@ class Books:
             return 0
         window = self.windows[window_id]
         before = window.outstanding
-        self._move(window, totals, returned=returned - totals.returned)
+        self.move(window, totals, returned=returned - totals.returned)
         window.ratchet()
         return before - window.outstanding
 
@@ -159,7 +162,7 @@ class Books:
                     totals.changed = True
                 else:
                     overrun_before = window.overrun
-                    self._move(window, totals, settled=counted)
+                    self.move(window, totals, settled=counted)
                     overrun = max(overrun, window.overrun - overrun_before)
                 if window.ceiling != window.limit:
                     window.ratchet()
@@ -180,7 +183,7 @@ class Books:
             if window.hard and counted > 0:
                 window.overrun += counted
             elif window.hard and doubted is not None:
-                self._move(window, self.of(doubted, window_id), granted=-counted)
+                self.move(window, self.of(doubted, window_id), granted=-counted)
                 self.doubt(doubted)
             window.ratchet()
             window.changed = True
@@ -190,7 +193,7 @@ class Books:
         for (epoch, window_id), totals in self.totals.items():
             if epoch == session_epoch and totals.held:
                 window = self.windows[window_id]
-                self._move(window, totals, returned=totals.held)
+                self.move(window, totals, returned=totals.held)
                 window.ratchet()
 
     def doubt(self, session_epoch: int) -> None:
@@ -218,7 +221,7 @@ class Books:
         for window_id, amount in held.items():
             totals, window = self.totals[session_epoch, window_id], self.windows[window_id]
             window.settled += amount
-            self._move(window, totals, settled=amount)
+            self.move(window, totals, settled=amount)
             totals.lost += amount
             window.ratchet()
         return held
@@ -244,7 +247,7 @@ class Books:
             totals.lost -= back
             window = self.windows[window_id]
             window.settled -= back
-            self._move(window, totals, settled=-back)
+            self.move(window, totals, settled=-back)
         return found
 
     def set_limit(self, window_id: int, limit: int, budget_version: int) -> None:
@@ -256,7 +259,7 @@ class Books:
         window.budget_version = budget_version
         window.changed = True
 
-    def _move(
+    def move(
         self,
         window: WindowBalance,
         totals: Totals,
@@ -265,6 +268,7 @@ class Books:
         returned: int = 0,
         settled: int = 0,
     ) -> None:
+        """Let a session's totals grow, and what the window holds of them with it."""
         held, overrun, doubt = totals.held, totals.overrun, totals.in_doubt
         totals.granted += granted
         totals.returned += returned
@@ -366,6 +370,9 @@ def lend(
         ]
         if gone:
             decisions.exhausted.append((need, gone))
+            continue
+        if frozen := [x.window_id for x in hard if books.windows[x.window_id].frozen]:
+            decisions.contended.append((need, frozen))  # waiting does not help it
             continue
         short = [
             line

@@ -15,7 +15,7 @@ import grpc
 import structlog
 
 from bursar.v1 import allowances_pb2, allowances_pb2_grpc
-from bursar_server.allowances import messages, metrics, store
+from bursar_server.allowances import healing, messages, metrics, store
 from bursar_server.allowances.frames import check_frame
 from bursar_server.allowances.hub import Hub, LiveSession, Stream
 from bursar_server.allowances.policy import PolicyDesk
@@ -165,16 +165,24 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
         # applied after the last applied number was read here.
         async with self._writer.turn:
             async with transaction(self._pool) as connection:
+                await self._writer.check(connection)
                 draining = await store.see_sidecar(
                     connection, sidecar.organization_id, sidecar.id, hello.build, self._clock.now()
                 )
+                is_tail_lost = await self._take_up(connection, sidecar, hello)
                 live = await self._open_sessions(connection, stream, sidecar, hello)
                 fenced = await self._fence_prior(
                     connection, sidecar, hello, [session for session, _ in live]
                 )
+                lost_tails = await self._writer.lost_tails(connection)
+            self._writer.committed()
+            if is_tail_lost:
+                self._writer.cut_all()
             # Told only now that it is committed, and the Welcome before anything else.
             for session, opened in live:
-                session.send(_welcome(session, opened, self._settings.valid_for_ms))
+                welcome = _welcome(session, opened, self._settings.valid_for_ms)
+                welcome.welcome.lost_tails = lost_tails
+                session.send(welcome)
                 self._hub.add(session)
             # Before the policy, with which it would begin to admit calls.
             stream.drain(wanted=draining)
@@ -188,6 +196,19 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
         async with transaction(self._pool, read_only=True) as connection:
             for session, opened in live:
                 await self._greet(connection, session, opened, hello)
+
+    async def _take_up(
+        self, connection: Connection, sidecar: SidecarRecord, hello: allowances_pb2.Hello
+    ) -> bool:
+        return await healing.take_up(
+            connection,
+            self._writer.shard_id,
+            await self._writer.seal(connection),
+            sidecar,
+            hello,
+            self._clock.now(),
+            await self._writer.served_ms(connection),
+        )
 
     async def _open_sessions(
         self,
@@ -215,7 +236,9 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
                 now,
                 served_ms,
             )
-            live.append((_live(stream, record, organizations[0].slug, opened), opened))
+            session = _live(stream, record, organizations[0].slug, opened)
+            session.boot_id, session.seal = hello.boot_id, await self._writer.seal(connection)
+            live.append((session, opened))
         return live
 
     async def _fence_prior(
@@ -272,7 +295,12 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
             )
             session.send(
                 allowances_pb2.ControlFrame(
-                    allowances=[messages.allowance(*entry, now) for entry in held]
+                    allowances=[
+                        messages.allowance(
+                            window, balance, totals, now, session.prove(window, totals.granted)
+                        )
+                        for window, balance, totals in held
+                    ]
                 )
             )
         for frame in await self._desk.greet(connection, session, hello.price_snapshot_version):
@@ -355,6 +383,7 @@ def _welcome(
             valid_for_ms=valid_for_ms,
             platform=session.platform,
             resumed=opened.resumed,
+            proof=session.proof(),
         )
     )
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from bursar_server.allowances import arming, life, rules, shadow
+from bursar_server.allowances import arming, claims, life, rules, shadow
 from bursar_server.allowances.ahead import Ahead
+from bursar_server.allowances.claims import Claim, Healed
 from bursar_server.allowances.frames import Frame
 from bursar_server.allowances.life import Passed, Terms
 from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
@@ -67,6 +68,8 @@ class Input:
     """Sessions with an open stream."""
     tail: Collection[int] = ()
     """Windows that were in their tail until now."""
+    claims: Collection[Claim] = ()
+    """Grants that were proven."""
     ahead: Sequence[Ahead] = ()
     """Sessions to be lent from a window that has not begun."""
     served_ms: int = 0
@@ -90,6 +93,10 @@ class Output:
     resolved: list[Resolved] = field(default_factory=list)
     tail: set[int] = field(default_factory=set)
     """Of the slice's windows those that are in their tail."""
+    healed: list[Healed] = field(default_factory=list)
+    """Grants that the database had forgotten."""
+    is_tail_lost: bool = False
+    """Whether that was news; the caller's to fill in."""
     passed: list[Passed] = field(default_factory=list)
     """What time did to sessions."""
 
@@ -103,6 +110,7 @@ def step(state: Slice, given: Input) -> Output:
         if (window.limit, window.budget_version) != (limit, version):
             state.books.set_limit(window_id, limit, version)
     _hear(state, given)
+    _heal(state, given, output)
     _post(state, given, output)
     _give_back(state, given, output)
     _close(state, given, output)
@@ -122,6 +130,16 @@ def _hear(state: Slice, given: Input) -> None:
             row = state.sessions.get(each)
             if row is not None:
                 life.hear(row, given.served_ms)
+
+
+def _heal(state: Slice, given: Input, output: Output) -> None:
+    """Before the charges: what was lent for them covers them."""
+    for claim in sorted(given.claims):
+        # One that has ended is lent nothing: what it spent is posted, and what is left is nobody's.
+        if state.sessions[claim.session_epoch].state == "open":
+            forgotten = claims.restore(state.books, claim)
+            if forgotten:
+                output.healed.append(Healed(claim.session_epoch, claim.window_id, forgotten))
 
 
 def _pass_time(state: Slice, epoch: int, given: Input, output: Output) -> None:
@@ -194,9 +212,6 @@ def _post(state: Slice, given: Input, output: Output) -> None:
         row = state.sessions.get(settlement.session_epoch)
         if row is None:
             raise FrameFault(f"session {settlement.session_epoch} is gone")
-        if row.state == "closed" and settlement.n > (row.last_n or 0):
-            # It was closed for want of a word, and has something to say after all.
-            row.state, row.last_n = "fenced", None
         row.settled_count += 1
         row.highest_settled_n = max(row.highest_settled_n, settlement.n)
         if row.last_n is not None and settlement.n > row.last_n:

@@ -8,7 +8,7 @@ import msgspec
 
 from bursar_server.allowances.hub import LiveSession
 from bursar_server.allowances.life import Passed
-from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
+from bursar_server.allowances.records import EventRow, SessionRow, WindowRow, window_id
 from bursar_server.allowances.resolutions import Resolution, Resolved
 from bursar_server.allowances.rules import Books, Totals, WindowBalance
 from bursar_server.budgets.store import BudgetRecord
@@ -159,6 +159,7 @@ async def open_books(
             in_doubt=row["in_doubt_nanos"],
             overrun=row["overrun_nanos"],
             budget_version=row["budget_version"],
+            frozen=row["frozen"],
             shadow=row["shadow"],
             would_refuse_count=row["would_refuse_count"],
             would_refuse_nanos=row["would_refuse_nanos"],
@@ -274,6 +275,12 @@ async def windows_by_ids(
     return [msgspec.convert(dict(row), WindowRow) for row in rows]
 
 
+async def budgets_of(connection: Connection, organization_id: int, most: int) -> list[int]:
+    """The budgets of an organization."""
+    rows = await connection.fetch(QUERIES.budgets_of, organization_id, most)
+    return [row["id"] for row in rows]
+
+
 async def make_window(
     connection: Connection,
     budget: BudgetRecord,
@@ -297,6 +304,7 @@ async def make_window(
         amount_nanos,
         now,
         budget.shadow,
+        window_id(budget.organization_id, budget.id, span[0]),
     )
     assert row is not None  # the statement returns the row in either case
     if entry_count:

@@ -13,13 +13,16 @@ from datetime import datetime
 import msgspec
 import structlog
 
-from bursar_server.allowances import rules, store
+from bursar_server.allowances import healing, restoring, rules, store
 from bursar_server.allowances.ahead import Ahead
 from bursar_server.allowances.armings import Armings
+from bursar_server.allowances.claims import Claim, claims_of
 from bursar_server.allowances.frames import Frame, NeedRequest
+from bursar_server.allowances.healing import Commits, Rewound
 from bursar_server.allowances.hub import Hub, LiveSession
 from bursar_server.allowances.life import Passed
 from bursar_server.allowances.passing import Passing
+from bursar_server.allowances.proofs import GrantProof
 from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
 from bursar_server.allowances.resolutions import Resolution
 from bursar_server.allowances.settings import LendingSettings
@@ -84,6 +87,8 @@ class Outcome(msgspec.Struct):
     """When time changes a limit next; only told where budgets changed."""
     passed: list[Passed] = []
     """What time did to sessions."""
+    is_tail_lost: bool = False
+    """Whether it was found that the database forgot what it had committed."""
     fenced: set[int] = set()
     """Sessions that spoke and may not spend."""
     unheard: bool = False
@@ -101,6 +106,7 @@ class Tick:
         self._windows = Windows()
         self._armings = Armings(hub, self._windows)
         self.passing = Passing(shard_id, settings)
+        self.commits = Commits(shard_id)
         self._draw_sets: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
         self._spenders: dict[tuple[int, int], tuple[int | None, int | None, int | None]] = {}
 
@@ -111,25 +117,27 @@ class Tick:
         self._draw_sets.clear()
         self._spenders.clear()
 
+    async def check(self, connection: Connection) -> None:
+        """Hold the shard for this transaction, and count it. Raises Deposed or Rewound."""
+        owner_epoch = await store.check_shard(connection, self.shard_id)
+        if owner_epoch < self.owner_epoch:
+            raise Rewound("the database forgot who owns the shard")
+        if owner_epoch != self.owner_epoch:
+            raise Deposed
+        await self.commits.count(connection)
+
     async def apply(
         self, connection: Connection, batch: Batch, now: datetime, now_ms: int, *, lending: bool
     ) -> Outcome:
         """Apply `batch` inside the connection's transaction; with `lending` off, facts only.
 
-        Raises Deposed, FrameFault, or what the database says.
+        Raises Deposed, Rewound, FrameFault, or what the database says.
         """
-        if await store.check_shard(connection, self.shard_id) != self.owner_epoch:
-            raise Deposed
+        await self.check(connection)
         self._trim()
-        resolutions: list[Resolution] = []
-        if batch.resolutions:
-            resolutions = await store.resolutions(connection, batch.resolutions)
-        resolving = {resolution.session_epoch for resolution in resolutions}
         served_ms = await self.passing.served_ms(connection, now_ms)
-        due: list[int] = []
-        if batch.passing:
-            due = await self.passing.due(connection, served_ms)
-            resolving.update(due)
+        resolutions, due = await self._ending(connection, batch, served_ms)
+        resolving = {resolution.session_epoch for resolution in resolutions}.union(due)
         sessions = await self._sessions(connection, batch, resolving)
         if batch.boundary_due:
             batch.changed_budgets.update(await raises.due_budgets(connection, now))
@@ -141,8 +149,9 @@ class Tick:
         ahead: list[Ahead] = []
         if lending:
             ahead = await self._windows.ahead(connection, spoken, now, self._settings.ahead_ms)
+        claims = claims_of(batch.frames)
         books, windows = await self._books(
-            connection, batch, sessions, needs, postings, resolving, ahead, now
+            connection, batch, sessions, needs, postings, resolving, ahead, claims, now
         )
         self._windows.note(windows)
         limits = await self._windows.limits(connection, batch.changed_budgets, books, windows, now)
@@ -163,6 +172,7 @@ class Tick:
                 connected=self._hub.sessions.keys(),
                 tail=self._hub.tail,
                 ahead=ahead,
+                claims=claims,
                 served_ms=served_ms,
                 due=due,
                 terms=self.passing.terms,
@@ -187,7 +197,18 @@ class Tick:
             passed=output.passed,
             fenced=_fenced(spoken, sessions),
             next_boundary=next_boundary,
+            is_tail_lost=output.is_tail_lost,
         )
+
+    async def _ending(
+        self, connection: Connection, batch: Batch, served_ms: int
+    ) -> tuple[list[Resolution], list[int]]:
+        """What people decided about sessions, and about which ones time may."""
+        resolutions: list[Resolution] = []
+        if batch.resolutions:
+            resolutions = await store.resolutions(connection, batch.resolutions)
+        due = await self.passing.due(connection, served_ms) if batch.passing else []
+        return resolutions, due
 
     async def _pass_boundaries(
         self, connection: Connection, batch: Batch, now: datetime
@@ -371,6 +392,7 @@ class Tick:
         postings: Sequence[entries.Posting],
         resolving: Collection[int],
         ahead: Sequence[Ahead],
+        claims: Mapping[Claim, GrantProof],
         now: datetime,
     ) -> tuple[rules.Books, dict[int, WindowRow]]:
         pairs: set[tuple[int, int]] = set()
@@ -401,6 +423,19 @@ class Tick:
                 await store.windows_of_budgets(connection, organization_id, budget_ids, now)
             )
         books, windows = await store.open_books(connection, window_ids, pairs, closing)
+        forgotten = [proof for claim, proof in claims.items() if claim.window_id not in windows]
+        if forgotten:
+            await restoring.restore_windows(connection, forgotten, now)
+        missing = {
+            window_id: (entry.settlement.organization_id, entry.settlement.admitted_at)
+            for entry in postings
+            for window_id in entry.settlement.budget_window_ids
+            if window_id not in windows
+        }
+        if missing:
+            await self._windows.begin_forgotten(connection, missing, now)
+        if forgotten or missing:
+            books, windows = await store.open_books(connection, window_ids, pairs, closing)
         for window_id, organization_id in owner.items():
             row = windows.get(window_id)
             if row is None or row.organization_id != organization_id:
@@ -425,6 +460,12 @@ class Tick:
         if output.resolved:
             await store.save_resolved(connection, output.resolved, now)
         output.events += await self.passing.record(connection, output.passed, now)
+        for one in output.healed:
+            currency = self._hub.sessions[one.session_epoch].currency
+            output.events.append(healing.event_of(one, state.windows[one.window_id], currency))
+        output.is_tail_lost = await healing.record(
+            connection, self.shard_id, output.healed, output.events, now
+        )
         await store.save_books(connection, state.books, state.windows, now)
         if batch.frames or batch.resolutions or batch.passing:
             await store.save_sessions(connection, list(state.sessions.values()), now)

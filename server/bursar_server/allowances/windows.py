@@ -5,12 +5,13 @@ is committed; `forget` after a transaction that failed.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from bursar_server.allowances import rules, store
 from bursar_server.allowances.ahead import Ahead, is_due
 from bursar_server.allowances.frames import Frame
-from bursar_server.allowances.records import WindowRow
+from bursar_server.allowances.records import WindowRow, window_id
 from bursar_server.budgets import raises
 from bursar_server.budgets.rules import window_at
 from bursar_server.budgets.store import BudgetRecord, budgets_by_ids
@@ -22,6 +23,13 @@ MOST_CACHED = 100_000
 
 FORESEEN = ("calendar", "every")
 """Windows whose next one is known before it begins; others begin with a call, or have none."""
+
+
+FORGOTTEN_WITHIN: Final = timedelta(days=31)
+"""A machine that was off may come back with its charges; but a sidecar must not make the writer
+begin windows of all times."""
+CLOCK_SKEWS: Final = tuple(timedelta(seconds=s) for s in (0, -2, 2, -60, 60))
+"""By how much a sidecar's wall clock may be wrong about when a call was admitted."""
 
 
 class Windows:
@@ -208,3 +216,40 @@ class Windows:
         if unknown:
             for record in await budgets_by_ids(connection, organization_id, unknown):
                 self._budgets[organization_id, record.id] = record
+
+    async def begin_forgotten(
+        self, connection: Connection, missing: Mapping[int, tuple[int, datetime]], now: datetime
+    ) -> None:
+        """Begin windows again that charges name and the database forgot: by window its organization
+        and when a call was admitted in it. An id says which window of which budget it is."""
+        organizations = {organization_id for organization_id, _ in missing.values()}
+        for organization_id in organizations:
+            ids = await store.budgets_of(connection, organization_id, MOST_CACHED)
+            await self._load(connection, organization_id, ids)
+            for id, (owner, admitted_at) in missing.items():
+                if owner == organization_id and abs(now - admitted_at) <= FORGOTTEN_WITHIN:
+                    await self._begin_forgotten(connection, owner, ids, id, admitted_at, now)
+
+    async def _begin_forgotten(
+        self,
+        connection: Connection,
+        organization_id: int,
+        budget_ids: Iterable[int],
+        id: int,
+        admitted_at: datetime,
+        now: datetime,
+    ) -> None:
+        for budget_id in budget_ids:
+            budget = self._budgets.get((organization_id, budget_id))
+            for skew in CLOCK_SKEWS:
+                if budget is None or budget.window.kind == "from_first_call":
+                    continue  # where it began is nowhere else
+                span = window_at(budget.window, admitted_at + skew, created_at=budget.created_at)
+                if window_id(organization_id, budget_id, span.start_at) == id:
+                    opening = (0, 0)
+                    if span.start_at <= budget.created_at:
+                        opening = await self._opening(connection, budget, span.start_at)
+                    await store.make_window(
+                        connection, budget, (span.start_at, span.end_at), opening, now
+                    )
+                    return

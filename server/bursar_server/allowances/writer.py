@@ -20,20 +20,18 @@ import asyncpg
 import structlog
 
 from bursar.v1 import allowances_pb2
-from bursar_server.allowances import messages, metrics, rules, store
+from bursar_server.allowances import healing, messages, metrics, restoring, rules, store
 from bursar_server.allowances.frames import Frame
+from bursar_server.allowances.healing import Rewound
 from bursar_server.allowances.hub import Hub, LiveSession
+from bursar_server.allowances.proofs import Seal
+from bursar_server.allowances.records import EventRow
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.allowances.step import FrameFault
-from bursar_server.allowances.tick import (
-    Batch,
-    Outcome,
-    Tick,
-    WaitingNeed,
-)
+from bursar_server.allowances.tick import Batch, Deposed, Outcome, Tick, WaitingNeed
 from bursar_server.clock import Clock
 from bursar_server.database.pool import Connection, Pool, transaction
-from bursar_server.errors import BursarError
+from bursar_server.errors import BursarError, unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +76,9 @@ class Writer:
         self._recalled_at_ms: dict[tuple[int, int], int] = {}
         self._unheard = False
         """Whether a commit may have happened whose answer was lost, since grants were last told."""
+        self.fault: Exception | None = None
+        """Why nothing can be written here any more."""
+        self._seal: Seal | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self.turn = asyncio.Lock()
@@ -94,6 +95,7 @@ class Writer:
             owner = f"{socket.gethostname()}/{os.getpid()}"
             self._tick.owner_epoch = await store.take_shard(connection, self._tick.shard_id, owner)
             await self.served_ms(connection)  # the clock begins to run
+            await restoring.skip_numbers(connection, healing.NUMBERS_SKIPPED, healing.SPREAD)
             stale = await store.budgets_with_stale_windows(connection, self._clock.now())
             self._resolutions = {id: [] for id in await store.unapplied_resolutions(connection)}
         self._changed_budgets.update(stale)
@@ -155,8 +157,29 @@ class Writer:
             del self._recalled_at_ms[key]
 
     async def _run(self) -> None:
+        try:
+            await self._take_turns()
+        except Rewound:
+            # What is kept here is of a state that is gone: the next process begins with what is.
+            await self.note_lost_tail()
+            raise
+
+    async def note_lost_tail(self) -> None:
+        """The database went back: write it down, so that sidecars send again what they keep."""
+
+        async def work(connection: Connection) -> None:
+            now, events = self._clock.now(), list[EventRow]()
+            await healing.note(connection, self._tick.shard_id, events, now)
+            await store.save_events(connection, events, now)
+
+        await self._until_committed(work)
+        metrics.LOST_TAILS.inc()
+
+    async def _take_turns(self) -> None:
         while not (self._stopping and self._inbox.empty()):
             await self._gather()
+            if self.fault is not None:
+                raise self.fault
             async with self.turn:
                 batch = self._take()
                 if (
@@ -183,6 +206,45 @@ class Writer:
         if len(outcome.passed) >= self._settings.max_due_sessions:
             self._beat_at_ms = 0  # there are more
             self._wake.set()
+
+    async def seal(self, connection: Connection) -> Seal:
+        """What proves to sidecars what they are told."""
+        if self._seal is None:
+            key = await restoring.proof_key(connection, self._tick.shard_id)
+            self._seal = Seal(key)
+        return self._seal
+
+    async def check(self, connection: Connection) -> None:
+        """Before something is written by others than the writer, in its turn. Raises BursarError
+        if this process may not write any more; it ends then."""
+        try:
+            await self._tick.check(connection)
+        except (Deposed, Rewound) as fault:
+            self.fault = fault
+            self._urgent.set()
+            self._wake.set()
+            raise unavailable("this control plane can't lend any more", "LENDING_ENDS") from fault
+
+    async def lost_tails(self, connection: Connection) -> int:
+        """How often the database forgot a tail, if it did lately."""
+        since = self._clock.now() - healing.ASKED_AGAIN
+        return await restoring.lost_tails(connection, self._tick.shard_id, since)
+
+    @property
+    def shard_id(self) -> int:
+        """The shard it writes."""
+        return self._tick.shard_id
+
+    def committed(self) -> None:
+        """What was checked is committed."""
+        self._tick.commits.committed()
+
+    def cut_all(self) -> None:
+        """A lost tail was found: every sidecar comes back, and is asked for what it keeps."""
+        metrics.LOST_TAILS.inc()
+        log.critical("ledger_tail_lost", effect="sidecars send again what they keep")
+        for stream in self._hub.streams():
+            stream.end("the database forgot what it had committed")
 
     async def served_ms(self, connection: Connection) -> int:
         """How long the shard was served until now."""
@@ -323,6 +385,7 @@ class Writer:
             return None
         metrics.TICK_SECONDS.observe(time.perf_counter() - started)
         self._tick.passing.committed(self._clock.monotonic_ms())
+        self._tick.commits.committed()
         return outcome
 
     async def _until_committed(self, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -393,6 +456,8 @@ class Writer:
         ):
             session.send(message)
         self._tell_fenced(outcome)
+        if outcome.is_tail_lost:
+            self.cut_all()
 
     def _tell_fenced(self, outcome: Outcome) -> None:
         """Sessions with a stream still that time, or a decision, ended must hear it: also those

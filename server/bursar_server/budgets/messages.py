@@ -343,6 +343,7 @@ def _standing_message(
         overrun=money(standing.overrun_nanos),
         available=money(max(0, standing.limit_nanos - committed_nanos)),
         would_refuse_count=standing.would_refuse_count,
+        frozen=standing.frozen,
         would_refuse=money(standing.would_refuse_nanos) if record.shadow else None,
         holders=[
             budgets_pb2.BudgetHolder(

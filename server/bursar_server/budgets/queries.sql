@@ -108,6 +108,21 @@ INSERT INTO budget_versions (
 SELECT organization_id, id, version, display_name, limit_nanos, disabled, $3 FROM budgets
 WHERE organization_id = $1 AND id = $2;
 
+-- name: is_frozen
+SELECT EXISTS (
+    SELECT FROM budget_windows AS w
+    WHERE w.organization_id = $1 AND w.budget_id = $2 AND w.frozen_at IS NOT NULL
+      AND NOT EXISTS (
+          SELECT FROM thaws AS t
+          WHERE t.organization_id = w.organization_id AND t.budget_id = w.budget_id
+            AND t.created_at >= w.frozen_at
+      )
+);
+
+-- name: thaw
+INSERT INTO thaws (organization_id, budget_id, reason, actor, created_at)
+VALUES ($1, $2, $3, $4, $5);
+
 -- name: budget_has_windows
 SELECT EXISTS (SELECT FROM budget_windows WHERE organization_id = $1 AND budget_id = $2);
 
@@ -147,7 +162,12 @@ ORDER BY o.slug;
 -- name: current_windows
 SELECT DISTINCT ON (budget_id)
     id, budget_id, start_at, end_at, limit_nanos, settled_nanos, outstanding_nanos,
-    in_doubt_nanos, overrun_nanos, would_refuse_count, would_refuse_nanos
+    in_doubt_nanos, overrun_nanos, would_refuse_count, would_refuse_nanos,
+    frozen_at IS NOT NULL AND NOT EXISTS (
+        SELECT FROM thaws AS t
+        WHERE t.organization_id = budget_windows.organization_id
+          AND t.budget_id = budget_windows.budget_id AND t.created_at >= frozen_at
+    ) AS frozen
 FROM budget_windows
 WHERE organization_id = $1 AND budget_id = ANY($2::bigint[]) AND split_value = ''
   AND start_at <= $3 AND (end_at IS NULL OR end_at > $3)

@@ -31,6 +31,7 @@ from bursar_server.names import (
     parse_name,
     place_of_page,
     validate_display_name,
+    validate_text,
 )
 from bursar_server.request_ids import content_hash, remember, remembered
 
@@ -40,6 +41,8 @@ MOST_BUDGETS_OF_A_SCOPE: Final = 12
 
 # Who holds a budget is told to people; an answer has to stay below what gRPC carries (4 MB).
 MOST_HOLDERS: Final = 1000
+
+MOST_CHARACTERS_OF_A_REASON: Final = 500
 
 
 class BudgetService(RaiseService):
@@ -259,6 +262,30 @@ class BudgetService(RaiseService):
             await record_change(connection, change)
         self._feed.publish(change)
         return budgets_pb2.DeleteBudgetResponse()
+
+    async def ThawBudget(
+        self, request: budgets_pb2.ThawBudgetRequest, context: object
+    ) -> budgets_pb2.Budget:
+        """Lets a frozen budget lend again; on record."""
+        slug = parse_name("budgets", request.name)
+        reason = validate_text(request.reason.strip(), "reason", MOST_CHARACTERS_OF_A_REASON)
+        if not reason:
+            raise invalid("reason", request.reason, "why it may lend again, for the record")
+        async with transaction(self._pool) as connection:
+            organization = await resolve_organization(connection, request.organization)
+            record = await store.lock_budget(connection, organization.id, slug)
+            if record is None:
+                raise not_found("budget", request.name)
+            if not await store.is_frozen(connection, organization.id, record.id):
+                raise failed_precondition(
+                    "BUDGET_NOT_FROZEN", f"{request.name} is not frozen", {"name": request.name}
+                )
+            await store.thaw(
+                connection, organization.id, record.id, reason, ADMIN, self._clock.now()
+            )
+        async with transaction(self._pool, read_only=True) as connection:
+            thawed = await store.budgets_by_ids(connection, organization.id, [record.id])
+            return (await self._budgets(connection, organization, thawed))[0]
 
     async def _budgets(
         self,

@@ -87,6 +87,7 @@ class Standing(msgspec.Struct, frozen=True):
     overrun_nanos: int
     would_refuse_count: int = 0
     would_refuse_nanos: int = 0
+    frozen: bool = False
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -242,6 +243,7 @@ async def current_windows(
             overrun_nanos=row["overrun_nanos"],
             would_refuse_count=row["would_refuse_count"],
             would_refuse_nanos=row["would_refuse_nanos"],
+            frozen=row["frozen"],
         )
         for row in rows
     }
@@ -299,3 +301,20 @@ def _record(row: asyncpg.Record) -> BudgetRecord:
             for raised in row["raises"]
         ),
     )
+
+
+async def is_frozen(connection: Connection, organization_id: int, budget_id: int) -> bool:
+    """Whether a window of the budget lends nothing because grants of it were forgotten."""
+    return bool(await connection.fetchval(q.is_frozen, organization_id, budget_id))
+
+
+async def thaw(
+    connection: Connection,
+    organization_id: int,
+    budget_id: int,
+    reason: str,
+    actor: str,
+    now: datetime,
+) -> None:
+    """Put on record that a budget may lend again; whoever lends looks there."""
+    await connection.execute(q.thaw, organization_id, budget_id, reason, actor, now)

@@ -12,6 +12,7 @@ from tests.simulation.actions import (
     apps,
     clamped_calls,
     faults,
+    forgetting,
     growing_calls,
     new_budgets,
     passing,
@@ -34,6 +35,7 @@ MODULES = (
     raises,
     new_budgets,
     prices,
+    forgetting,
 )
 ACTIONS: dict[str, Action] = {}
 USUAL: dict[str, int] = {}

@@ -92,7 +92,10 @@ def depose(world: World, _sidecar: Sidecar, _step: Step) -> None:
 
 def replace(world: World, sidecar: Sidecar, step: Step) -> None:
     """A roll-out, or its undoing: one program is stopped and started as another build."""
+    if world.oracle.forgot:
+        return  # an older build can't prove what was forgotten
     saw("a program was replaced by another build")
+    world.mixed = True
     if step.b % 3:
         world.dead(sidecar)
         sidecar.older = not sidecar.older

@@ -16,7 +16,7 @@ MOST = 3
 
 def make_budget(world: World, _sidecar: Sidecar, step: Step) -> None:
     made = [id for id in world.database.tables.budgets if id >= FIRST]
-    if len(made) >= MOST:
+    if len(made) >= MOST or world.oracle.forgot:
         return
     tables = world.database.tables.copy()
     id = FIRST + len(made)

@@ -12,12 +12,16 @@ from tests.simulation.mutants import (
     holding,
     journals,
     lending,
+    lost_tails,
     posting,
     raising,
     time_passing,
 )
 from tests.simulation.mutants.registry import MUTANTS, Replacement, alive, living, mutant
 
-MODULES = (lending, posting, holding, growth, clamping, journals, time_passing, raising, arming)
+MODULES = (
+    lending, posting, holding, growth, clamping, journals, time_passing, raising, arming,
+    lost_tails,
+)  # fmt: skip
 """Those whose mutants are registered."""
 __all__ = ["MODULES", "MUTANTS", "Replacement", "alive", "living", "mutant"]

@@ -206,22 +206,26 @@ class PriorSession(_message.Message):
     SESSION_EPOCH_FIELD_NUMBER: _builtins.int
     LAST_N_FIELD_NUMBER: _builtins.int
     JOURNAL_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     """Its epoch."""
     last_n: _builtins.int
     """The highest n it opened."""
     journal: Global___JournalState.ValueType
     """What the journal proves."""
+    proof: _builtins.bytes
+    """What Welcome said of it, or empty."""
     def __init__(
         self,
         *,
         session_epoch: _builtins.int = ...,
         last_n: _builtins.int = ...,
         journal: Global___JournalState.ValueType = ...,
+        proof: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["journal", b"journal", "last_n", b"last_n", "session_epoch", b"session_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["journal", b"journal", "last_n", b"last_n", "proof", b"proof", "session_epoch", b"session_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,6 +242,7 @@ class Hello(_message.Message):
     PRIOR_SESSIONS_FIELD_NUMBER: _builtins.int
     PRICE_SNAPSHOT_VERSION_FIELD_NUMBER: _builtins.int
     PRICE_OVERLAY_VERSION_FIELD_NUMBER: _builtins.int
+    SESSION_PROOFS_FIELD_NUMBER: _builtins.int
     boot_id: _builtins.str
     """A random id of this process life. The same id resumes the same sessions; a new one opens new
     sessions and fences those named in `prior_sessions`.
@@ -252,6 +257,12 @@ class Hello(_message.Message):
     def prior_sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriorSession]:
         """Earlier lives that still owe something."""
 
+    @_builtins.property
+    def session_proofs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """What Welcome said of the sessions of this life: a control plane whose database forgot them takes
+        them up again.
+        """
+
     def __init__(
         self,
         *,
@@ -260,10 +271,11 @@ class Hello(_message.Message):
         prior_sessions: _abc.Iterable[Global___PriorSession] | None = ...,
         price_snapshot_version: _builtins.str = ...,
         price_overlay_version: _builtins.int = ...,
+        session_proofs: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "build", b"build", "price_overlay_version", b"price_overlay_version", "price_snapshot_version", b"price_snapshot_version", "prior_sessions", b"prior_sessions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "build", b"build", "price_overlay_version", b"price_overlay_version", "price_snapshot_version", b"price_snapshot_version", "prior_sessions", b"prior_sessions", "session_proofs", b"session_proofs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -284,6 +296,7 @@ class AllowanceUsage(_message.Message):
     BURN_NANOS_PER_SECOND_FIELD_NUMBER: _builtins.int
     LARGEST_CALL_NANOS_FIELD_NUMBER: _builtins.int
     IDLE_MS_FIELD_NUMBER: _builtins.int
+    GRANT_PROOF_FIELD_NUMBER: _builtins.int
     budget_window_id: _builtins.int
     """The window."""
     granted_seen_nanos: _builtins.int
@@ -302,6 +315,10 @@ class AllowanceUsage(_message.Message):
     """The largest reservation of late, in nanos."""
     idle_ms: _builtins.int
     """How long nothing was reserved from it."""
+    grant_proof: _builtins.bytes
+    """What came with the highest granted total. A control plane whose database forgot the grant
+    believes it, and restores it; without this, `granted_seen_nanos` moves nothing.
+    """
     def __init__(
         self,
         *,
@@ -314,10 +331,11 @@ class AllowanceUsage(_message.Message):
         burn_nanos_per_second: _builtins.int = ...,
         largest_call_nanos: _builtins.int = ...,
         idle_ms: _builtins.int = ...,
+        grant_proof: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_window_id", b"budget_window_id", "burn_nanos_per_second", b"burn_nanos_per_second", "free_nanos", b"free_nanos", "granted_seen_nanos", b"granted_seen_nanos", "idle_ms", b"idle_ms", "largest_call_nanos", b"largest_call_nanos", "reserved_nanos", b"reserved_nanos", "returned_nanos", b"returned_nanos", "want_nanos", b"want_nanos"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_window_id", b"budget_window_id", "burn_nanos_per_second", b"burn_nanos_per_second", "free_nanos", b"free_nanos", "grant_proof", b"grant_proof", "granted_seen_nanos", b"granted_seen_nanos", "idle_ms", b"idle_ms", "largest_call_nanos", b"largest_call_nanos", "reserved_nanos", b"reserved_nanos", "returned_nanos", b"returned_nanos", "want_nanos", b"want_nanos"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -567,6 +585,8 @@ class Welcome(_message.Message):
     VALID_FOR_MS_FIELD_NUMBER: _builtins.int
     PLATFORM_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    LOST_TAILS_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     """Its epoch."""
     organization: _builtins.str
@@ -585,6 +605,12 @@ class Welcome(_message.Message):
     """
     resumed: _builtins.bool
     """Whether the session existed before (the same boot_id)."""
+    proof: _builtins.bytes
+    """Proves the session to a control plane whose database forgot it; kept, and named in Hello."""
+    lost_tails: _builtins.int
+    """Counts the times that the database was found to have forgotten what it had committed; 0 when
+    the last one is too long ago. A sidecar that meets a higher number sends again what it keeps.
+    """
     def __init__(
         self,
         *,
@@ -596,10 +622,12 @@ class Welcome(_message.Message):
         valid_for_ms: _builtins.int = ...,
         platform: _builtins.bool = ...,
         resumed: _builtins.bool = ...,
+        proof: _builtins.bytes = ...,
+        lost_tails: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "last_seq", b"last_seq", "organization", b"organization", "organization_id", b"organization_id", "platform", b"platform", "resumed", b"resumed", "session_epoch", b"session_epoch", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "last_seq", b"last_seq", "lost_tails", b"lost_tails", "organization", b"organization", "organization_id", b"organization_id", "platform", b"platform", "proof", b"proof", "resumed", b"resumed", "session_epoch", b"session_epoch", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -623,6 +651,7 @@ class Allowance(_message.Message):
     SETTLED_NANOS_FIELD_NUMBER: _builtins.int
     TAIL_FIELD_NUMBER: _builtins.int
     HOLD_IDLE_MS_FIELD_NUMBER: _builtins.int
+    GRANT_PROOF_FIELD_NUMBER: _builtins.int
     budget_window_id: _builtins.int
     """The window."""
     budget_id: _builtins.int
@@ -648,6 +677,10 @@ class Allowance(_message.Message):
     """
     hold_idle_ms: _builtins.int
     """Of a window in its tail: how long free money may lie idle."""
+    grant_proof: _builtins.bytes
+    """Proves the grant to a control plane whose database forgot it; said with every report that has
+    not been answered yet.
+    """
     @_builtins.property
     def window_end_time(self) -> _timestamp_pb2.Timestamp:
         """For people."""
@@ -667,10 +700,11 @@ class Allowance(_message.Message):
         settled_nanos: _builtins.int = ...,
         tail: _builtins.bool = ...,
         hold_idle_ms: _builtins.int = ...,
+        grant_proof: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window_end_time", b"window_end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "budget_window_id", b"budget_window_id", "ends_in_ms", b"ends_in_ms", "granted_nanos", b"granted_nanos", "hold_idle_ms", b"hold_idle_ms", "limit_nanos", b"limit_nanos", "mode", b"mode", "returned_nanos", b"returned_nanos", "settled_nanos", b"settled_nanos", "starts_in_ms", b"starts_in_ms", "tail", b"tail", "window_end_time", b"window_end_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "budget_window_id", b"budget_window_id", "ends_in_ms", b"ends_in_ms", "grant_proof", b"grant_proof", "granted_nanos", b"granted_nanos", "hold_idle_ms", b"hold_idle_ms", "limit_nanos", b"limit_nanos", "mode", b"mode", "returned_nanos", b"returned_nanos", "settled_nanos", b"settled_nanos", "starts_in_ms", b"starts_in_ms", "tail", b"tail", "window_end_time", b"window_end_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -362,11 +362,16 @@ class BudgetStanding(_message.Message):
     HOLDERS_FIELD_NUMBER: _builtins.int
     WOULD_REFUSE_COUNT_FIELD_NUMBER: _builtins.int
     WOULD_REFUSE_FIELD_NUMBER: _builtins.int
+    FROZEN_FIELD_NUMBER: _builtins.int
     would_refuse_count: _builtins.int
     """Of a shadow budget: how many calls a hard one would have refused. Each is judged when it is
     posted, by what the calls that were let through had spent by then: a hard budget refuses what
     could cost more than is left. A call that is tried again counts again; one that never reached
     its provider does not.
+    """
+    frozen: _builtins.bool
+    """Whether nothing is lent from it: the database forgot grants of it, and others may be out that
+    nobody has claimed. ThawBudget ends it.
     """
     @_builtins.property
     def window_start_time(self) -> _timestamp_pb2.Timestamp:
@@ -424,10 +429,11 @@ class BudgetStanding(_message.Message):
         holders: _abc.Iterable[Global___BudgetHolder] | None = ...,
         would_refuse_count: _builtins.int = ...,
         would_refuse: _money_pb2.Money | None = ...,
+        frozen: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "in_doubt", b"in_doubt", "limit", b"limit", "outstanding", b"outstanding", "overrun", b"overrun", "settled", b"settled", "window_end_time", b"window_end_time", "window_start_time", b"window_start_time", "would_refuse", b"would_refuse"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "holders", b"holders", "in_doubt", b"in_doubt", "limit", b"limit", "outstanding", b"outstanding", "overrun", b"overrun", "settled", b"settled", "window_end_time", b"window_end_time", "window_start_time", b"window_start_time", "would_refuse", b"would_refuse", "would_refuse_count", b"would_refuse_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "frozen", b"frozen", "holders", b"holders", "in_doubt", b"in_doubt", "limit", b"limit", "outstanding", b"outstanding", "overrun", b"overrun", "settled", b"settled", "window_end_time", b"window_end_time", "window_start_time", b"window_start_time", "would_refuse", b"would_refuse", "would_refuse_count", b"would_refuse_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -968,6 +974,36 @@ class DeleteBudgetResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteBudgetResponse: _TypeAlias = DeleteBudgetResponse  # noqa: Y015
+
+@_typing.final
+class ThawBudgetRequest(_message.Message):
+    """Lets a budget lend again that was frozen because the database forgot grants of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    organization: _builtins.str
+    """"organizations/acme"."""
+    name: _builtins.str
+    """"budgets/b-5e81c2"."""
+    reason: _builtins.str
+    """Why, for the record; 1 to 500 characters."""
+    def __init__(
+        self,
+        *,
+        organization: _builtins.str = ...,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "organization", b"organization", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThawBudgetRequest: _TypeAlias = ThawBudgetRequest  # noqa: Y015
 
 @_typing.final
 class CreateTemporaryRaiseRequest(_message.Message):

@@ -75,6 +75,11 @@ class BudgetServiceStub:
                 request_serializer=bursar_dot_v1_dot_budgets__pb2.CancelTemporaryRaiseRequest.SerializeToString,
                 response_deserializer=bursar_dot_v1_dot_budgets__pb2.TemporaryRaise.FromString,
                 _registered_method=True)
+        self.ThawBudget = channel.unary_unary(
+                '/bursar.v1.BudgetService/ThawBudget',
+                request_serializer=bursar_dot_v1_dot_budgets__pb2.ThawBudgetRequest.SerializeToString,
+                response_deserializer=bursar_dot_v1_dot_budgets__pb2.Budget.FromString,
+                _registered_method=True)
 
 
 class BudgetServiceServicer:
@@ -139,6 +144,14 @@ class BudgetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ThawBudget(self, request, context):
+        """Lets a frozen budget lend again; on record. Refused (FAILED_PRECONDITION) where nothing is
+        frozen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BudgetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -181,6 +194,11 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     servicer.CancelTemporaryRaise,
                     request_deserializer=bursar_dot_v1_dot_budgets__pb2.CancelTemporaryRaiseRequest.FromString,
                     response_serializer=bursar_dot_v1_dot_budgets__pb2.TemporaryRaise.SerializeToString,
+            ),
+            'ThawBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.ThawBudget,
+                    request_deserializer=bursar_dot_v1_dot_budgets__pb2.ThawBudgetRequest.FromString,
+                    response_serializer=bursar_dot_v1_dot_budgets__pb2.Budget.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -400,6 +418,33 @@ class BudgetService:
             '/bursar.v1.BudgetService/CancelTemporaryRaise',
             bursar_dot_v1_dot_budgets__pb2.CancelTemporaryRaiseRequest.SerializeToString,
             bursar_dot_v1_dot_budgets__pb2.TemporaryRaise.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ThawBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bursar.v1.BudgetService/ThawBudget',
+            bursar_dot_v1_dot_budgets__pb2.ThawBudgetRequest.SerializeToString,
+            bursar_dot_v1_dot_budgets__pb2.Budget.FromString,
             options,
             channel_credentials,
             insecure,

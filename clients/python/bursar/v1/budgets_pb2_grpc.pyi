@@ -58,6 +58,10 @@ class BudgetServiceStub:
     """A page of them, with every step of their lives."""
     CancelTemporaryRaise: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.CancelTemporaryRaiseRequest, _budgets_pb2.TemporaryRaise]
     """Ends one early; the limit falls at once."""
+    ThawBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ThawBudgetRequest, _budgets_pb2.Budget]
+    """Lets a frozen budget lend again; on record. Refused (FAILED_PRECONDITION) where nothing is
+    frozen.
+    """
 
 @_typing.type_check_only
 class BudgetServiceAsyncStub(BudgetServiceStub):
@@ -84,6 +88,10 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     """A page of them, with every step of their lives."""
     CancelTemporaryRaise: _aio.UnaryUnaryMultiCallable[_budgets_pb2.CancelTemporaryRaiseRequest, _budgets_pb2.TemporaryRaise]  # type: ignore[assignment]
     """Ends one early; the limit falls at once."""
+    ThawBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ThawBudgetRequest, _budgets_pb2.Budget]  # type: ignore[assignment]
+    """Lets a frozen budget lend again; on record. Refused (FAILED_PRECONDITION) where nothing is
+    frozen.
+    """
 
 class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Budgets of an organization."""
@@ -155,5 +163,15 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_budgets_pb2.TemporaryRaise, _abc.Awaitable[_budgets_pb2.TemporaryRaise]]:
         """Ends one early; the limit falls at once."""
+
+    @_abc_1.abstractmethod
+    def ThawBudget(
+        self,
+        request: _budgets_pb2.ThawBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.Budget, _abc.Awaitable[_budgets_pb2.Budget]]:
+        """Lets a frozen budget lend again; on record. Refused (FAILED_PRECONDITION) where nothing is
+        frozen.
+        """
 
 def add_BudgetServiceServicer_to_server(servicer: BudgetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -172,6 +172,9 @@ budget_windows = Table(
     Column("shadow", Boolean, nullable=False, server_default=text("false")),
     Column("would_refuse_count", BigInteger, nullable=False, server_default=text("0")),
     Column("would_refuse_nanos", BigInteger, nullable=False, server_default=text("0")),
+    # When it was found that the database had forgotten grants of it: nothing is lent until its
+    # budget is thawed, later than this.
+    Column("frozen_at", DateTime(timezone=True)),
     ForeignKeyConstraint(
         ["organization_id", "budget_id"], ["budgets.organization_id", "budgets.id"]
     ),
@@ -210,4 +213,16 @@ opening_lines = Table(
         ["budget_windows.organization_id", "budget_windows.id"],
     ),
     CheckConstraint("amount_nanos >= 0", name="amount"),
+)
+
+# Who let a frozen budget lend again, and why.
+thaws = Table(
+    "thaws",
+    metadata,
+    organization_id_column(),
+    id_column(),
+    Column("budget_id", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    created_column(),
 )

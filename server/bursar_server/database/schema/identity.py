@@ -38,6 +38,13 @@ shards = Table(
     updated_column(),
     # How long it was served, whoever owned it: the clock by which sessions are silent.
     Column("served_ms", BigInteger, nullable=False, server_default=text("0")),
+    # Transactions of its writer: a database that counts fewer than the writer has forgotten some.
+    Column("commit_count", BigInteger, nullable=False, server_default=text("0")),
+    # What proves to a later owner what was told to sidecars; made by the first.
+    Column("proof_key", LargeBinary),
+    # How often a forgotten tail was found, and when last.
+    Column("lost_tails", BigInteger, nullable=False, server_default=text("0")),
+    Column("tail_lost_at", DateTime(timezone=True)),
 )
 
 organizations = Table(
