@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import structs
 
-from bursar_server.allowances import store, tick
+from bursar_server.allowances import policy, store, tick
 from bursar_server.database.pool import Connection
 from bursar_server.ledger import entries
 from tests.simulation.mutants import Replacement
@@ -72,6 +72,15 @@ def a_deposed_owner_writes_on() -> list[Replacement]:
         return await original(self, connection, *rest, **named)
 
     return [(tick.Tick, "apply", apply)]
+
+
+def who_comes_later_catches_up_on_nothing() -> list[Replacement]:
+    """A limit that changed while nobody was connected is not looked for as somebody comes."""
+
+    async def catch_up(*_ignored: Any) -> None:
+        return
+
+    return [(policy.PolicyDesk, "_catch_up", catch_up)]
 
 
 Change = Callable[[entries.Settlement, Any, list[int]], entries.Settlement | None]

@@ -31,6 +31,10 @@ OF_POSTGRES: dict[str, tuple[Callable[[], list[Replacement]], Story]] = {
         (postgres_mutants.disk_loss_is_a_return, story.a_lost_disk_is_no_return),
         (postgres_mutants.a_deposed_owner_writes_on, story.a_deposed_owner_lends_no_more),
         (
+            postgres_mutants.who_comes_later_catches_up_on_nothing,
+            story.a_limit_is_heard_of_by_whoever_comes_later,
+        ),
+        (
             postgres_mutants.fencing_drops_settlements,
             stream.test_a_crashed_life_is_settled_and_closed_by_the_next,
         ),
@@ -57,7 +61,6 @@ OF_BOTH: dict[str, Story] = {
         story.a_close_that_knows_too_little_stops_no_charge
     ),
     "a_closing_session_is_lent_to": story.who_closes_is_lent_nothing,
-    "who_comes_later_catches_up_on_nothing": story.a_limit_is_heard_of_by_whoever_comes_later,
 }
 CAUGHT = OF_POSTGRES | {name: (MUTANTS[name], told) for name, told in OF_BOTH.items()}
 

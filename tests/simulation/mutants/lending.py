@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import structs
 
 from bursar.v1 import allowances_pb2
-from bursar_server.allowances import hub, messages, policy, rules, step, tick, windows, writer
+from bursar_server.allowances import hub, messages, rules, step, tick, windows, writer
 from tests.simulation.database import Tables
 from tests.simulation.mutants.registry import Replacement, mutant
 from tests.simulation.stores import Store
@@ -208,14 +208,6 @@ def the_silent_are_believed() -> list[Replacement]:
         return [replace(holder, silent=False) for holder in original(self, window_ids)]
 
     return [(hub.Hub, "holders", holders)]
-
-
-@mutant
-def who_comes_later_catches_up_on_nothing() -> list[Replacement]:
-    async def catch_up(*_ignored: Any) -> None:
-        return
-
-    return [(policy.PolicyDesk, "_catch_up", catch_up)]
 
 
 @mutant
