@@ -92,7 +92,6 @@ async def test_a_mutant_is_caught(name: str, postgres_server: PostgresForTests) 
 
 SIMULATION_ALONE = {
     # They break when money comes home, never how much there is: a story of many rounds.
-    "who_has_nothing_is_asked_for_it",
     "the_silent_are_believed",
     # It needs a commit whose acknowledgement is lost.
     "an_unheard_grant_is_told_to_nobody",

@@ -1,6 +1,6 @@
 """Mutants of what the control plane lends, takes back and tells."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -173,20 +173,6 @@ def more_settled_than_its_journal_knows_is_refused() -> list[Replacement]:
         original(state, given, output)
 
     return [(step, "_close", close)]
-
-
-@mutant
-def who_has_nothing_is_asked_for_it() -> list[Replacement]:
-    original = rules.choose_recalls
-
-    def choose_recalls(
-        shortage: Mapping[int, int], waiting: Iterable[rules.Need], holders: Iterable[rules.Holder]
-    ) -> list[rules.Holder]:
-        known = list(holders)
-        asked = original(shortage, waiting, known)
-        return asked + [h for h in known if h.window_id in shortage and h not in asked]
-
-    return [(rules, "choose_recalls", choose_recalls)]
 
 
 @mutant
