@@ -50,6 +50,7 @@ class MeteredCalls:
         idle.append(connection)
         if status == 200:
             cost = _header(head, b"x-bursar-cost")
+            tally.admitted(0)
             tally.finished(0, int(Decimal(cost) * NANOS_A_UNIT))
             return
         error = json.loads(body)["error"]
