@@ -225,7 +225,7 @@ async def _over_sessions(stack: Stack, option: Callable[[str], int]) -> None:
         await transactions(stack, sides, rates, seconds, repeats)
     async with sessions(stack, SESSIONS) as sides:
         await transactions(stack, sides, rates, seconds, repeats)
-        for rate in rates[-2:]:
+        for rate in rates[-2:] if option("spend") else ():
             for name, weights in (("even", spending.even), ("skewed", spending.zipf)):
                 load = Load(rate, weights(SESSIONS), rate * seconds, duration_s=DURATION_S)
                 results = [
@@ -243,7 +243,7 @@ async def _over_sessions(stack: Stack, option: Callable[[str], int]) -> None:
 def main() -> None:
     """Run it."""
     option = parsed(
-        __doc__, repeats=1, calls=300, rate=60, seconds=4, most=1_000, http=1, sessions=1
+        __doc__, repeats=1, calls=300, rate=60, seconds=4, most=1_000, http=1, sessions=1, spend=1
     )
     title("Utilisation and transactions, with real processes")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
