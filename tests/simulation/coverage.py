@@ -23,6 +23,7 @@ EVENTS: Final = (
     "a silent stream was given up",
     # Time and lost tails.
     "the database forgot its last commits",
+    "a forgotten grant was restored",
     # Sidecars and their disks.
     "a process was killed",
     "a process was killed by a write that did not reach the disk",

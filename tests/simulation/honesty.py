@@ -53,11 +53,13 @@ class Honesty:
                         f"{attainable} could be had and {least[binding.budget_id]} would do"
                     )
         if verdict.outcome == allowances_pb2.NEED_OUTCOME_CONTENDED:
+            # Nothing is lent from a frozen window, whatever is there or not.
+            frozen = {w.row.budget_id for w in tables.windows.values() if w.frozen}
             for id, window in tables.windows.items():
                 row = window.row
                 runs = row.start_at <= now and (row.end_at is None or now < row.end_at)
                 needed = least.get(row.budget_id)
-                if needed is None:
+                if needed is None or row.budget_id in frozen:
                     continue
                 if runs and window.hard and _attainable(tables, id) < needed:
                     raise Broken(

@@ -360,6 +360,8 @@ class Oracle:
     def _window(self, old: Window, new: Window, held: int, posted_now: int) -> None:
         if new.overrun > old.overrun:
             saw("a charge was overrun")
+        if new.frozen and not old.frozen:
+            saw("a forgotten grant was restored")
         if new.in_doubt > old.in_doubt:
             saw("money was in doubt")
         if new.in_doubt < old.in_doubt:

@@ -15,9 +15,10 @@ class Unheard(Honesty):
 
 
 def forget(world: World, _sidecar: Sidecar, step: Step) -> None:
-    # A budget that is made meanwhile would have to be made again, with what was spent before it.
-    has_new = max(world.database.tables.budgets) >= new_budgets.FIRST
-    if world.is_mixed() or has_new or not world.database.forget(1 + step.b % 12):
+    # What admins do is kept here, so what the writer made of it must not be forgotten.
+    budgets = world.database.tables.budgets
+    is_new = max(budgets) >= new_budgets.FIRST or any(b.raises for b in budgets.values())
+    if world.is_mixed() or is_new or not world.database.forget(1 + step.b % 12):
         return
     saw("the database forgot its last commits")
     world.database.faults.clear()  # who finds it out lives long enough to write it down
