@@ -53,7 +53,8 @@ class ArmingStore:
     async def budgets_of_windows(
         self, tables: Tables, window_ids: Collection[int]
     ) -> dict[int, int]:
-        return {id: tables.windows[id].row.budget_id for id in window_ids}
+        known = [id for id in window_ids if id in tables.windows]
+        return {id: tables.windows[id].row.budget_id for id in known}
 
     async def windows_around(
         self, tables: Tables, budget: BudgetRecord, at: datetime

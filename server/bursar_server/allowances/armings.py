@@ -175,6 +175,8 @@ class Armings:
                 continue
             if window.end_at is not None and window.end_at <= at and not budget.disabled:
                 window = await self._windows.at(connection, budget, at, now) or window
+            if window.id in settlement.budget_window_ids:
+                continue  # the database had forgotten it, and it began again under its own id
             posting.armed_window_ids = tuple(sorted((*posting.armed_window_ids, window.id)))
             both = tuple(sorted((*settlement.budget_window_ids, window.id)))
             posting.settlement = structs.replace(settlement, budget_window_ids=both)

@@ -61,11 +61,3 @@ def a_forgotten_session_begins_anew() -> list[Replacement]:
         return False
 
     return [(Restoring, "restore_session", restore_session)]
-
-
-@mutant
-def numbers_are_used_again() -> list[Replacement]:
-    async def skip_numbers(*_ignored: Any) -> None:
-        """They go on where the database thinks they were."""
-
-    return [(Restoring, "skip_numbers", skip_numbers)]
