@@ -425,8 +425,7 @@ class Oracle:
         for counts in (self.posted, self.posted_all, self.posted_first, self.posted_lost):
             counts.clear()
         self.provisional = 0
-        nothing, tables = Tables(), self.database.tables
-        self._entries(nothing, tables)
+        self._entries(Tables(), self.database.tables)
 
     # -- after every step ----------------------------------------------------------------------
 
