@@ -108,6 +108,16 @@ async def test_a_newer_database_is_refused(pool: Pool, database_url: str) -> Non
     assert not await is_migrated(pool)
 
 
+async def test_a_server_that_is_starting_up_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(*_ignored: object, **_more: object) -> None:
+        raise asyncpg.CannotConnectNowError("the database system is starting up")
+
+    monkeypatch.setattr(asyncpg, "connect", connect)
+    with pytest.raises(BursarError) as refused:
+        await migrate("postgresql://localhost/bursar")
+    assert refused.value.status is Status.UNAVAILABLE
+
+
 async def test_no_server_is_a_clear_refusal(tmp_path_factory: pytest.TempPathFactory) -> None:
     nowhere = f"postgresql://bursar@/bursar?host={tmp_path_factory.mktemp('socket')}"
     with pytest.raises(BursarError, match="can't be reached") as refusal:

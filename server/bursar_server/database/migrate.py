@@ -72,7 +72,10 @@ async def migrate(url: str) -> None:
 
 async def _connect(url: str) -> "asyncpg.Connection[asyncpg.Record]":
     try:
-        return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+        # Here and not outside: SQLAlchemy would wrap what the driver says ("the database system is
+        # starting up") into an error of its own, and a start would end instead of trying again.
+        async with translated():
+            return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
     except ValueError as error:
         # The driver's parser: a port that is no number, an sslmode that is none.
         raise failed_precondition(
