@@ -197,7 +197,8 @@ class ControlPlane:
                 self.close(stream)
                 return
             session.received_seq = message.seq
-            self.honesty.asked(message)
+            if not session.superseded:
+                self.honesty.asked(message)
             if frame.resolve:
                 self.desk.ask(session, frame.resolve)
             drive(self.writer.submit(session, frame))
