@@ -36,7 +36,7 @@ class Probes:
                 continue
             secrets = KEYS_OF[life.machine.record.organization_id]
             id, secret = Random(number).choice(sorted(secrets.items()))
-            if not self._is_there(id):
+            if not self._is_there(id, life):
                 saw("a last call found no room")
                 continue
             self._expected[number] = (life, len(life.open))
@@ -46,7 +46,7 @@ class Probes:
                 world.dead(life.machine)
                 life.machine.start()
 
-    def _is_there(self, key_id: int) -> bool:
+    def _is_there(self, key_id: int, life: Life) -> bool:
         oracle, tables = self._world.oracle, self._world.database.tables
         if key_id in oracle.revoked_at:
             return False
@@ -56,6 +56,9 @@ class Probes:
         for budget_id in oracle.budgets_of_key[key_id]:
             if budgets[budget_id].disabled or not budgets[budget_id].hard:
                 continue
+            # A session that overran asks for what it is short of besides.
+            pools = [p for leg in life.legs() for p in leg.by_budget.get(budget_id, ())]
+            short = sum(max(0, -pool.free_nanos) for pool in pools)
             room = budgets[budget_id].limit_nanos
             for window_id, window in tables.windows.items():
                 row = window.row
@@ -64,7 +67,7 @@ class Probes:
                 if row.end_at is None or now < row.end_at:
                     elsewhere = _held_elsewhere(tables, window_id, here)
                     room = min(room, window.limit - window.settled - elsewhere)
-            if room < ROOM:
+            if room - short < ROOM:
                 return False
         return True
 
