@@ -47,10 +47,13 @@ class Honesty:
         if verdict.outcome == allowances_pb2.NEED_OUTCOME_EXHAUSTED:
             for binding in verdict.binding:
                 attainable = _attainable(tables, binding.budget_window_id)
-                if attainable >= least[binding.budget_id]:
+                # None: a need of the same number was asked anew, for other budgets, on a stream
+                # that came after; this answers the one before.
+                enough = least.get(binding.budget_id)
+                if enough is not None and attainable >= enough:
                     raise Broken(
                         f"honest: exhausted is said of budget {binding.budget_id} where "
-                        f"{attainable} could be had and {least[binding.budget_id]} would do"
+                        f"{attainable} could be had and {enough} would do"
                     )
         if verdict.outcome == allowances_pb2.NEED_OUTCOME_CONTENDED:
             # Nothing is lent from a frozen window, whatever is there or not.

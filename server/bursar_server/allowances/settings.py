@@ -86,6 +86,9 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Shorter costs a comparison a look."""
     hello_timeout_ms: int = 10_000
     """A stream that says nothing is closed after this."""
+    stop_wait_ms: int = 5_000
+    """How long the end of the process waits for a database that is away. Nothing is lost by giving
+    up: what was not committed was not acknowledged either."""
     retry_first_ms: int = 50
     """First pause after the database failed."""
     retry_most_ms: int = 2_000

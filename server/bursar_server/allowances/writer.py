@@ -107,13 +107,18 @@ class Writer:
         return self._task
 
     async def stop(self) -> None:
-        """Apply what is in the inbox, then end."""
+        """Apply what is in the inbox, then end; give up when the database does not come back in
+        `stop_wait_ms`. What is not applied is not acknowledged: sidecars say it again."""
         self._stopping = True
         self._urgent.set()
         self._wake.set()
         if self._task is not None:
             # Why it failed, if it did, was logged when it did.
-            await asyncio.wait({self._task})
+            await asyncio.wait({self._task}, timeout=self._settings.stop_wait_ms / 1000)
+            if not self._task.done():
+                log.warning("writer_gave_up", effect="sidecars say again what was not applied")
+                self._task.cancel()
+                await asyncio.wait({self._task})
 
     async def submit(self, session: LiveSession, frame: Frame) -> None:
         """Hand a frame in; waits while the inbox is full."""
@@ -190,7 +195,8 @@ class Writer:
                     or batch.boundary_due
                 ):
                     await self._apply(batch)
-                await self.pass_time()
+                if not self._stopping:
+                    await self.pass_time()
 
     async def pass_time(self) -> None:
         """Tell the time to sessions, when it is time to."""
