@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from bursar.usage import (
     MAX_COUNT,
     Usage,
-    _full_usage,
-    _plain_usage,
     estimated,
     usage_from_openai,
 )
+from bursar.usage.openai import _full_usage, _plain_usage
 
 
 def test_cached_and_written_llm_tokens_are_taken_out_of_the_prompt() -> None:

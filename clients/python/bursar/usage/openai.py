@@ -1,176 +1,16 @@
-"""What a provider counted for one call, as meters that never count a thing twice.
-
-Providers disagree about what contains what: OpenAI counts cached LLM tokens inside
-`prompt_tokens`, Anthropic beside `input_tokens`, xAI counts reasoning outside
-`completion_tokens`. A `Usage` has one meaning whoever sent it, and says whether it is exact or
-estimated, and why.
-"""
+"""Usage as OpenAI and those who speak its dialect report it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import msgspec
 
-# A single call never has a trillion of anything. Beyond it a count is a fault of the sender, and
-# taking it at its word would overflow a budget.
-MAX_COUNT: Final = 10**12
-
-Certainty = Literal["exact", "estimated"]
-
-# Meters of `extra` that say how many of a field's LLM tokens were of some kind. The field already
-# holds them: a price that has no rate for the kind bills them at the field's own rate.
-PART_OF: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "audio_input": "input",
-        "image_input": "input",
-        "video_input": "input",
-        "cached_audio_input": "cached_input",
-        "cached_image_input": "cached_input",
-        "cache_write_audio": "cache_write_5m",
-        "cache_write_12h": "cache_write_1h",
-        "audio_output": "output",
-        "image_output": "output",
-        "video_output": "output",
-    }
-)
-
-
-class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Counts of one call. All counts are LLM tokens unless a meter of `extra` says otherwise.
-
-    - `input`, `cached_input`, `cache_write_5m`, `cache_write_1h` are disjoint: their sum is
-      everything the model was given. `cache_write_5m` also holds writes whose time-to-live the
-      provider did not name (its default).
-    - `output` is everything the model produced, `reasoning` how many of them were reasoning.
-    - `extra` holds further meters (see `PART_OF` for those that detail a field above; all others,
-      such as `request` or `second`, stand beside them).
-    - `certainty` is "estimated" when any count was missing, inconsistent or absurd, with the
-      reason. An estimate is never used to give money back.
-    """
-
-    input: int = 0
-    cached_input: int = 0
-    cache_write_5m: int = 0
-    cache_write_1h: int = 0
-    output: int = 0
-    reasoning: int = 0
-    extra: dict[str, int] = {}
-    certainty: Certainty = "exact"
-    estimate_reason: str = ""
-
-    def __post_init__(self) -> None:
-        for name in _COUNTS:
-            _check_count(name, getattr(self, name))
-        for name, value in self.extra.items():
-            _check_count(name, value)
-        if self.reasoning > self.output:
-            raise ValueError(
-                f"reasoning ({self.reasoning}) must not exceed output ({self.output}), "
-                "which includes it"
-            )
-
-    @property
-    def input_llm_tokens(self) -> int:
-        """Everything the model was given: input, cached and written to a cache."""
-        return self.input + self.cached_input + self.cache_write_5m + self.cache_write_1h
-
-    @property
-    def total_llm_tokens(self) -> int:
-        """Given and produced together."""
-        return self.input_llm_tokens + self.output
-
-    @property
-    def is_exact(self) -> bool:
-        return self.certainty == "exact"
-
-
-_COUNTS: Final = (
-    "input",
-    "cached_input",
-    "cache_write_5m",
-    "cache_write_1h",
-    "output",
-    "reasoning",
-)
-
-
-def _check_count(name: str, value: object) -> None:
-    if type(value) is int and 0 <= value <= MAX_COUNT:
-        return
-    fault = _fault(value)
-    if fault:
-        raise ValueError(f"usage {name} is {fault}; expected a whole number 0..{MAX_COUNT}")
-
-
-def _fault(value: object) -> str:
-    """Why `value` is no count, or "" if it is one."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        return f"a {type(value).__name__}"
-    if value < 0:
-        return f"negative ({value})"
-    if value > MAX_COUNT:
-        return "absurdly large"
-    return ""
-
+from .counts import MAX_COUNT, PART_OF, Usage, estimated
+from .reader import Reader, fit_parts
 
 _SEARCH_SIZES: Final = ("low", "medium", "high")
-
-
-class _Reader:
-    """Reads counts out of a provider's object and collects what was wrong with it."""
-
-    __slots__ = ("faults",)
-
-    def __init__(self) -> None:
-        self.faults: list[str] = []
-
-    def section(self, source: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-        for name in names:
-            value = source.get(name)
-            if value is None:
-                continue
-            if type(value) is dict or isinstance(value, Mapping):
-                return value
-            self.faults.append(f"{name} is a {type(value).__name__}, not an object")
-        return {}
-
-    def count(self, source: Mapping[str, Any], *names: str) -> int | None:
-        """The first of `names` that is there; None when none is, or when it is nonsense.
-
-        A whole float (12.0) counts: some servers write all numbers so.
-        """
-        for name in names:
-            value = source.get(name)
-            if value is None:
-                continue
-            if type(value) is int and 0 <= value <= MAX_COUNT:
-                return value
-            if isinstance(value, float) and value.is_integer():
-                value = int(value)
-            fault = _fault(value)
-            if not fault:
-                return int(value)
-            self.faults.append(f"{name} is {fault}")
-            return None
-        return None
-
-    def part(self, source: Mapping[str, Any], *names: str) -> int:
-        """Like `count`, for what is none where it is not there."""
-        return (self.count(source, *names) or 0) if source else 0
-
-
-def estimated(reason: str, *, input_llm_tokens: int = 0, output_llm_tokens: int = 0) -> Usage:
-    """A usage nobody counted for us: `reason` says why, the counts are our bounds."""
-    return Usage(
-        input=input_llm_tokens,
-        output=output_llm_tokens,
-        certainty="estimated",
-        estimate_reason=reason,
-    )
-
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)] | None
 
@@ -249,7 +89,7 @@ def _full_usage(obj: object, input_bound: int | None, output_bound: int | None) 
         return estimated(
             reason, input_llm_tokens=input_bound or 0, output_llm_tokens=output_bound or 0
         )
-    read = _Reader()
+    read = Reader()
     prompt = read.count(obj, "prompt_tokens", "input_tokens")
     if prompt is None:
         if not read.faults:
@@ -267,7 +107,7 @@ def _full_usage(obj: object, input_bound: int | None, output_bound: int | None) 
     )
 
 
-def _input_fields(read: _Reader, obj: Mapping[str, Any], prompt: int) -> dict[str, int]:
+def _input_fields(read: Reader, obj: Mapping[str, Any], prompt: int) -> dict[str, int]:
     details = read.section(obj, "prompt_tokens_details", "input_tokens_details")
     cached = read.part(details, "cached_tokens")
     if not cached:
@@ -297,14 +137,14 @@ def _input_fields(read: _Reader, obj: Mapping[str, Any], prompt: int) -> dict[st
         "cached_audio_input": read.part(cached_kinds, "audio_tokens"),
         "cached_image_input": read.part(cached_kinds, "image_tokens"),
     }
-    _fit_parts(read, cached_parts, cached, "cached_tokens", overlap=0)
+    fit_parts(read, cached_parts, cached, "cached_tokens", overlap=0)
     # A kind's count includes those of its LLM tokens that came from the cache.
     parts = {
         "audio_input": read.part(details, "audio_tokens") - cached_parts["cached_audio_input"],
         "image_input": read.part(details, "image_tokens") - cached_parts["cached_image_input"],
         "video_input": read.part(details, "video_tokens"),
     }
-    _fit_parts(read, parts, fresh, "prompt_tokens", overlap=prompt - fresh)
+    fit_parts(read, parts, fresh, "prompt_tokens", overlap=prompt - fresh)
     return {
         "input": fresh,
         "cached_input": cached,
@@ -317,7 +157,7 @@ def _input_fields(read: _Reader, obj: Mapping[str, Any], prompt: int) -> dict[st
 
 
 def _output_fields(
-    read: _Reader, obj: Mapping[str, Any], prompt: int, bound: int | None
+    read: Reader, obj: Mapping[str, Any], prompt: int, bound: int | None
 ) -> dict[str, int]:
     details = read.section(obj, "completion_tokens_details", "output_tokens_details")
     total = read.count(obj, "total_tokens")
@@ -343,11 +183,11 @@ def _output_fields(
         "image_output": read.part(details, "image_tokens"),
         "video_output": read.part(details, "video_tokens"),
     }
-    _fit_parts(read, parts, output - reasoning, "completion_tokens", overlap=0)
+    fit_parts(read, parts, output - reasoning, "completion_tokens", overlap=0)
     return {"output": output, "reasoning": reasoning, **parts}
 
 
-def _beside(read: _Reader, obj: Mapping[str, Any]) -> dict[str, int]:
+def _beside(read: Reader, obj: Mapping[str, Any]) -> dict[str, int]:
     """What search models count beside the LLM tokens (Perplexity's names, and xAI's last one)."""
     found = {
         "citation": read.part(obj, "citation_tokens"),
@@ -358,20 +198,3 @@ def _beside(read: _Reader, obj: Mapping[str, Any]) -> dict[str, int]:
     if size in _SEARCH_SIZES:
         found[f"request.{size}"] = 1
     return found
-
-
-def _fit_parts(
-    read: _Reader, parts: dict[str, int], whole: int, name: str, *, overlap: int
-) -> None:
-    """Cuts parts of a count to what the count has room for.
-
-    Kinds may overlap with what was cached by up to `overlap`, which nobody breaks down; anything
-    beyond that contradicts the count itself.
-    """
-    claimed = sum(parts.values())
-    if claimed > whole + overlap:
-        read.faults.append(f"kinds of LLM tokens ({claimed}) exceed {name} ({whole + overlap})")
-    room = whole
-    for part, count in parts.items():
-        parts[part] = max(0, min(count, room))
-        room -= parts[part]
