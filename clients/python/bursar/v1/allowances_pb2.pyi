@@ -15,6 +15,7 @@ spent until its journal, or an administrator, says otherwise.
 """
 
 from bursar.v1 import charges_pb2 as _charges_pb2
+from bursar.v1 import exchange_rates_pb2 as _exchange_rates_pb2
 from bursar.v1 import prices_pb2 as _prices_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -1014,6 +1015,7 @@ class PriceBook(_message.Message):
     PART_FIELD_NUMBER: _builtins.int
     PART_COUNT_FIELD_NUMBER: _builtins.int
     PRICES_FIELD_NUMBER: _builtins.int
+    EXCHANGE_RATES_FIELD_NUMBER: _builtins.int
     snapshot_version: _builtins.str
     """The snapshot it lies over."""
     overlay_version: _builtins.int
@@ -1026,6 +1028,10 @@ class PriceBook(_message.Message):
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[_prices_pb2.Price]:
         """The whole overlay, in parts."""
 
+    @_builtins.property
+    def exchange_rates(self) -> _containers.RepeatedCompositeFieldContainer[_exchange_rates_pb2.ExchangeRate]:
+        """The exchange rates that its prices need, those that begin later too: all in the first part."""
+
     def __init__(
         self,
         *,
@@ -1034,10 +1040,11 @@ class PriceBook(_message.Message):
         part: _builtins.int = ...,
         part_count: _builtins.int = ...,
         prices: _abc.Iterable[_prices_pb2.Price] | None = ...,
+        exchange_rates: _abc.Iterable[_exchange_rates_pb2.ExchangeRate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["overlay_version", b"overlay_version", "part", b"part", "part_count", b"part_count", "prices", b"prices", "snapshot_version", b"snapshot_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_rates", b"exchange_rates", "overlay_version", b"overlay_version", "part", b"part", "part_count", b"part_count", "prices", b"prices", "snapshot_version", b"snapshot_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -164,6 +164,8 @@ class Settlement(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     ADMIT_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
+    PRICE_CURRENCY_FIELD_NUMBER: _builtins.int
+    EXCHANGE_RATE_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     """The session the reservation was opened in; may be a prior life of the same sidecar."""
     n: _builtins.int
@@ -200,6 +202,12 @@ class Settlement(_message.Message):
     """The app (its user agent), or empty. At most 256 characters."""
     run: _builtins.str
     """One run of an agent, or empty. At most 256 characters."""
+    price_currency: _builtins.str
+    """The price's currency, where it is not the session's; else empty."""
+    exchange_rate: _builtins.str
+    """With it: how much of the session's currency one of the price's is, as it was at admission;
+    decimal text, or a quotient of two ("0.92", "1/1.0842").
+    """
     @_builtins.property
     def budget_window_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The budget windows the call was admitted under, ascending. Never recomputed."""
@@ -245,10 +253,12 @@ class Settlement(_message.Message):
         tags: _abc.Iterable[_builtins.str] | None = ...,
         admit_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
+        price_currency: _builtins.str = ...,
+        exchange_rate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["admit_time", b"admit_time", "finish_time", b"finish_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit_time", b"admit_time", "app", b"app", "budget_window_ids", b"budget_window_ids", "cost_nanos", b"cost_nanos", "customer", b"customer", "finish_time", b"finish_time", "http_status", b"http_status", "k", b"k", "key_id", b"key_id", "kind", b"kind", "model", b"model", "n", b"n", "price_version", b"price_version", "provider", b"provider", "provider_request_id", b"provider_request_id", "requested_model", b"requested_model", "reserved_nanos", b"reserved_nanos", "run", b"run", "session_epoch", b"session_epoch", "stream", b"stream", "tags", b"tags", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit_time", b"admit_time", "app", b"app", "budget_window_ids", b"budget_window_ids", "cost_nanos", b"cost_nanos", "customer", b"customer", "exchange_rate", b"exchange_rate", "finish_time", b"finish_time", "http_status", b"http_status", "k", b"k", "key_id", b"key_id", "kind", b"kind", "model", b"model", "n", b"n", "price_currency", b"price_currency", "price_version", b"price_version", "provider", b"provider", "provider_request_id", b"provider_request_id", "requested_model", b"requested_model", "reserved_nanos", b"reserved_nanos", "run", b"run", "session_epoch", b"session_epoch", "stream", b"stream", "tags", b"tags", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,6 +88,8 @@ class Entry(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     POST_TIME_FIELD_NUMBER: _builtins.int
     BUDGETS_FIELD_NUMBER: _builtins.int
+    PRICE_CURRENCY_FIELD_NUMBER: _builtins.int
+    EXCHANGE_RATE_FIELD_NUMBER: _builtins.int
     charge_id: _builtins.str
     """Its identity and that of the charge: "<session epoch>-<n>", with "-<k>" behind for an
     adjustment; "<session epoch>-lost-<number>" for what was lost or taken back of it.
@@ -128,6 +130,12 @@ class Entry(_message.Message):
     """The provider's HTTP status; 0 if none came."""
     stream: _builtins.bool
     """Whether the answer was streamed."""
+    price_currency: _builtins.str
+    """The price's currency, where it is not the amount's; else empty."""
+    exchange_rate: _builtins.str
+    """With it: how much of the amount's currency one of the price's was when the call was admitted;
+    exact decimal text, or an exact quotient of two ("0.92", "1/1.0842").
+    """
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """What was posted. Negative only in an adjustment, and in what evidence takes back of a loss."""
@@ -195,10 +203,12 @@ class Entry(_message.Message):
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         post_time: _timestamp_pb2.Timestamp | None = ...,
         budgets: _abc.Iterable[_builtins.str] | None = ...,
+        price_currency: _builtins.str = ...,
+        exchange_rate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["admit_time", b"admit_time", "amount", b"amount", "finish_time", b"finish_time", "overrun", b"overrun", "post_time", b"post_time", "reserved", b"reserved", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit_time", b"admit_time", "amount", b"amount", "app", b"app", "budgets", b"budgets", "charge_id", b"charge_id", "credit_account", b"credit_account", "customer", b"customer", "debit_account", b"debit_account", "finish_time", b"finish_time", "http_status", b"http_status", "key", b"key", "kind", b"kind", "model", b"model", "organization", b"organization", "overrun", b"overrun", "post_time", b"post_time", "price_version", b"price_version", "project", b"project", "provider", b"provider", "provider_request_id", b"provider_request_id", "requested_model", b"requested_model", "reserved", b"reserved", "run", b"run", "stream", b"stream", "tags", b"tags", "team", b"team", "usage", b"usage", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit_time", b"admit_time", "amount", b"amount", "app", b"app", "budgets", b"budgets", "charge_id", b"charge_id", "credit_account", b"credit_account", "customer", b"customer", "debit_account", b"debit_account", "exchange_rate", b"exchange_rate", "finish_time", b"finish_time", "http_status", b"http_status", "key", b"key", "kind", b"kind", "model", b"model", "organization", b"organization", "overrun", b"overrun", "post_time", b"post_time", "price_currency", b"price_currency", "price_version", b"price_version", "project", b"project", "provider", b"provider", "provider_request_id", b"provider_request_id", "requested_model", b"requested_model", "reserved", b"reserved", "run", b"run", "stream", b"stream", "tags", b"tags", "team", b"team", "usage", b"usage", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

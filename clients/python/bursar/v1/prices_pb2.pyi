@@ -600,8 +600,14 @@ class QuotePriceResponse(_message.Message):
     EXACT_COST_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_COST_FIELD_NUMBER: _builtins.int
+    EXCHANGE_RATE_FIELD_NUMBER: _builtins.int
     exact_cost: _builtins.str
     """Exact decimal text before rounding."""
+    exchange_rate: _builtins.str
+    """How much of that one of the price's currency is: exact decimal text, or an exact quotient of
+    two ("0.92", "1/1.0842"). Empty where both currencies are the same, or no rate is known.
+    """
     @_builtins.property
     def cost(self) -> _money_pb2.Money:
         """Rounded once, half to even."""
@@ -614,6 +620,10 @@ class QuotePriceResponse(_message.Message):
     def price(self) -> Global___Price:
         """The price used."""
 
+    @_builtins.property
+    def organization_cost(self) -> _money_pb2.Money:
+        """The same in the organization's currency, rounded once, half to even. Unset: no rate is known."""
+
     def __init__(
         self,
         *,
@@ -621,10 +631,12 @@ class QuotePriceResponse(_message.Message):
         exact_cost: _builtins.str = ...,
         lines: _abc.Iterable[Global___QuoteLine] | None = ...,
         price: Global___Price | None = ...,
+        organization_cost: _money_pb2.Money | None = ...,
+        exchange_rate: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "price", b"price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "organization_cost", b"organization_cost", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "exact_cost", b"exact_cost", "lines", b"lines", "price", b"price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "exact_cost", b"exact_cost", "exchange_rate", b"exchange_rate", "lines", b"lines", "organization_cost", b"organization_cost", "price", b"price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

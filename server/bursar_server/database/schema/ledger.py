@@ -92,8 +92,13 @@ entries = Table(
     # The shadow windows among what was drawn on whose budget would have refused the call, were it
     # hard; null for none. The same on all postings of a call.
     Column("would_refuse_window_ids", ARRAY(BigInteger)),
+    # The price's currency, and how much of `currency` one of it was at admission ("0.92", or the
+    # quotient "1/1.0842"); both '' where the price is in `currency`.
+    Column("price_currency", Text, nullable=False, server_default=text("''")),
+    Column("exchange_rate", Text, nullable=False, server_default=text("''")),
     CheckConstraint("kind IN ('final','provisional','released','lost')", name="kind"),
     CheckConstraint("k > 0 OR amount_nanos >= 0 OR kind = 'lost'", name="amount"),
+    CheckConstraint("(price_currency = '') = (exchange_rate = '')", name="exchange"),
 )
 Index("entries_posted_idx", entries.c.organization_id, entries.c.posted_at)
 Index("entries_admitted_idx", entries.c.organization_id, entries.c.admitted_at)
