@@ -15,11 +15,11 @@ from .charging import (
     input_llm_token_bound,
 )
 from .compile_litellm import compile_entry, compile_map
+from .conditions import FreeQuota, PriceError, Span, Window
 from .model import (
     Component,
     Meter,
     Price,
-    PriceError,
     llm_token_price,
     price_from_json,
     price_to_json,
@@ -30,12 +30,15 @@ from .model import (
 __all__ = [
     "Charge",
     "Component",
+    "FreeQuota",
     "Line",
     "Meter",
     "Price",
     "PriceBook",
     "PriceError",
+    "Span",
     "UnpricedError",
+    "Window",
     "ceiling",
     "charge",
     "compile_entry",

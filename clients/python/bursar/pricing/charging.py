@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from decimal import Decimal
+from itertools import product
 from typing import Final, NamedTuple
 
 import msgspec
@@ -11,6 +13,7 @@ import msgspec
 from bursar.money import EXACT, ceil_to_nanos, round_to_nanos
 from bursar.usage import MAX_COUNT, PART_OF, Usage
 
+from .conditions import PriceError
 from .model import (
     BATCH_TIER,
     INPUT_METERS,
@@ -19,7 +22,6 @@ from .model import (
     STANDARD_TIER,
     Meter,
     Price,
-    PriceError,
 )
 from .rates import RateTable, normal_tier, rate_table
 
@@ -78,7 +80,13 @@ class Charge(msgspec.Struct, frozen=True):
 
 
 def charge(
-    price: Price, usage: Usage, *, service_tier: str | None = None, region: str | None = None
+    price: Price,
+    usage: Usage,
+    *,
+    service_tier: str | None = None,
+    region: str | None = None,
+    at: datetime | None = None,
+    free_used: Mapping[str, int] | None = None,
 ) -> Charge:
     """Price `usage`: exact, then rounded once to nanos.
 
@@ -86,9 +94,15 @@ def charge(
     the region or residency the call was served from, where the price distinguishes any. A usage is
     that of one request, and pays the price's fee per request once unless it counts the meter
     "request" itself.
+
+    `at` is the time that the provider prices the call by (aware); None charges no off-peak rate.
+    `free_used` says how many units of the price's free quotas, by meter, the account used in the
+    period before this call; what is not named there counts as used up, as only the account knows.
+    Raises ValueError for a time without a zone.
     """
     table = rate_table(price)
-    rates = table.of(normal_tier(service_tier, price), region or "").at(usage.input_llm_tokens)
+    tiers = table.of(normal_tier(service_tier, price), region or "", table.window(at))
+    rates = tiers.at(usage.input_llm_tokens)
     lines: list[Line] = []
     unpriced: list[str] = []
     left = {
@@ -101,9 +115,10 @@ def charge(
     if usage.reasoning and Meter.REASONING in rates:
         left["output"] -= usage.reasoning
         lines.append(_line(Meter.REASONING, usage.reasoning, rates[Meter.REASONING]))
+    free = _free_left(price, free_used) if free_used and price.free_quotas else None
     for name, count in usage.extra.items():
         if count:
-            _charge_extra(name, count, left, rates, table, lines, unpriced)
+            _charge_extra(name, count, left, rates, table, lines, unpriced, free)
     fees = table.units.get(Meter.REQUEST)
     if fees and not any(name.partition(".")[0] == Meter.REQUEST for name in usage.extra):
         lines.append(_line(Meter.REQUEST, 1, max(fees.values())))
@@ -130,6 +145,7 @@ def _charge_extra(
     table: RateTable,
     lines: list[Line],
     unpriced: list[str],
+    free: dict[str, int] | None,
 ) -> None:
     whole = PART_OF.get(name)
     if whole is not None:
@@ -142,9 +158,32 @@ def _charge_extra(
         return
     rate = _unit_rate(name, rates, table)
     if rate is not None:
-        lines.append(_line(name, count, rate))
+        if free is not None:
+            count -= _take_free(name, count, free, lines)
+        if count:
+            lines.append(_line(name, count, rate))
     elif not _is_included(name, table):
         unpriced.append(name)
+
+
+def _free_left(price: Price, used: Mapping[str, int]) -> dict[str, int]:
+    """What is left of each free quota that `used` speaks of."""
+    _check_bounds({f"free_used of {name}": count for name, count in used.items()})
+    return {
+        quota.meter: quota.left(used[quota.meter])
+        for quota in price.free_quotas
+        if quota.meter in used
+    }
+
+
+def _take_free(name: str, count: int, free: dict[str, int], lines: list[Line]) -> int:
+    """How many of `count` a free quota pays for; they get a line of their own, at nothing."""
+    meter = name.partition(".")[0]
+    taken = min(count, free.get(meter, 0))
+    if taken:
+        free[meter] -= taken
+        lines.append(_line(name, taken, _ZERO))
+    return taken
 
 
 def _is_included(name: str, table: RateTable) -> bool:
@@ -210,6 +249,8 @@ def ceiling(
     region: str | None = None,
     text_only: bool = False,
     extra: Mapping[str, int] | None = None,
+    at: datetime | None = None,
+    until: datetime | None = None,
 ) -> int:
     """The most a call can cost, in nanos of the price's currency, rounded up.
 
@@ -220,8 +261,9 @@ def ceiling(
     be set to priority. An answer may always be served at the standard tier instead. Without a
     `region` the dearest is taken. `text_only` says that the request neither carries nor asks for
     audio, images or video. `extra` bounds meters that are no LLM tokens, such as {"search": 5};
-    the price's fee per request is always in. For every usage within the bounds,
-    `charge(...) <= ceiling(...)`.
+    the price's fee per request is always in, a free quota counts as used up. The call is priced at
+    some moment from `at` to `until`; without both, at any, so no off-peak rate lowers the ceiling.
+    For every usage within the bounds and every such moment, `charge(...) <= ceiling(...)`.
 
     Raises UnpricedError when the price has no rate for what is bounded, ValueError on bounds that
     are no counts.
@@ -235,8 +277,9 @@ def ceiling(
         }
     )
     table = rate_table(price)
+    windows = table.windows_of(at, until)
     input_rate, output_rate = _dearest(
-        price, table, input_llm_tokens, service_tier, region, text_only
+        price, table, input_llm_tokens, service_tier, region, text_only, windows
     )
     if input_rate is None or (output_rate is None and output_llm_tokens):
         raise UnpricedError(f"model {price.model} of {price.provider} has no rate to price it by")
@@ -266,6 +309,7 @@ def _dearest(
     service_tier: str | None,
     region: str | None,
     text_only: bool,
+    windows: Iterable[str],
 ) -> tuple[Decimal | None, Decimal | None]:
     if service_tier is None or service_tier.strip().lower() == "auto":
         tiers: tuple[str, ...] = _TIERS_OF_AUTO
@@ -277,14 +321,13 @@ def _dearest(
     outputs = _TEXT_OUTPUT if text_only else OUTPUT_METERS
     dearest_in: Decimal | None = None
     dearest_out: Decimal | None = None
-    for tier in dict.fromkeys(tiers):
-        for place in regions:
-            for rates in table.of(tier, place).up_to(input_llm_tokens):
-                for meter, rate in rates.items():
-                    if meter in inputs and (dearest_in is None or rate > dearest_in):
-                        dearest_in = rate
-                    elif meter in outputs and (dearest_out is None or rate > dearest_out):
-                        dearest_out = rate
+    for tier, place, window in product(dict.fromkeys(tiers), regions, windows):
+        for rates in table.of(tier, place, window).up_to(input_llm_tokens):
+            for meter, rate in rates.items():
+                if meter in inputs and (dearest_in is None or rate > dearest_in):
+                    dearest_in = rate
+                elif meter in outputs and (dearest_out is None or rate > dearest_out):
+                    dearest_out = rate
     return dearest_in, dearest_out
 
 

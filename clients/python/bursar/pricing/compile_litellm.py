@@ -21,7 +21,8 @@ import msgspec
 
 from bursar.money import EXACT
 
-from .model import LLM_TOKEN_METERS, LLM_TOKENS_PER, MAX_RATE, Component, Meter, Price, PriceError
+from .conditions import PriceError
+from .model import LLM_TOKEN_METERS, LLM_TOKENS_PER, MAX_RATE, Component, Meter, Price
 from .rates import ANY_REGION
 
 # The batch interfaces of OpenAI, Anthropic, Google and Amazon cost half of every rate unless the

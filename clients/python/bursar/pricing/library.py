@@ -7,6 +7,7 @@ price list plus what `register_model` added in this process.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -17,7 +18,8 @@ from bursar.usage import Usage, usage_from_openai
 from .book import PriceBook, snapshot
 from .charging import Charge, UnpricedError, charge
 from .compile_litellm import compile_entry
-from .model import Meter, Price, PriceError
+from .conditions import PriceError
+from .model import Meter, Price
 from .rates import normal_tier, rate_table
 
 
@@ -64,19 +66,21 @@ def quote(
     provider: str | None = None,
     service_tier: str | None = None,
     region: str | None = None,
+    at: datetime | None = None,
     book: PriceBook | None = None,
 ) -> Charge:
     """Price a usage, with every line of the sum.
 
     `usage` is a `Usage`, or the `usage` object of an OpenAI-shaped answer. `service_tier` is the
     one the provider says it served; `region` where it was served from, for prices that
-    distinguish regions. The result's `cost` is exact, `cost_nanos` rounded half to even.
+    distinguish regions; `at` the time of the call, for those with off-peak hours (None: charged as
+    outside them). The result's `cost` is exact, `cost_nanos` rounded half to even.
 
     Raises UnknownModelError, UnpricedError (a model without a rate for what was used is never
     free), UsageError (a usage that does not add up).
     """
     price = _price(model, provider, book)
-    charged = charge(price, _usage(usage), service_tier=service_tier, region=region)
+    charged = charge(price, _usage(usage), service_tier=service_tier, region=region, at=at)
     if charged.unpriced:
         raise UnpricedError(
             f"model {price.model} of {price.provider} has no rate for {', '.join(charged.unpriced)}"
@@ -91,6 +95,7 @@ def cost(
     provider: str | None = None,
     service_tier: str | None = None,
     region: str | None = None,
+    at: datetime | None = None,
     book: PriceBook | None = None,
 ) -> Decimal:
     """What a usage costs, exact, in units of the price's currency (USD in the built-in list).
@@ -98,7 +103,7 @@ def cost(
     The same as `quote(...).cost`, with the same arguments and errors.
     """
     return quote(
-        model, usage, provider=provider, service_tier=service_tier, region=region, book=book
+        model, usage, provider=provider, service_tier=service_tier, region=region, at=at, book=book
     ).cost
 
 
@@ -109,15 +114,18 @@ def cost_per_llm_token(
     input_llm_tokens: int = 0,
     service_tier: str | None = None,
     region: str | None = None,
+    at: datetime | None = None,
     book: PriceBook | None = None,
 ) -> LlmTokenRates:
     """The rates of one LLM token for a request with so much input.
 
     `input_llm_tokens` matters where long contexts cost more: the highest threshold it crosses
-    sets the rates of the whole request. Raises UnknownModelError and UnpricedError.
+    sets the rates of the whole request; `at` where off-peak hours cost less. Raises
+    UnknownModelError and UnpricedError.
     """
     price = _price(model, provider, book)
-    tiers = rate_table(price).of(normal_tier(service_tier, price), region or "")
+    table = rate_table(price)
+    tiers = table.of(normal_tier(service_tier, price), region or "", table.window(at))
     rates = tiers.at(input_llm_tokens)
     given = rates.get(Meter.INPUT)
     if given is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
@@ -11,6 +12,8 @@ import msgspec
 
 from bursar.money import CURRENCIES
 from bursar.usage import PART_OF
+
+from .conditions import MAX_NAME_LENGTH, FreeQuota, PriceError, Window
 
 # Rates of LLM tokens are kept per million: one in 25 published prices is no whole number of nanos
 # for a single LLM token.
@@ -21,15 +24,12 @@ LLM_TOKENS_PER: Final = 1_000_000
 MAX_RATE: Final = Decimal(10**9)
 MAX_RATE_DECIMALS: Final = 40
 MAX_COMPONENTS: Final = 400
-MAX_NAME_LENGTH: Final = 256
+MAX_WINDOWS: Final = 16
+MAX_FREE_QUOTAS: Final = 16
 MAX_THRESHOLD: Final = 10**12
 
 STANDARD_TIER: Final = ""
 BATCH_TIER: Final = "batch"
-
-
-class PriceError(ValueError):
-    """A price that can't be: the message names the field, the value and what was expected."""
 
 
 class Meter(StrEnum):
@@ -105,6 +105,8 @@ class Component(msgspec.Struct, frozen=True, omit_defaults=True):
       tokens. The highest crossed threshold re-prices the whole request.
     - `tier`: only for this service tier ("" is the standard one).
     - `variant`: only for this size, resolution or search context ("" is any).
+    - `during`: only while this window of the price is open ("" is always). Such a rate goes before
+      every other one that the request could have, whatever its tier and context.
     """
 
     meter: Meter
@@ -113,6 +115,7 @@ class Component(msgspec.Struct, frozen=True, omit_defaults=True):
     above: int = 0
     tier: str = STANDARD_TIER
     variant: str = ""
+    during: str = ""
 
     def __post_init__(self) -> None:
         if not self.rate.is_finite() or not 0 <= self.rate <= MAX_RATE:
@@ -137,6 +140,10 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
 
     - `multipliers`: factors on all LLM-token rates, named "region/<region>" or "tier/<tier>". A
       tier factor applies where the tier has no input rate of its own.
+    - `effective_at`, `expires_at`: the stretch of time it is a price for, None is open; the end is
+      outside it. Both are for whoever looks prices up: `charge` applies the price it is given.
+    - `windows`: when the components of that `during` hold (off-peak hours), asked in order.
+    - `free_quotas`: what the provider gives its account for nothing.
     - `unmodelled`: fields of the source that this engine does not price yet, kept by name so that
       nothing is dropped silently.
     - `price_version`: the version of the list it came from; a charge names it.
@@ -152,6 +159,10 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
     multipliers: dict[str, Decimal] = {}
     unmodelled: tuple[str, ...] = ()
     price_version: str = ""
+    effective_at: datetime | None = None
+    expires_at: datetime | None = None
+    windows: dict[str, Window] = {}
+    free_quotas: tuple[FreeQuota, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("provider", "model"):
@@ -164,7 +175,7 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
             raise PriceError(
                 f"components has {len(self.components)} items; at most {MAX_COMPONENTS}"
             )
-        conditions = [(c.meter, c.above, c.tier, c.variant) for c in self.components]
+        conditions = [(c.meter, c.above, c.tier, c.variant, c.during) for c in self.components]
         if len(set(conditions)) < len(conditions):
             twice = next(one for one in conditions if conditions.count(one) > 1)
             raise PriceError(f"components has two rates of {twice[0]} under the same conditions")
@@ -175,11 +186,45 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
         for name, factor in self.multipliers.items():
             if not factor.is_finite() or not 0 <= factor <= MAX_RATE:
                 raise PriceError(f"multiplier {name[:40]!r} is {factor}; expected 0..{MAX_RATE}")
+        self._check_times()
+
+    def _check_times(self) -> None:
+        for name in ("effective_at", "expires_at"):
+            moment = getattr(self, name)
+            if moment is not None and moment.tzinfo is None:
+                raise PriceError(f"{name} is {moment}; expected a time with a zone")
+        if self.effective_at and self.expires_at and self.effective_at >= self.expires_at:
+            raise PriceError(
+                f"expires_at is {self.expires_at}; expected after effective_at {self.effective_at}"
+            )
+        if len(self.windows) > MAX_WINDOWS:
+            raise PriceError(f"windows has {len(self.windows)} items; at most {MAX_WINDOWS}")
+        for name in self.windows:
+            if not name or len(name) > MAX_NAME_LENGTH:
+                raise PriceError(f"window {name[:40]!r} must have 1..{MAX_NAME_LENGTH} characters")
+        for component in self.components:
+            if component.during and component.during not in self.windows:
+                raise PriceError(
+                    f"during of {component.meter} is {component.during[:40]!r}; "
+                    "expected one of the price's windows"
+                )
+        if len(self.free_quotas) > MAX_FREE_QUOTAS:
+            raise PriceError(
+                f"free_quotas has {len(self.free_quotas)} items; at most {MAX_FREE_QUOTAS}"
+            )
+        for quota in self.free_quotas:
+            if _meter(quota.meter) in LLM_TOKEN_METERS:
+                raise PriceError(f"free_quotas has {quota.meter}; expected no LLM tokens")
+
+    def is_in_force(self, at: datetime) -> bool:
+        """Whether `at` (aware) is inside the stretch of time this is a price for."""
+        begun = self.effective_at is None or self.effective_at <= at
+        return begun and (self.expires_at is None or at < self.expires_at)
 
     @property
     def is_priced(self) -> bool:
         """Whether a call of this model's mode can be priced at all. Unpriced is not free."""
-        standard = {component.meter for component in self.components if not component.tier}
+        standard = {c.meter for c in self.components if not c.tier and not c.during}
         if self.mode in _TWO_WAY_MODES:
             return Meter.INPUT in standard and Meter.OUTPUT in standard
         if self.mode == "embedding":
@@ -257,7 +302,7 @@ def _meter(name: str) -> Meter:
     try:
         return Meter(name)
     except ValueError:
-        expected = ", ".join(sorted(meter.value for meter in LLM_TOKEN_METERS))
+        expected = ", ".join(sorted(meter.value for meter in Meter))
         raise PriceError(f"meter {name[:40]!r} is unknown; expected one of {expected}") from None
 
 

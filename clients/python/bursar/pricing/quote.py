@@ -20,7 +20,8 @@ from bursar.usage import Usage, usage_from_openai
 from .book import PriceBook, snapshot
 from .charging import Charge, charge
 from .compile_litellm import compile_entry
-from .model import BATCH_TIER, Price, PriceError
+from .conditions import PriceError
+from .model import BATCH_TIER, Price
 
 # One row is a handful of numbers, or one entry of a price map; the longest of those is 12 kB.
 MAX_ROW_BYTES: Final = 1_000_000

@@ -9,12 +9,16 @@ The rules, in the order they are asked:
    cache writes are input, one-hour writes are cache writes, reasoning is output.
 4. A tier without an input rate of its own, for which the price has a factor: the standard rates
    times the factor (the providers' batch discount of one half covers every rate of the request).
+5. While a window of the price is open, its rates go before all of these: an off-peak rate replaces
+   the one that would apply, in every tier but batch (a batch job has no time of day) and at every
+   context level.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -22,6 +26,7 @@ from typing import Final, NamedTuple
 from bursar.money import EXACT
 from bursar.usage import PART_OF
 
+from .conditions import open_window, windows_between
 from .model import BATCH_TIER, LLM_TOKEN_METERS, STANDARD_TIER, Component, Meter, Price
 
 # A request that names no tier, and an answer that was served normally.
@@ -88,18 +93,25 @@ class RateTable:
 
     def __init__(self, price: Price):
         self._price = price
-        self._resolved: dict[tuple[str, str], TierRates] = {}
+        self.windows: Final = ("", *price.windows)
+        self._resolved: dict[tuple[str, str, str], TierRates] = {}
         self._by_tier: dict[str, dict[tuple[Meter, int], Component]] = {}
+        self._by_window: dict[tuple[str, str], dict[tuple[Meter, int], Component]] = {}
         for component in price.components:
             if component.meter in LLM_TOKEN_METERS and not component.variant:
                 key = (component.meter, component.above)
-                self._by_tier.setdefault(component.tier, {})[key] = component
+                if component.during:
+                    place = (component.during, component.tier)
+                    self._by_window.setdefault(place, {})[key] = component
+                else:
+                    self._by_tier.setdefault(component.tier, {})[key] = component
 
     @cached_property
     def tiers(self) -> tuple[str, ...]:
         """Every tier the price distinguishes, the standard one included."""
         factors = {n.removeprefix("tier/") for n in self._price.multipliers if n[:5] == "tier/"}
-        return tuple(sorted({STANDARD_TIER, *self._by_tier, *factors}))
+        timed = {tier for _, tier in self._by_window}
+        return tuple(sorted({STANDARD_TIER, *self._by_tier, *timed, *factors}))
 
     @cached_property
     def regions(self) -> tuple[str, ...]:
@@ -112,11 +124,24 @@ class RateTable:
         """Rates of what is not LLM tokens: meter -> variant -> money for one."""
         units: dict[Meter, dict[str, Decimal]] = {}
         for component in self._price.components:
-            if component.meter not in LLM_TOKEN_METERS and not component.tier:
+            plain = not component.tier and not component.during
+            if component.meter not in LLM_TOKEN_METERS and plain:
                 units.setdefault(component.meter, {})[component.variant] = _unit_rate(component)
         return units
 
-    def of(self, tier: str, region: str) -> TierRates:
+    def window(self, at: datetime | None) -> str:
+        """The window that is open at `at`; "" is none, and the answer where no time is given."""
+        if at is None or not self._price.windows:
+            return ""
+        return open_window(self._price.windows, at)
+
+    def windows_of(self, since: datetime | None, until: datetime | None) -> Iterable[str]:
+        """Every window, "" included, that may be open from `since` to `until`; None is no bound."""
+        if since is None or until is None or not self._price.windows:
+            return self.windows
+        return windows_between(self._price.windows, since, until)
+
+    def of(self, tier: str, region: str, window: str = "") -> TierRates:
         """The rates of a tier and region; one the price does not know is the standard one.
 
         Names come from outside, so only those the price knows are kept.
@@ -126,12 +151,13 @@ class RateTable:
         if region not in self.regions:
             is_global = region in _GLOBAL_REGIONS or ANY_REGION not in self.regions
             region = "" if is_global else ANY_REGION
-        known = self._resolved.get((tier, region))
+        known = self._resolved.get((tier, region, window))
         if known is None:
-            known = self._resolved[(tier, region)] = self._resolve(tier, region)
+            known = self._resolve(tier, region, window)
+            self._resolved[(tier, region, window)] = known
         return known
 
-    def _resolve(self, tier: str, region: str) -> TierRates:
+    def _resolve(self, tier: str, region: str, window: str) -> TierRates:
         own = self._by_tier.get(tier, {})
         standard = self._by_tier.get(STANDARD_TIER, {})
         factor = self._factor(region)
@@ -143,9 +169,15 @@ class RateTable:
         # A batch list that names an input rate but no cache rates gives no cache discount: LLM
         # tokens read from a cache are then ordinary batch input, never the standard cache rate.
         narrow = layers[:1] if tier == BATCH_TIER and not whole_by_factor else layers
-        thresholds = tuple(sorted({above for layer in layers for _, above in layer.rates if above}))
+        timed: list[_Layer] = []
+        if window and tier != BATCH_TIER:
+            places = dict.fromkeys(((window, tier), (window, STANDARD_TIER)))
+            timed = [_Layer(self._by_window.get(place, {}), factor) for place in places]
+        every = (*timed, *layers)
+        thresholds = tuple(sorted({above for layer in every for _, above in layer.rates if above}))
+        own_output = self._has_own_output(tier)
         levels = tuple(
-            _level(layers, narrow, thresholds[:crossed], own_output=self._has_own_output(tier))
+            _level(timed, layers, narrow, thresholds[:crossed], own_output=own_output)
             for crossed in range(len(thresholds) + 1)
         )
         return TierRates(thresholds, levels)
@@ -169,6 +201,7 @@ class _Layer(NamedTuple):
 
 
 def _level(
+    timed: Sequence[_Layer],
     layers: Sequence[_Layer],
     narrow: Sequence[_Layer],
     crossed: tuple[int, ...],
@@ -177,22 +210,29 @@ def _level(
 ) -> dict[Meter, Decimal]:
     """All rates of a request that crossed the thresholds `crossed`.
 
-    `layers` are asked in order; meters that fall back on input ask only `narrow`.
+    `timed` are asked before all, then `layers` in order; meters that fall back on input ask only
+    `narrow`.
     """
     level: dict[Meter, Decimal] = {}
     for meter in _BASE:
         falls_back = meter in _FALLBACK
-        rate = _find(narrow if falls_back else layers, meter, crossed)
+        rate = _find(timed, meter, crossed)
+        if rate is None:
+            rate = _find(narrow if falls_back else layers, meter, crossed)
         if rate is None and falls_back:
             rate = level.get(_FALLBACK[meter])
         if rate is not None:
             level[meter] = rate
     for meter in _DETAILS:
-        rate = _find(layers, meter, crossed)
+        rate = _find(timed, meter, crossed)
+        if rate is None:
+            rate = _find(layers, meter, crossed)
         if rate is not None:
             level[meter] = rate
     # A tier with an output rate of its own, but no reasoning rate, bills reasoning as its output.
-    reasoning = _find(layers[:1] if own_output else layers, Meter.REASONING, crossed)
+    reasoning = _find(timed, Meter.REASONING, crossed)
+    if reasoning is None:
+        reasoning = _find(layers[:1] if own_output else layers, Meter.REASONING, crossed)
     if reasoning is not None:
         level[Meter.REASONING] = reasoning
     return level
