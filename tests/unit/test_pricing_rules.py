@@ -39,8 +39,10 @@ ENTRY = {
 }
 
 
-def cost(price: Price, usage: Usage, **how: str) -> Decimal:
-    return charge(price, usage, **how).cost
+def cost(
+    price: Price, usage: Usage, service_tier: str | None = None, region: str | None = None
+) -> Decimal:
+    return charge(price, usage, service_tier=service_tier, region=region).cost
 
 
 def test_a_charge_says_what_was_billed_at_which_rate() -> None:
