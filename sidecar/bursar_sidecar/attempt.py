@@ -82,11 +82,11 @@ class Attempt:
 
     def release(self) -> Receipt:
         """Provably never sent: costs nothing."""
-        return self._settle("released", _NO_USAGE, 0, self._price_version(self.terms.price))
+        return self._settle("released", _NO_USAGE, 0, self.terms.price)
 
     def fail(self) -> Receipt:
         """The provider answered with an error: costs nothing."""
-        return self._settle("provider_error", _NO_USAGE, 0, self._price_version(self.terms.price))
+        return self._settle("provider_error", _NO_USAGE, 0, self.terms.price)
 
     def charge_reserved(self, reason: str, kind: OutcomeKind = "unknown") -> Receipt:
         """What was used is not known: all that was reserved, an estimate that refunds nothing."""
@@ -95,8 +95,7 @@ class Attempt:
             input_llm_tokens=self.terms.input_bound,
             output_llm_tokens=self.terms.output_bound,
         )
-        version = self._price_version(self.terms.price)
-        return self._settle(kind, usage, self._reservation.ceiling_nanos, version)
+        return self._settle(kind, usage, self._reservation.ceiling_nanos, self.terms.price)
 
     def cut(self, reason: str, *, nothing_produced: bool = False) -> Receipt:
         """The answer did not come to its end: charge what was produced, as far as is known.
@@ -132,11 +131,10 @@ class Attempt:
     def _settle_used(self, kind: OutcomeKind, usage: Usage, reading: Reading) -> Receipt:
         price = self._price_of(reading.model)
         if price is None:
-            return self._settle(kind, usage, 0, self._price_version(None), reading)
+            return self._settle(kind, usage, 0, None, reading)
         reserved = self._reservation.ceiling_nanos
-        charged = charge(
-            price, usage, service_tier=reading.service_tier or self.terms.service_tier or None
-        )
+        tier = reading.service_tier or self.terms.service_tier
+        charged = charge(price, usage, service_tier=tier or None)
         cost_nanos = charged.cost_nanos
         if charged.unpriced:
             # Part of the cost is unknown, not zero.
@@ -148,7 +146,7 @@ class Attempt:
             cost_nanos = max(cost_nanos, reserved)
         elif not usage.is_exact:
             cost_nanos = min(cost_nanos, reserved)
-        return self._settle(kind, usage, cost_nanos, self._price_version(price), reading)
+        return self._settle(kind, usage, cost_nanos, price, reading, service_tier=tier)
 
     def _price_of(self, answered: str) -> Price | None:
         """The price follows the model that answered, when the list knows it under another name."""
@@ -164,16 +162,15 @@ class Attempt:
             return asked
         return found
 
-    def _price_version(self, price: Price | None) -> str:
-        return price.price_version if price is not None else "unpriced"
-
     def _settle(
         self,
         kind: OutcomeKind,
         usage: Usage,
         cost_nanos: int,
-        price_version: str,
+        price: Price | None,
         reading: Reading | None = None,
+        *,
+        service_tier: str = "",
     ) -> Receipt:
         if self.kind is not None:
             raise AlreadySettled(f"{self.charge_id} is settled as {self.kind}, not {kind}")
@@ -191,7 +188,9 @@ class Attempt:
                 provider_request_id=_name(self.request_id or answered_id),
                 http_status=self.status,
                 answered_model=_name(answered_model),
-                price_version=price_version,
+                price_version=price.price_version if price is not None else "unpriced",
+                service_tier=_name(service_tier),
+                priced_as=f"{price.provider}/{price.model}" if price is not None else "",
                 finished_at=self._clock.wall_ns(),
             ),
         )

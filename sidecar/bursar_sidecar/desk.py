@@ -116,6 +116,12 @@ class Outcome(msgspec.Struct, frozen=True):
     """The provider's status; 0 when there was no answer."""
     answered_model: str = ""
     price_version: str = ""
+    service_tier: str = ""
+    """The one it was priced at; "": the standard one."""
+    region: str = ""
+    """The one it was priced at; "": none in particular."""
+    priced_as: str = ""
+    """The price by its own names, "openai/gpt-4o"; "": there was none."""
     finished_at: int = 0
     """Wall clock, nanoseconds."""
 

@@ -79,6 +79,9 @@ def settled(opened: Opened, outcome: Outcome) -> list[charges_pb2.Settlement]:
         cost_nanos=0 if free else min(outcome.cost_nanos, MAX_NANOS),
         usage=usage,
         price_version=storable(outcome.price_version) or opened.price_version,
+        service_tier=storable(outcome.service_tier),
+        region=storable(outcome.region),
+        priced_as=storable(outcome.priced_as),
         provider_request_id=storable(outcome.provider_request_id),
         http_status=outcome.http_status if 0 <= outcome.http_status <= 999 else 0,
         finished_at=outcome.finished_at,
@@ -109,6 +112,9 @@ def _settlements(
     provider_request_id: str,
     http_status: int,
     finished_at: int,
+    service_tier: str = "",
+    region: str = "",
+    priced_as: str = "",
 ) -> list[charges_pb2.Settlement]:
     parts: Sequence[OpenPart] = opened.parts
     messages = []
@@ -133,6 +139,9 @@ def _settlements(
             app=opened.app,
             run=opened.run,
             tags=opened.tags,
+            service_tier=service_tier,
+            region=region,
+            priced_as=priced_as,
         )
         admit, finish = message.admit_time, message.finish_time
         admit.seconds, admit.nanos = divmod(opened.admitted_at, NANOS_PER_SECOND)

@@ -93,6 +93,9 @@ class Counter:
             provider_request_id="chatcmpl-1",
             http_status=200,
             price_version="builtin@1",
+            service_tier="flex",
+            region="eu",
+            priced_as="openai/gpt-4o-mini",
             finished_at=self.clock.wall_ns(),
         )
 

@@ -51,7 +51,17 @@ async def test_a_settlement_is_posted_once_however_often_it_comes(world: World) 
     sidecar = await world.sidecar().open("boot-1")
     await sidecar.need(1, (budget, 100))
     window = sidecar.allowance(budget).budget_window_id
-    charge = settlement(sidecar.epoch, 1, [window], 60, key_id=KEY_ID, tags=["a", 'b"\\,{'])
+    charge = settlement(
+        sidecar.epoch,
+        1,
+        [window],
+        60,
+        key_id=KEY_ID,
+        tags=["a", 'b"\\,{'],
+        service_tier="flex",
+        region="eu",
+        priced_as="openai/gpt-4o",
+    )
     await sidecar.applied(await sidecar.say(settlements=[charge, charge]))
     await sidecar.hang_up()
     again = await world.sidecar().open("boot-1")
@@ -64,6 +74,8 @@ async def test_a_settlement_is_posted_once_however_often_it_comes(world: World) 
     row = rows[0]
     assert (row["debit_account"], row["credit_account"]) == ("spend/acme", "payable/openai")
     assert (row["amount_nanos"], row["team_id"], row["tags"]) == (60, TEAM_ID, ["a", 'b"\\,{'])
+    priced = (row["service_tier"], row["region"], row["priced_as"])
+    assert priced == ("flex", "eu", "openai/gpt-4o")
 
 
 async def test_idle_money_is_called_home_for_the_call_that_waits(world: World) -> None:

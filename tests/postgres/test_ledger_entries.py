@@ -57,6 +57,9 @@ async def test_an_entry_says_all_of_a_call(
         provider_request_id="req-1",
         stream=True,
         posted_at=NOW + timedelta(hours=1),
+        service_tier="flex",
+        region="eu",
+        priced_as="openai/gpt-4o",
     )
     entry = (await entries(service, ledger_pb2.ListEntriesRequest(page_size=1)))[0]
     assert entry.charge_id == "10-1"
@@ -84,6 +87,8 @@ async def test_an_entry_says_all_of_a_call(
         estimate_reason="the stream was cut",
     )
     assert entry.budgets == ["budgets/b-key", "budgets/b-soft", "budgets/b-team"]
+    priced = (entry.service_tier, entry.region, entry.priced_as, entry.rerating)
+    assert priced == ("flex", "eu", "openai/gpt-4o", "")
     assert entry.admit_time == timestamp(NOW)
     assert entry.post_time == timestamp(NOW + timedelta(hours=1))
     assert (entry.http_status, entry.stream, entry.provider_request_id) == (200, True, "req-1")

@@ -61,6 +61,8 @@ async def test_a_call_is_admitted_settled_and_posted_once(
     assert (settlement.key_id, settlement.customer, settlement.run) == (7, "ada", "r1")
     assert (settlement.usage.input_llm_tokens, settlement.usage.output_llm_tokens) == (8, 68)
     assert settlement.admit_time.ToNanoseconds() == call.started_at
+    priced = (settlement.service_tier, settlement.region, settlement.priced_as)
+    assert priced == ("flex", "eu", "openai/gpt-4o-mini")
 
 
 async def test_admission_from_held_money_does_not_suspend(

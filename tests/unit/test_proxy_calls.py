@@ -194,6 +194,18 @@ async def test_the_price_follows_the_model_that_answered() -> None:
     outcome = await bench.settled()
     assert outcome.answered_model == "gpt-4o-2024-11-20"
     assert outcome.cost_nanos == 225_000  # 10 at 2.50 and 20 at 10 USD a million
+    assert (outcome.priced_as, outcome.service_tier) == ("openai/gpt-4o-2024-11-20", "default")
+
+
+async def test_a_settlement_says_what_tier_it_was_priced_at() -> None:
+    bench = Bench()
+    bench.post(CHAT | {"model": "gpt-4o"})
+    answer = chat_answer(model="gpt-4o", service_tier="priority")
+    (await bench.provider.request()).send_json(answer)
+    await bench.answered()
+    outcome = await bench.settled()
+    assert (outcome.priced_as, outcome.service_tier) == ("openai/gpt-4o", "priority")
+    assert outcome.cost_nanos == 382_500  # 10 at 4.25 and 20 at 17 USD a million
 
 
 async def test_a_price_set_for_an_alias_holds_for_its_dated_names() -> None:

@@ -29,6 +29,7 @@ _KINDS: Final = {
     charges_pb2.SETTLEMENT_KIND_PROVISIONAL: "provisional",
     charges_pb2.SETTLEMENT_KIND_RELEASED: "released",
     charges_pb2.SETTLEMENT_KIND_LOST: "lost",
+    charges_pb2.SETTLEMENT_KIND_CORRECTION: "correction",
 }
 
 
@@ -61,6 +62,10 @@ COLUMNS: Final = (
     Column("Reserved", lambda entry: when_set(entry, "reserved"), wide=True),
     Column("Overrun", lambda entry: when_set(entry, "overrun"), wide=True),
     Column("Price version", lambda entry: entry.price_version, wide=True),
+    Column("Priced as", lambda entry: entry.priced_as, wide=True),
+    Column("Tier", lambda entry: entry.service_tier, wide=True),
+    Column("Region", lambda entry: entry.region, wide=True),
+    Column("Rerating", lambda entry: entry.rerating, wide=True),
     Column("Provider request", lambda entry: entry.provider_request_id, wide=True),
     Column("HTTP status", lambda entry: entry.http_status, wide=True),
     Column("Stream", lambda entry: entry.stream, wide=True),

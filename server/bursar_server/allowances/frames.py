@@ -262,6 +262,9 @@ def _settlement(
         stream=message.stream,
         admitted_at=_time(message.admit_time, f"{field}.admit_time"),
         finished_at=_time(message.finish_time, f"{field}.finish_time"),
+        service_tier=_text(message.service_tier),
+        region=_text(message.region),
+        priced_as=_text(message.priced_as),
     )
 
 

@@ -27,6 +27,8 @@ class Kind(StrEnum):
     PROVISIONAL = "provisional"
     RELEASED = "released"
     LOST = "lost"
+    CORRECTION = "correction"
+    """No ending: a later difference, because the price was wrong."""
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -61,6 +63,10 @@ class Settlement(msgspec.Struct, frozen=True):
     stream: bool
     admitted_at: datetime
     finished_at: datetime
+    service_tier: str = ""
+    region: str = ""
+    priced_as: str = ""
+    """The price by its own names: "openai/gpt-4o"."""
 
 
 class PostedSoFar(msgspec.Struct, frozen=True):
@@ -93,6 +99,8 @@ class Posting(msgspec.Struct):
     overrun_nanos: int = 0
     would_refuse_window_ids: tuple[int, ...] = ()
     """The shadow windows that would have refused the call."""
+    rerating_id: int | None = None
+    """Of a correction: its batch."""
     armed_window_ids: tuple[int, ...] = ()
     """Of its windows those of budgets that were armed while it was under way: nothing was lent for
     it there."""

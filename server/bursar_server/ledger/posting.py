@@ -120,7 +120,7 @@ _COLUMNS = (
     "cache_write_5m_llm_tokens", "cache_write_1h_llm_tokens", "output_llm_tokens",
     "reasoning_llm_tokens", "further_usage", "estimate_reason", "provider_request_id",
     "http_status", "stream", "admitted_at", "finished_at", "overrun_nanos",
-    "would_refuse_window_ids", "posted_at",
+    "would_refuse_window_ids", "posted_at", "service_tier", "region", "priced_as", "rerating_id",
 )  # fmt: skip
 """In the order of `_row`."""
 
@@ -168,4 +168,8 @@ def _row(posting: Posting, posted_at: datetime) -> tuple[object, ...]:
         posting.overrun_nanos,
         posting.would_refuse_window_ids or None,
         posted_at,
+        settlement.service_tier,
+        settlement.region,
+        settlement.priced_as,
+        posting.rerating_id,
     )

@@ -21,6 +21,7 @@ _KINDS: Final = {
     "provisional": charges_pb2.SETTLEMENT_KIND_PROVISIONAL,
     "released": charges_pb2.SETTLEMENT_KIND_RELEASED,
     "lost": charges_pb2.SETTLEMENT_KIND_LOST,
+    "correction": charges_pb2.SETTLEMENT_KIND_CORRECTION,
 }
 
 
@@ -190,6 +191,10 @@ def _message(
         finish_time=timestamp(record.finished_at),
         post_time=timestamp(record.posted_at),
         budgets=budgets.get(record.draw_set_id, []),
+        service_tier=record.service_tier,
+        region=record.region,
+        priced_as=record.priced_as,
+        rerating="" if record.rerating_id is None else f"reratings/{record.rerating_id}",
     )
 
 

@@ -52,6 +52,10 @@ class EntryRecord(msgspec.Struct, frozen=True):
     admitted_at: datetime
     finished_at: datetime
     posted_at: datetime
+    service_tier: str
+    region: str
+    priced_as: str
+    rerating_id: int | None
 
     @property
     def place(self) -> EntryPlace:

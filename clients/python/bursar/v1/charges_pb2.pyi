@@ -38,6 +38,10 @@ class _SettlementKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Settle
     """Spent by decision: what a session held when it was resolved (LedgerService.ResolveSession), and
     what evidence takes back of it. Only in the ledger; a sidecar never sends it.
     """
+    SETTLEMENT_KIND_CORRECTION: _SettlementKind.ValueType  # 5
+    """A later difference of a final charge: its price was wrong (see RatingService). Only in the
+    ledger; a sidecar never sends it.
+    """
 
 class SettlementKind(_SettlementKind, metaclass=_SettlementKindEnumTypeWrapper):
     """How a reservation ended."""
@@ -53,6 +57,10 @@ SETTLEMENT_KIND_RELEASED: SettlementKind.ValueType  # 3
 SETTLEMENT_KIND_LOST: SettlementKind.ValueType  # 4
 """Spent by decision: what a session held when it was resolved (LedgerService.ResolveSession), and
 what evidence takes back of it. Only in the ledger; a sidecar never sends it.
+"""
+SETTLEMENT_KIND_CORRECTION: SettlementKind.ValueType  # 5
+"""A later difference of a final charge: its price was wrong (see RatingService). Only in the
+ledger; a sidecar never sends it.
 """
 Global___SettlementKind: _TypeAlias = SettlementKind  # noqa: Y015
 
@@ -166,6 +174,9 @@ class Settlement(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     PRICE_CURRENCY_FIELD_NUMBER: _builtins.int
     EXCHANGE_RATE_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    PRICED_AS_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     """The session the reservation was opened in; may be a prior life of the same sidecar."""
     n: _builtins.int
@@ -207,6 +218,15 @@ class Settlement(_message.Message):
     exchange_rate: _builtins.str
     """With it: how much of the session's currency one of the price's is, as it was at admission;
     decimal text, or a quotient of two ("0.92", "1/1.0842").
+    """
+    service_tier: _builtins.str
+    """The service tier it was priced at, as the answer named it; empty: the standard one."""
+    region: _builtins.str
+    """The provider's region it was priced at; empty: none in particular."""
+    priced_as: _builtins.str
+    """The price that made the cost by its own names, "openai/gpt-4o": not always that of `provider`
+    and `model`, for a price follows the model that answered. Empty: there was none, or the sidecar
+    is too old to say.
     """
     @_builtins.property
     def budget_window_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -255,10 +275,13 @@ class Settlement(_message.Message):
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         price_currency: _builtins.str = ...,
         exchange_rate: _builtins.str = ...,
+        service_tier: _builtins.str = ...,
+        region: _builtins.str = ...,
+        priced_as: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["admit_time", b"admit_time", "finish_time", b"finish_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit_time", b"admit_time", "app", b"app", "budget_window_ids", b"budget_window_ids", "cost_nanos", b"cost_nanos", "customer", b"customer", "exchange_rate", b"exchange_rate", "finish_time", b"finish_time", "http_status", b"http_status", "k", b"k", "key_id", b"key_id", "kind", b"kind", "model", b"model", "n", b"n", "price_currency", b"price_currency", "price_version", b"price_version", "provider", b"provider", "provider_request_id", b"provider_request_id", "requested_model", b"requested_model", "reserved_nanos", b"reserved_nanos", "run", b"run", "session_epoch", b"session_epoch", "stream", b"stream", "tags", b"tags", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit_time", b"admit_time", "app", b"app", "budget_window_ids", b"budget_window_ids", "cost_nanos", b"cost_nanos", "customer", b"customer", "exchange_rate", b"exchange_rate", "finish_time", b"finish_time", "http_status", b"http_status", "k", b"k", "key_id", b"key_id", "kind", b"kind", "model", b"model", "n", b"n", "price_currency", b"price_currency", "price_version", b"price_version", "priced_as", b"priced_as", "provider", b"provider", "provider_request_id", b"provider_request_id", "region", b"region", "requested_model", b"requested_model", "reserved_nanos", b"reserved_nanos", "run", b"run", "service_tier", b"service_tier", "session_epoch", b"session_epoch", "stream", b"stream", "tags", b"tags", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,35 +27,35 @@ from bursar.v1 import money_pb2 as bursar_dot_v1_dot_money__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ursar/v1/ledger.proto\x12\tbursar.v1\x1a\x17\x62ursar/v1/charges.proto\x1a\x15\x62ursar/v1/money.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\x05\n\x05\x45ntry\x12\x11\n\tcharge_id\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.bursar.v1.SettlementKind\x12\x15\n\rdebit_account\x18\x04 \x01(\t\x12\x16\n\x0e\x63redit_account\x18\x05 \x01(\t\x12 \n\x06\x61mount\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08reserved\x18\x07 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x07overrun\x18\x08 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x0b\n\x03key\x18\t \x01(\t\x12\x0c\n\x04team\x18\n \x01(\t\x12\x0f\n\x07project\x18\x0b \x01(\t\x12\x0c\n\x04user\x18\x0c \x01(\t\x12\x10\n\x08\x63ustomer\x18\r \x01(\t\x12\x0b\n\x03\x61pp\x18\x0e \x01(\t\x12\x0b\n\x03run\x18\x0f \x01(\t\x12\x0c\n\x04tags\x18\x10 \x03(\t\x12\x10\n\x08provider\x18\x11 \x01(\t\x12\r\n\x05model\x18\x12 \x01(\t\x12\x17\n\x0frequested_model\x18\x13 \x01(\t\x12\x15\n\rprice_version\x18\x14 \x01(\t\x12\x1f\n\x05usage\x18\x15 \x01(\x0b\x32\x10.bursar.v1.Usage\x12\x1b\n\x13provider_request_id\x18\x16 \x01(\t\x12\x13\n\x0bhttp_status\x18\x17 \x01(\x05\x12\x0e\n\x06stream\x18\x18 \x01(\x08\x12.\n\nadmit_time\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tpost_time\x18\x1b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x62udgets\x18\x1c \x03(\t\x12\x16\n\x0eprice_currency\x18\x1d \x01(\t\x12\x15\n\rexchange_rate\x18\x1e \x01(\t\"\xd1\x01\n\x12ListEntriesRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12.\n\nsince_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03key\x18\x06 \x01(\t\x12\x11\n\tcharge_id\x18\x07 \x01(\t\"Q\n\x13ListEntriesResponse\x12!\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x10.bursar.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x13VerifyLedgerRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\"\x8a\x01\n\x0bLedgerCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x15\n\rchecked_count\x18\x03 \x01(\x03\x12\x13\n\x0b\x64ifferences\x18\x04 \x03(\t\x12\x18\n\x10\x64ifference_count\x18\x05 \x01(\x03\x12\x12\n\ncharge_ids\x18\x06 \x03(\t\"\x92\x01\n\x14VerifyLedgerResponse\x12&\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x16.bursar.v1.LedgerCheck\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x13\n\x0b\x65ntry_count\x18\x03 \x01(\x03\x12\x31\n\rsnapshot_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x82\x01\n\x14VerifyLedgerProgress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x12\n\nread_count\x18\x02 \x01(\x03\x12\x16\n\x0e\x65xpected_count\x18\x03 \x01(\x03\x12\x30\n\x07outcome\x18\x04 \x01(\x0b\x32\x1f.bursar.v1.VerifyLedgerResponse\"\x96\x01\n\x15ResolveSessionRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x15\n\rsession_epoch\x18\x02 \x01(\x03\x12,\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x1a.bursar.v1.SessionDecision\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"r\n\x0eResolvedWindow\x12\x0e\n\x06\x62udget\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x06\x61mount\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Money\"\xb0\x01\n\x16ResolveSessionResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1a.bursar.v1.SessionDecision\x12*\n\x07windows\x18\x03 \x03(\x0b\x32\x19.bursar.v1.ResolvedWindow\x12.\n\napply_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*j\n\x0fSessionDecision\x12 \n\x1cSESSION_DECISION_UNSPECIFIED\x10\x00\x12\x1a\n\x16SESSION_DECISION_SPENT\x10\x01\x12\x19\n\x15SESSION_DECISION_FREE\x10\x02\x32\xdd\x02\n\rLedgerService\x12L\n\x0bListEntries\x12\x1d.bursar.v1.ListEntriesRequest\x1a\x1e.bursar.v1.ListEntriesResponse\x12O\n\x0cVerifyLedger\x12\x1e.bursar.v1.VerifyLedgerRequest\x1a\x1f.bursar.v1.VerifyLedgerResponse\x12V\n\x11WatchVerification\x12\x1e.bursar.v1.VerifyLedgerRequest\x1a\x1f.bursar.v1.VerifyLedgerProgress0\x01\x12U\n\x0eResolveSession\x12 .bursar.v1.ResolveSessionRequest\x1a!.bursar.v1.ResolveSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ursar/v1/ledger.proto\x12\tbursar.v1\x1a\x17\x62ursar/v1/charges.proto\x1a\x15\x62ursar/v1/money.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\x06\n\x05\x45ntry\x12\x11\n\tcharge_id\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.bursar.v1.SettlementKind\x12\x15\n\rdebit_account\x18\x04 \x01(\t\x12\x16\n\x0e\x63redit_account\x18\x05 \x01(\t\x12 \n\x06\x61mount\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12\"\n\x08reserved\x18\x07 \x01(\x0b\x32\x10.bursar.v1.Money\x12!\n\x07overrun\x18\x08 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x0b\n\x03key\x18\t \x01(\t\x12\x0c\n\x04team\x18\n \x01(\t\x12\x0f\n\x07project\x18\x0b \x01(\t\x12\x0c\n\x04user\x18\x0c \x01(\t\x12\x10\n\x08\x63ustomer\x18\r \x01(\t\x12\x0b\n\x03\x61pp\x18\x0e \x01(\t\x12\x0b\n\x03run\x18\x0f \x01(\t\x12\x0c\n\x04tags\x18\x10 \x03(\t\x12\x10\n\x08provider\x18\x11 \x01(\t\x12\r\n\x05model\x18\x12 \x01(\t\x12\x17\n\x0frequested_model\x18\x13 \x01(\t\x12\x15\n\rprice_version\x18\x14 \x01(\t\x12\x1f\n\x05usage\x18\x15 \x01(\x0b\x32\x10.bursar.v1.Usage\x12\x1b\n\x13provider_request_id\x18\x16 \x01(\t\x12\x13\n\x0bhttp_status\x18\x17 \x01(\x05\x12\x0e\n\x06stream\x18\x18 \x01(\x08\x12.\n\nadmit_time\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tpost_time\x18\x1b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x62udgets\x18\x1c \x03(\t\x12\x16\n\x0eprice_currency\x18\x1d \x01(\t\x12\x15\n\rexchange_rate\x18\x1e \x01(\t\x12\x14\n\x0cservice_tier\x18\x1f \x01(\t\x12\x0e\n\x06region\x18  \x01(\t\x12\x11\n\tpriced_as\x18! \x01(\t\x12\x10\n\x08rerating\x18\" \x01(\t\"\xd1\x01\n\x12ListEntriesRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12.\n\nsince_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03key\x18\x06 \x01(\t\x12\x11\n\tcharge_id\x18\x07 \x01(\t\"Q\n\x13ListEntriesResponse\x12!\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x10.bursar.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x13VerifyLedgerRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\"\x8a\x01\n\x0bLedgerCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x15\n\rchecked_count\x18\x03 \x01(\x03\x12\x13\n\x0b\x64ifferences\x18\x04 \x03(\t\x12\x18\n\x10\x64ifference_count\x18\x05 \x01(\x03\x12\x12\n\ncharge_ids\x18\x06 \x03(\t\"\x92\x01\n\x14VerifyLedgerResponse\x12&\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x16.bursar.v1.LedgerCheck\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x13\n\x0b\x65ntry_count\x18\x03 \x01(\x03\x12\x31\n\rsnapshot_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x82\x01\n\x14VerifyLedgerProgress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x12\n\nread_count\x18\x02 \x01(\x03\x12\x16\n\x0e\x65xpected_count\x18\x03 \x01(\x03\x12\x30\n\x07outcome\x18\x04 \x01(\x0b\x32\x1f.bursar.v1.VerifyLedgerResponse\"\x96\x01\n\x15ResolveSessionRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x15\n\rsession_epoch\x18\x02 \x01(\x03\x12,\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x1a.bursar.v1.SessionDecision\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"r\n\x0eResolvedWindow\x12\x0e\n\x06\x62udget\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x06\x61mount\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Money\"\xb0\x01\n\x16ResolveSessionResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1a.bursar.v1.SessionDecision\x12*\n\x07windows\x18\x03 \x03(\x0b\x32\x19.bursar.v1.ResolvedWindow\x12.\n\napply_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*j\n\x0fSessionDecision\x12 \n\x1cSESSION_DECISION_UNSPECIFIED\x10\x00\x12\x1a\n\x16SESSION_DECISION_SPENT\x10\x01\x12\x19\n\x15SESSION_DECISION_FREE\x10\x02\x32\xdd\x02\n\rLedgerService\x12L\n\x0bListEntries\x12\x1d.bursar.v1.ListEntriesRequest\x1a\x1e.bursar.v1.ListEntriesResponse\x12O\n\x0cVerifyLedger\x12\x1e.bursar.v1.VerifyLedgerRequest\x1a\x1f.bursar.v1.VerifyLedgerResponse\x12V\n\x11WatchVerification\x12\x1e.bursar.v1.VerifyLedgerRequest\x1a\x1f.bursar.v1.VerifyLedgerProgress0\x01\x12U\n\x0eResolveSession\x12 .bursar.v1.ResolveSessionRequest\x1a!.bursar.v1.ResolveSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bursar.v1.ledger_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONDECISION']._serialized_start=2077
-  _globals['_SESSIONDECISION']._serialized_end=2183
+  _globals['_SESSIONDECISION']._serialized_start=2152
+  _globals['_SESSIONDECISION']._serialized_end=2258
   _globals['_ENTRY']._serialized_start=119
-  _globals['_ENTRY']._serialized_end=864
-  _globals['_LISTENTRIESREQUEST']._serialized_start=867
-  _globals['_LISTENTRIESREQUEST']._serialized_end=1076
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=1078
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=1159
-  _globals['_VERIFYLEDGERREQUEST']._serialized_start=1161
-  _globals['_VERIFYLEDGERREQUEST']._serialized_end=1204
-  _globals['_LEDGERCHECK']._serialized_start=1207
-  _globals['_LEDGERCHECK']._serialized_end=1345
-  _globals['_VERIFYLEDGERRESPONSE']._serialized_start=1348
-  _globals['_VERIFYLEDGERRESPONSE']._serialized_end=1494
-  _globals['_VERIFYLEDGERPROGRESS']._serialized_start=1497
-  _globals['_VERIFYLEDGERPROGRESS']._serialized_end=1627
-  _globals['_RESOLVESESSIONREQUEST']._serialized_start=1630
-  _globals['_RESOLVESESSIONREQUEST']._serialized_end=1780
-  _globals['_RESOLVEDWINDOW']._serialized_start=1782
-  _globals['_RESOLVEDWINDOW']._serialized_end=1896
-  _globals['_RESOLVESESSIONRESPONSE']._serialized_start=1899
-  _globals['_RESOLVESESSIONRESPONSE']._serialized_end=2075
-  _globals['_LEDGERSERVICE']._serialized_start=2186
-  _globals['_LEDGERSERVICE']._serialized_end=2535
+  _globals['_ENTRY']._serialized_end=939
+  _globals['_LISTENTRIESREQUEST']._serialized_start=942
+  _globals['_LISTENTRIESREQUEST']._serialized_end=1151
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=1153
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=1234
+  _globals['_VERIFYLEDGERREQUEST']._serialized_start=1236
+  _globals['_VERIFYLEDGERREQUEST']._serialized_end=1279
+  _globals['_LEDGERCHECK']._serialized_start=1282
+  _globals['_LEDGERCHECK']._serialized_end=1420
+  _globals['_VERIFYLEDGERRESPONSE']._serialized_start=1423
+  _globals['_VERIFYLEDGERRESPONSE']._serialized_end=1569
+  _globals['_VERIFYLEDGERPROGRESS']._serialized_start=1572
+  _globals['_VERIFYLEDGERPROGRESS']._serialized_end=1702
+  _globals['_RESOLVESESSIONREQUEST']._serialized_start=1705
+  _globals['_RESOLVESESSIONREQUEST']._serialized_end=1855
+  _globals['_RESOLVEDWINDOW']._serialized_start=1857
+  _globals['_RESOLVEDWINDOW']._serialized_end=1971
+  _globals['_RESOLVESESSIONRESPONSE']._serialized_start=1974
+  _globals['_RESOLVESESSIONRESPONSE']._serialized_end=2150
+  _globals['_LEDGERSERVICE']._serialized_start=2261
+  _globals['_LEDGERSERVICE']._serialized_end=2610
 # @@protoc_insertion_point(module_scope)

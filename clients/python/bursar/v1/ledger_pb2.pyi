@@ -90,6 +90,10 @@ class Entry(_message.Message):
     BUDGETS_FIELD_NUMBER: _builtins.int
     PRICE_CURRENCY_FIELD_NUMBER: _builtins.int
     EXCHANGE_RATE_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    PRICED_AS_FIELD_NUMBER: _builtins.int
+    RERATING_FIELD_NUMBER: _builtins.int
     charge_id: _builtins.str
     """Its identity and that of the charge: "<session epoch>-<n>", with "-<k>" behind for an
     adjustment; "<session epoch>-lost-<number>" for what was lost or taken back of it.
@@ -136,9 +140,19 @@ class Entry(_message.Message):
     """With it: how much of the amount's currency one of the price's was when the call was admitted;
     exact decimal text, or an exact quotient of two ("0.92", "1/1.0842").
     """
+    service_tier: _builtins.str
+    """The service tier it was priced at; empty: the standard one."""
+    region: _builtins.str
+    """The provider's region it was priced at; empty: none in particular."""
+    priced_as: _builtins.str
+    """The price that made the amount, by its own names: "openai/gpt-4o". Empty: not recorded."""
+    rerating: _builtins.str
+    """"reratings/4711": the batch that a correction was posted in, else empty."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """What was posted. Negative only in an adjustment, and in what evidence takes back of a loss."""
+        """What was posted. Negative only in an adjustment or a correction, and in what evidence takes
+        back of a loss.
+        """
 
     @_builtins.property
     def reserved(self) -> _money_pb2.Money:
@@ -205,10 +219,14 @@ class Entry(_message.Message):
         budgets: _abc.Iterable[_builtins.str] | None = ...,
         price_currency: _builtins.str = ...,
         exchange_rate: _builtins.str = ...,
+        service_tier: _builtins.str = ...,
+        region: _builtins.str = ...,
+        priced_as: _builtins.str = ...,
+        rerating: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["admit_time", b"admit_time", "amount", b"amount", "finish_time", b"finish_time", "overrun", b"overrun", "post_time", b"post_time", "reserved", b"reserved", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit_time", b"admit_time", "amount", b"amount", "app", b"app", "budgets", b"budgets", "charge_id", b"charge_id", "credit_account", b"credit_account", "customer", b"customer", "debit_account", b"debit_account", "exchange_rate", b"exchange_rate", "finish_time", b"finish_time", "http_status", b"http_status", "key", b"key", "kind", b"kind", "model", b"model", "organization", b"organization", "overrun", b"overrun", "post_time", b"post_time", "price_currency", b"price_currency", "price_version", b"price_version", "project", b"project", "provider", b"provider", "provider_request_id", b"provider_request_id", "requested_model", b"requested_model", "reserved", b"reserved", "run", b"run", "stream", b"stream", "tags", b"tags", "team", b"team", "usage", b"usage", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit_time", b"admit_time", "amount", b"amount", "app", b"app", "budgets", b"budgets", "charge_id", b"charge_id", "credit_account", b"credit_account", "customer", b"customer", "debit_account", b"debit_account", "exchange_rate", b"exchange_rate", "finish_time", b"finish_time", "http_status", b"http_status", "key", b"key", "kind", b"kind", "model", b"model", "organization", b"organization", "overrun", b"overrun", "post_time", b"post_time", "price_currency", b"price_currency", "price_version", b"price_version", "priced_as", b"priced_as", "project", b"project", "provider", b"provider", "provider_request_id", b"provider_request_id", "region", b"region", "requested_model", b"requested_model", "rerating", b"rerating", "reserved", b"reserved", "run", b"run", "service_tier", b"service_tier", "stream", b"stream", "tags", b"tags", "team", b"team", "usage", b"usage", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

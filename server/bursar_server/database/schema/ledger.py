@@ -52,7 +52,7 @@ entries = Table(
     Column("session_epoch", BigInteger, primary_key=True, autoincrement=False),
     Column("n", BigInteger, primary_key=True, autoincrement=False),
     Column("k", Integer, primary_key=True, autoincrement=False),
-    # final, provisional, released; lost has a negative n.
+    # final, provisional, released; lost has a negative n; correction is a later difference.
     Column("kind", Text, nullable=False),
     Column("debit_account", Text, nullable=False),
     Column("credit_account", Text, nullable=False),
@@ -96,7 +96,14 @@ entries = Table(
     # quotient "1/1.0842"); both '' where the price is in `currency`.
     Column("price_currency", Text, nullable=False, server_default=text("''")),
     Column("exchange_rate", Text, nullable=False, server_default=text("''")),
-    CheckConstraint("kind IN ('final','provisional','released','lost')", name="kind"),
+    # What else the price was chosen by: '' is the standard tier, no region, and not recorded.
+    Column("service_tier", Text, nullable=False, server_default=text("''")),
+    Column("region", Text, nullable=False, server_default=text("''")),
+    Column("priced_as", Text, nullable=False, server_default=text("''")),
+    # Of a correction: the batch it was posted in.
+    Column("rerating_id", BigInteger),
+    CheckConstraint("kind IN ('final','provisional','released','lost','correction')", name="kind"),
+    CheckConstraint("(kind = 'correction') = (rerating_id IS NOT NULL)", name="rerating"),
     CheckConstraint("k > 0 OR amount_nanos >= 0 OR kind = 'lost'", name="amount"),
     CheckConstraint("(price_currency = '') = (exchange_rate = '')", name="exchange"),
 )
