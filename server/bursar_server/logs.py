@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from bursar_server.log_stream import LogStream
+from bursar.log_stream import LogStream
 
 
 def configure_logs(level: str) -> None:

@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 import uvloop
 
+from bursar.log_stream import LogStream
 from bursar_sidecar.allowances import Book
 from bursar_sidecar.cashier import Cashier
 from bursar_sidecar.channel import dialer
@@ -25,7 +26,6 @@ from bursar_sidecar.draining import Draining
 from bursar_sidecar.identity import Identity
 from bursar_sidecar.journal import Journal, JournalError, machine_boot_id
 from bursar_sidecar.journal_limits import JournalLimits
-from bursar_sidecar.log_stream import LogStream
 from bursar_sidecar.money_metrics import MoneyMetrics
 from bursar_sidecar.proxy import Proxy, build_proxy
 from bursar_sidecar.session import Session

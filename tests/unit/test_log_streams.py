@@ -1,23 +1,17 @@
-"""Logging never fails for want of disk, in either program; what was lost is counted and told."""
+"""Logging never fails for want of disk; what was lost is counted and told."""
 
 import os
 from pathlib import Path
 
-import pytest
-
-from bursar_server.log_stream import LogStream as ServerLogStream
-from bursar_sidecar.log_stream import LogStream as SidecarLogStream
+from bursar.log_stream import LogStream
 
 
-@pytest.mark.parametrize("kind", [ServerLogStream, SidecarLogStream])
-def test_lines_on_a_full_disk_are_counted_and_told(
-    tmp_path: Path, kind: type[ServerLogStream | SidecarLogStream]
-) -> None:
+def test_lines_on_a_full_disk_are_counted_and_told(tmp_path: Path) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     log = tmp_path / "log"
     file = os.open(log, os.O_WRONLY | os.O_CREAT)
     try:
-        stream = kind(full)
+        stream = LogStream(full)
         assert stream.write("one\n") == 4
         stream.write("two\nthree\n")
         stream.flush()
