@@ -15,17 +15,19 @@ from bursar_sidecar.session import Session
 
 log = structlog.get_logger("bursar.draining")
 
-LONGEST_CALL_S: Final = 1_800.0
-"""Calls in flight may take as long as any call."""
 CLOSE_TIMEOUT_S: Final = 5.0
 """For the acknowledgement of the last charges; what is missing then is sent on."""
 
 
 class Draining:
-    """Does what the control plane asks: `session` tells it of every wish."""
+    """Does what the control plane asks: `session` tells it of every wish.
 
-    def __init__(self, cashier: Cashier, session: Session) -> None:
+    Calls in flight may take as long as any call: `longest_call_s`, in seconds.
+    """
+
+    def __init__(self, cashier: Cashier, session: Session, *, longest_call_s: float) -> None:
         self._cashier = cashier
+        self._longest_call_s = longest_call_s
         self._session = session
         self._task: asyncio.Task[None] | None = None
         session.on_drain = self.asked
@@ -50,5 +52,5 @@ class Draining:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        whole = await self._cashier.drain(LONGEST_CALL_S, CLOSE_TIMEOUT_S)
+        whole = await self._cashier.drain(self._longest_call_s, CLOSE_TIMEOUT_S)
         log.info("drained", all_acknowledged=whole)

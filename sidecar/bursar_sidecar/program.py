@@ -92,7 +92,7 @@ async def _serve(settings: Settings) -> int:
         clock, book, identity, journal, session, reserve_wait_ms=settings.reserve_wait_ms
     )
     proxy = build_proxy(settings, cashier, clock, readiness=cashier.readiness)
-    draining = Draining(cashier, session)
+    draining = Draining(cashier, session, longest_call_s=settings.longest_call_s)
     MoneyMetrics(book, journal, session, cashier, clock).register(proxy.metrics.registry)
     stream = asyncio.create_task(session.run(), name="session")
     stopped = _stop_signals()

@@ -27,7 +27,7 @@ def plane() -> FakeControlPlane:
 @pytest.fixture
 async def counter(plane: FakeControlPlane, tmp_path: Path) -> AsyncIterator[Counter]:
     async with serving(Counter(plane.dial, tmp_path)) as life:
-        draining = Draining(life.cashier, life.session)
+        draining = Draining(life.cashier, life.session, longest_call_s=1_800)
         yield life
         await draining.stop()
 
@@ -100,3 +100,16 @@ async def test_asked_twice_it_drains_once(plane: FakeControlPlane, counter: Coun
     plane.say(drain=OVER)
     await plane.until(lambda: plane.live().epoch != first.epoch, "a new session")
     assert not await refused(counter)
+
+
+async def test_calls_in_flight_are_waited_for_as_long_as_a_call_may_take(
+    plane: FakeControlPlane, tmp_path: Path
+) -> None:
+    async with serving(Counter(plane.dial, tmp_path)) as counter:
+        draining = Draining(counter.cashier, counter.session, longest_call_s=0)
+        held = await counter.cashier.reserve(await counter.call(100))
+        plane.say(drain=ASKED)
+        await plane.until(lambda: any(f.close_sessions for f in plane.frames), "it waits no more")
+        counter.cashier.settle(held, counter.outcome(30))
+        await plane.until(lambda: plane.settled(1) == 30, "what comes late is posted all the same")
+        await draining.stop()
