@@ -229,7 +229,10 @@ class _Sidecars(sidecars_pb2_grpc.SidecarServiceServicer):
 
     async def GetSidecar(self, request: Any, context: Any) -> Any:
         owner = self._state.of(request.organization)
-        return await self._state.sidecars.find(context, owner, request.name)
+        sidecar = await self._state.sidecars.find(context, owner, request.name)
+        self._state.looks_until_drained -= 1
+        self._drain(sidecar)
+        return sidecar
 
     async def ListSidecars(self, request: Any, context: Any) -> Any:
         found, more = self._state.sidecars.page(self._state.of(request.organization), request)
@@ -256,9 +259,12 @@ class _Sidecars(sidecars_pb2_grpc.SidecarServiceServicer):
         owner = self._state.of(request.organization)
         sidecar = await self._state.sidecars.find(context, owner, request.name)
         sidecar.draining = request.draining
-        if request.draining:
-            del sidecar.sessions[:]
+        self._drain(sidecar)
         return sidecar
+
+    def _drain(self, sidecar: sidecars_pb2.Sidecar) -> None:
+        if sidecar.draining and self._state.looks_until_drained <= 0:
+            del sidecar.sessions[:]
 
 
 class _Ledger(ledger_pb2_grpc.LedgerServiceServicer):

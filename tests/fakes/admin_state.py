@@ -121,6 +121,8 @@ class AdminState:
         self.keys = Rows("key")
         self.budgets = Rows("budget")
         self.sidecars = Rows("sidecar")
+        self.looks_until_drained = 0
+        """A sidecar that is to drain holds what it holds for so many looks more."""
         self.custom_prices: dict[str, prices_pb2.Price] = {}
         self.entries: list[ledger_pb2.Entry] = []
         self.propagation = [policy_pb2.Propagation()]

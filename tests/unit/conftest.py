@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from bursar_cli import waiting
 from bursar_cli.__main__ import build_app
 from tests.fakes.admin_server import ADMIN_KEY, AdminServer
 from tests.fakes.admin_state import AdminState
@@ -46,3 +47,12 @@ def bursar(admin_server: AdminServer, monkeypatch: pytest.MonkeyPatch, tmp_path:
         return result.stdout
 
     return run
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Time passes only where the command line pauses; what it paused."""
+    paused: list[float] = []
+    monkeypatch.setattr(waiting, "pause", paused.append)
+    monkeypatch.setattr(waiting, "seconds", lambda: sum(paused))
+    return paused

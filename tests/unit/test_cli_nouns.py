@@ -327,6 +327,21 @@ def test_sidecars(bursar: Bursar, state: AdminState) -> None:
     assert bursar("sidecar", "resume", "eu", "-o", "json")["draining"] is False
 
 
+def test_a_drain_is_waited_for_as_long_as_asked(
+    bursar: Bursar, state: AdminState, waits: list[float]
+) -> None:
+    bursar("sidecar", "create", "eu")
+    sidecar = state.sidecars.rows["organizations/acme", "sidecars/eu"]
+    sidecar.sessions.add(session_epoch=7, allowances=[held(UNIT)])
+    state.looks_until_drained = 20
+    assert "sidecars/eu" in bursar("sidecar", "drain", "eu")
+    assert waits == []
+    bursar("sidecar", "drain", "eu", "--wait", "5", code=1)
+    assert sum(waits) == 5
+    bursar("sidecar", "drain", "eu", "--wait", "60")
+    assert sum(waits) == 10  # twenty looks, each half a second after the one before
+
+
 def entry(n: int) -> ledger_pb2.Entry:
     return ledger_pb2.Entry(
         charge_id=f"7-{n}",

@@ -23,15 +23,6 @@ PENDING = policy_pb2.Propagation(
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Time passes only where the command line pauses; what it paused."""
-    paused: list[float] = []
-    monkeypatch.setattr(policy, "pause", paused.append)
-    monkeypatch.setattr(policy, "seconds", lambda: sum(paused))
-    return paused
-
-
 def test_a_revocation_says_when_it_was_effective_everywhere(
     bursar: Bursar, state: AdminState, waits: list[float]
 ) -> None:

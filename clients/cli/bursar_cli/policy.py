@@ -1,6 +1,5 @@
 """`bursar policy`: how far a change has come."""
 
-import time
 from typing import Annotated, Final
 
 import typer
@@ -11,6 +10,7 @@ from bursar_cli.cells import Column, when_set
 from bursar_cli.exit_codes import REFUSED
 from bursar_cli.output import Format
 from bursar_cli.verbs import Session, noun, verb
+from bursar_cli.waiting import ask_until
 
 app = noun("policy", "How far a change has come: which sidecars act on it.")
 
@@ -20,9 +20,6 @@ SOON_S: Final = 1.0
 # older build) would be waited for without end.
 LONGEST_WAIT_S: Final = 60.0
 _POLL_S: Final = 0.1
-# Replaced in tests, which do not wait.
-seconds = time.monotonic
-pause = time.sleep
 
 COLUMNS: Final = (
     Column("Name", lambda each: each.name),
@@ -80,12 +77,12 @@ def propagation(
 ) -> policy_pb2.Propagation:
     """How far the latest change of `name` has come once it is effective, or after `wait_s`."""
     asked = policy_pb2.GetPropagationRequest(organization=organization, name=name)
-    deadline = seconds() + wait_s
-    while True:
-        found = session.client.policy.GetPropagation(asked)
-        if is_effective(found) or seconds() >= deadline:
-            return found
-        pause(_POLL_S)
+    return ask_until(
+        lambda: session.client.policy.GetPropagation(asked),
+        is_effective,
+        wait_s=wait_s,
+        every_s=_POLL_S,
+    )
 
 
 def is_effective(found: policy_pb2.Propagation) -> bool:

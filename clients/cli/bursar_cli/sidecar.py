@@ -1,6 +1,5 @@
 """`bursar sidecar`: the programs that hold allowances; and, without a verb, one of them."""
 
-import time
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,6 +14,7 @@ from bursar_cli.cells import Column, when_set
 from bursar_cli.exit_codes import REFUSED
 from bursar_cli.output import Format
 from bursar_cli.verbs import OutputOption, Session, noun, verb
+from bursar_cli.waiting import ask_until
 
 POLL_S: Final = 0.5
 """How often `drain --wait` looks."""
@@ -268,12 +268,14 @@ def drain_sidecar(
 
     bursar sidecar drain checkout-eu --wait 60
     """
-    sidecar = _set_draining(session, name, draining=True)
-    deadline = time.monotonic() + (wait or 0)
-    while sidecar.sessions and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-        asked = sidecars_pb2.GetSidecarRequest(organization=session.organization, name=_name(name))
-        sidecar = session.client.sidecars.GetSidecar(asked)
+    asked = sidecars_pb2.GetSidecarRequest(organization=session.organization, name=_name(name))
+    sidecar = ask_until(
+        lambda: session.client.sidecars.GetSidecar(asked),
+        lambda found: not found.sessions,
+        wait_s=wait or 0,
+        every_s=POLL_S,
+        first=_set_draining(session, name, draining=True),
+    )
     session.show(sidecar, COLUMNS)
     if wait is not None and sidecar.sessions:
         session.note(f"{sidecar.name} is not drained yet: it goes on by itself.")
