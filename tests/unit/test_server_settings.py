@@ -118,6 +118,23 @@ def test_a_bad_way_of_lending_is_named(tmp_path: Path) -> None:
             lending_settings(load(config=str(file)))
 
 
+def test_no_money_is_in_doubt_while_its_sidecar_may_still_spend_it(tmp_path: Path) -> None:
+    file = tmp_path / "bursar.toml"
+    for line, value, valid_for in (
+        ("valid_for_ms = 1_830_000", 1_830_000, 1_830_000),
+        ("resolve_after_ms = 20_000", 20_000, 30_000),
+    ):
+        file.write_text(f"[lending]\n{line}\n")
+        with pytest.raises(SettingsError) as caught:
+            lending_settings(load(config=str(file)))
+        assert str(caught.value) == (
+            f"lending: resolve_after_ms: {value} is not accepted: expected more than valid_for_ms, "
+            f"which is {valid_for}"
+        )
+    file.write_text("[lending]\nvalid_for_ms = 1_830_000\nresolve_after_ms = 1_830_001\n")
+    assert lending_settings(load(config=str(file))).resolve_after_ms == 1_830_001
+
+
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:0", "127.8.9.10:1", "[::1]:7443", "localhost:7443", "unix:/run/bursar"]
 )

@@ -57,7 +57,8 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     books; it is durable before."""
     resolve_after_ms: int = 1_830_000
     """How long a session must be silent before its money is in doubt, and people may decide about
-    it: the longest call (30 minutes) and the lapse (30 seconds), after which it can't spend."""
+    it: the longest call (30 minutes) and the lapse (30 seconds), after which it can't spend. Raise
+    it together with `valid_for_ms`: it does not follow by itself, and must at least be more."""
     doubt_horizon_ms: int = 86_400_000
     """How long money stays in doubt before it counts as spent: a day, in which a machine that went
     down at night is looked after, and its journal found."""
@@ -93,3 +94,10 @@ class LendingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """First pause after the database failed."""
     retry_most_ms: int = 2_000
     """Longest pause after the database failed; it is tried for ever, for facts must be posted."""
+
+    def __post_init__(self) -> None:
+        if self.resolve_after_ms <= self.valid_for_ms:
+            raise ValueError(
+                f"resolve_after_ms: {self.resolve_after_ms} is not accepted: expected more than "
+                f"valid_for_ms, which is {self.valid_for_ms}"
+            )
