@@ -8,6 +8,7 @@ import grpc.aio
 import pytest
 
 from bursar_server.changes import Change, ChangeFeed
+from bursar_server.clock import SystemClock
 from bursar_server.credentials import new_credential
 from bursar_server.database.migrate import migrate
 from bursar_server.database.pool import Pool, create_pool
@@ -19,6 +20,8 @@ from tests.fakes.postgres import (
     database_url,
     postgres_server,
 )
+from tests.postgres.hostile_scene import LIMITS, Scene
+from tests.postgres.lending_world import lending
 
 __all__ = ["database_url", "postgres_server"]
 
@@ -47,6 +50,15 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
         yield pool
     finally:
         await pool.close()
+
+
+@pytest.fixture
+async def scene(pool: Pool) -> AsyncIterator[Scene]:
+    """What a hostile sidecar is tried on."""
+    async with lending(pool, SystemClock(), LIMITS) as world:
+        scene = Scene(world)
+        await scene.begin()
+        yield scene
 
 
 @pytest.fixture

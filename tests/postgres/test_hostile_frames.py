@@ -1,6 +1,6 @@
 """Frames that break a rule are refused at the border, with a reason, and move nothing."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,11 +8,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
 
 from bursar.v1 import allowances_pb2, charges_pb2
-from bursar_server.clock import SystemClock
-from bursar_server.database.pool import Pool
 from tests.postgres.hostile_scene import (
     LARGEST,
-    LIMITS,
     Scene,
     begin_raw,
     charged,
@@ -21,16 +18,7 @@ from tests.postgres.hostile_scene import (
     say_hello,
     usage,
 )
-from tests.postgres.lending_world import OTHER_SECRET, lending
-
-
-@pytest.fixture
-async def scene(pool: Pool) -> AsyncIterator[Scene]:
-    async with lending(pool, SystemClock(), LIMITS) as world:
-        scene = Scene(world)
-        await scene.begin()
-        yield scene
-
+from tests.postgres.lending_world import OTHER_SECRET
 
 # Frames that say what nobody may say, by the field that is refused.
 FRAMES: dict[str, tuple[str, Callable[[Scene], dict[str, Any]]]] = {

@@ -6,16 +6,13 @@ finds the ledger whole, and others are served.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
-import pytest
 from structlog.testing import capture_logs
 
 from bursar.v1 import allowances_pb2, charges_pb2
-from bursar_server.clock import SystemClock
-from bursar_server.database.pool import Pool
 from tests.fakes.scripted_sidecar import settlement
 from tests.postgres.hostile_scene import (
     GRANTED,
@@ -27,16 +24,7 @@ from tests.postgres.hostile_scene import (
     say_hello,
     usage,
 )
-from tests.postgres.lending_world import OTHER_SECRET, SECRET, lending
-
-
-@pytest.fixture
-async def scene(pool: Pool) -> AsyncIterator[Scene]:
-    async with lending(pool, SystemClock(), LIMITS) as world:
-        scene = Scene(world)
-        await scene.begin()
-        yield scene
-
+from tests.postgres.lending_world import OTHER_SECRET, SECRET
 
 # What passes the border, and can't be applied: kept raw, told in an event, and without any effect.
 UNAPPLICABLE: dict[str, Callable[[Scene], dict[str, Any]]] = {

@@ -1,7 +1,7 @@
-"""The command line against a fake control plane."""
+"""The command line, and the money side of a sidecar, each against a fake control plane."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from bursar_cli import waiting
 from bursar_cli.__main__ import build_app
 from tests.fakes.admin_server import ADMIN_KEY, AdminServer
 from tests.fakes.admin_state import AdminState
+from tests.fakes.control_plane import FakeControlPlane
+from tests.fakes.counter import KEY, Counter, serving
 
 Bursar = Callable[..., Any]
 
@@ -56,3 +58,19 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(waiting, "pause", paused.append)
     monkeypatch.setattr(waiting, "seconds", lambda: sum(paused))
     return paused
+
+
+@pytest.fixture
+def plane() -> FakeControlPlane:
+    """A control plane for sidecars, with a key of a team and a budget of 1,000."""
+    plane = FakeControlPlane()
+    plane.add_key(KEY, 7, team_id=3, team="teams/search", tags=["t:1"])
+    plane.add_budget(1, 1_000)
+    return plane
+
+
+@pytest.fixture
+async def counter(plane: FakeControlPlane, tmp_path: Path) -> AsyncIterator[Counter]:
+    """The money side of a sidecar of `plane`."""
+    async with serving(Counter(plane.dial, tmp_path)) as life:
+        yield life

@@ -1,7 +1,6 @@
 """The desk over a control plane in memory: who is admitted, who waits, who is refused and why."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -20,20 +19,6 @@ from tests.fakes.control_plane import (
 )
 from tests.fakes.control_plane import Session as FakeSession
 from tests.fakes.counter import KEY, Counter, serving
-
-
-@pytest.fixture
-def plane() -> FakeControlPlane:
-    plane = FakeControlPlane()
-    plane.add_key(KEY, 7, team_id=3, team="teams/search", tags=["t:1"])
-    plane.add_budget(1, 1_000)
-    return plane
-
-
-@pytest.fixture
-async def counter(plane: FakeControlPlane, tmp_path: Path) -> AsyncIterator[Counter]:
-    async with serving(Counter(plane.dial, tmp_path)) as life:
-        yield life
 
 
 async def refusal_of(counter: Counter, ceiling_nanos: int) -> Refusal:

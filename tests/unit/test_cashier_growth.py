@@ -1,7 +1,6 @@
 """An open call that grows: its money, its journal, its line, and how it is told that it can't."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,21 +10,7 @@ from bursar_sidecar.desk import Outcome, Refusal, Reservation
 from bursar_sidecar.journal import Journal, JournalError
 from bursar_sidecar.journal_reading import Reading
 from tests.fakes.control_plane import PLATFORM_ID, FakeControlPlane
-from tests.fakes.counter import KEY, USAGE, Counter, serving
-
-
-@pytest.fixture
-def plane() -> FakeControlPlane:
-    plane = FakeControlPlane()
-    plane.add_key(KEY, 7, team_id=3, team="teams/search")
-    plane.add_budget(1, 1_000)
-    return plane
-
-
-@pytest.fixture
-async def counter(plane: FakeControlPlane, tmp_path: Path) -> AsyncIterator[Counter]:
-    async with serving(Counter(plane.dial, tmp_path)) as life:
-        yield life
+from tests.fakes.counter import USAGE, Counter, serving
 
 
 async def opened(counter: Counter, ceiling_nanos: int) -> Reservation:

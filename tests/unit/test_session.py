@@ -1,7 +1,6 @@
 """The session: what is said again after a break, what a crash leaves, when validity lapses."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,6 @@ def plane() -> FakeControlPlane:
     plane.add_key(KEY, 7)
     plane.add_budget(1, 1_000)
     return plane
-
-
-@pytest.fixture
-async def counter(plane: FakeControlPlane, tmp_path: Path) -> AsyncIterator[Counter]:
-    async with serving(Counter(plane.dial, tmp_path)) as life:
-        yield life
 
 
 async def heard(plane: FakeControlPlane) -> None:

@@ -1,31 +1,15 @@
 """Faults of the growth of a reservation."""
 
-import contextlib
 from collections.abc import Callable
-from typing import Any
 
-from bursar_sidecar import allowances, journal, journal_records, journal_recovery, pools
+from bursar_sidecar import allowances, journal_records, journal_recovery, pools
+from tests.simulation.mutants.late_writing import written_with_the_settlement
 from tests.simulation.mutants.registry import Replacement, mutant
 
 
 @mutant
 def growth_is_written_after_the_flow() -> list[Replacement]:
-    grown, settled = journal.Journal.grown, journal.Journal.settled
-    late: dict[int, tuple[journal.Journal, list[Any]]] = {}
-
-    def write_later(self: journal.Journal, record: Any) -> None:
-        if self.fault:
-            raise journal.JournalError(self.fault)
-        late.setdefault(id(self), (self, []))[1].append(record)
-
-    def settle(self: journal.Journal, rows: Any) -> None:
-        _, records = late.pop(id(self), (self, []))
-        for record in records:
-            with contextlib.suppress(journal.JournalError):
-                grown(self, record)
-        settled(self, rows)
-
-    return [(journal.Journal, "grown", write_later), (journal.Journal, "settled", settle)]
+    return written_with_the_settlement("grown")
 
 
 @mutant

@@ -1,6 +1,5 @@
 """Mutants of what a journal keeps, and what is believed of it."""
 
-import contextlib
 from typing import Any
 
 from msgspec import structs
@@ -10,6 +9,7 @@ from bursar_sidecar import (
     journal_recovery,
 )
 from bursar_sidecar import settlements as settlements_module
+from tests.simulation.mutants.late_writing import written_with_the_settlement
 from tests.simulation.mutants.registry import Replacement, mutant
 
 
@@ -53,22 +53,7 @@ def a_hang_up_is_free() -> list[Replacement]:
 
 @mutant
 def journal_after_dispatch() -> list[Replacement]:
-    opened, settled = journal.Journal.opened, journal.Journal.settled
-    late: dict[int, tuple[journal.Journal, list[Any]]] = {}
-
-    def write_later(self: journal.Journal, record: Any) -> None:
-        if self.fault:
-            raise journal.JournalError(self.fault)
-        late.setdefault(id(self), (self, []))[1].append(record)
-
-    def settle(self: journal.Journal, rows: Any) -> None:
-        _, records = late.pop(id(self), (self, []))
-        for record in records:
-            with contextlib.suppress(journal.JournalError):
-                opened(self, record)
-        settled(self, rows)
-
-    return [(journal.Journal, "opened", write_later), (journal.Journal, "settled", settle)]
+    return written_with_the_settlement("opened")
 
 
 @mutant
