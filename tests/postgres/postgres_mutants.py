@@ -77,8 +77,10 @@ def a_deposed_owner_writes_on() -> list[Replacement]:
 def who_comes_later_catches_up_on_nothing() -> list[Replacement]:
     """A limit that changed while nobody was connected is not looked for as somebody comes."""
 
-    async def catch_up(*_ignored: Any) -> None:
-        return
+    async def catch_up(
+        self: policy.PolicyDesk, _: Connection, organization_id: int, version: int
+    ) -> None:
+        self._handed_on[organization_id] = version
 
     return [(policy.PolicyDesk, "_catch_up", catch_up)]
 

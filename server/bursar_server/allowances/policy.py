@@ -155,10 +155,11 @@ class PolicyDesk:
         told the present state, so that nobody would look for an announcement that was lost."""
         known = self._handed_on.get(organization_id)
         if known is None:
-            stale = await store.budgets_with_stale_windows(connection, self._clock.now())
+            stale = await store.budgets_with_stale_windows(
+                connection, self._clock.now(), organization_id
+            )
             for owner_id, budget_id in stale:
-                if owner_id == organization_id:
-                    self.on_budget(organization_id, budget_id)
+                self.on_budget(owner_id, budget_id)
             self._handed_on[organization_id] = version
         elif known < version:
             changes = await store.policy_changes(connection, {organization_id: known})
@@ -206,14 +207,6 @@ class PolicyDesk:
                 connection, {session.organization_id for session in sessions}
             )
             changes = await self._changes(connection, sessions, versions)
-            # What changed while no session of the organization was here may not be announced.
-            stale = [
-                budget
-                for id in versions.keys() - self._handed_on.keys()
-                for budget in await store.budgets_with_stale_windows(
-                    connection, self._clock.now(), id
-                )
-            ]
             for session in sessions:
                 telling = await self._telling(
                     connection,
@@ -232,8 +225,6 @@ class PolicyDesk:
             for session, frame in telling.told(now_ms):
                 session.send(frame)
             telling.session.is_asking = telling.session in self._asked
-        for organization_id, budget_id in stale:
-            self.on_budget(organization_id, budget_id)
         self._hand_on(versions, changes)
 
     async def _changes(
@@ -247,8 +238,8 @@ class PolicyDesk:
         for session in sessions:
             told = session.policy_told or 0
             id = session.organization_id
-            # Before anybody was connected nothing was handed on: look through all that is kept.
-            oldest[id] = min(told, oldest.get(id, told), self._handed_on.get(id, 0))
+            # It was greeted, and what was missed before that was handed on then.
+            oldest[id] = min(told, oldest.get(id, told), self._handed_on[id])
         oldest = {id: told for id, told in oldest.items() if told < versions.get(id, 0)}
         return await store.policy_changes(connection, oldest) if oldest else {}
 
@@ -257,7 +248,7 @@ class PolicyDesk:
     ) -> None:
         """Changed budgets, to whoever lends from them: their announcement may have been lost."""
         for id, version in versions.items():
-            before = self._handed_on.get(id, 0)
+            before = self._handed_on[id]
             for at, change in changes.get(id, ()):
                 if at > before and change.kind is ChangeKind.BUDGET:
                     self.on_budget(id, change.id)
