@@ -10,11 +10,15 @@ import grpc
 import pytest
 
 from bursar.v1 import allowances_pb2, identity_pb2, policy_pb2
+from bursar_server.allowances.hub import Hub
+from bursar_server.allowances.policy import PolicyDesk
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.changes import Change, ChangeKind
-from bursar_server.database.pool import Pool
+from bursar_server.database.pool import Pool, transaction
+from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.errors import BursarError, Status
 from bursar_server.identity.key_service import KeyService
+from bursar_server.identity.store import record_change
 from bursar_server.policy.service import PolicyService
 from tests.fakes.scripted_sidecar import ScriptedSidecar
 from tests.postgres.lending_world import (
@@ -157,6 +161,30 @@ async def test_it_is_written_down_though_nobody_asks(acme: Installation) -> None
     assert (await acme.propagation()).effective_everywhere_time.ToDatetime() == row[
         "effective_at"
     ].replace(tzinfo=None)
+
+
+async def test_it_is_written_down_though_nobody_is_connected(acme: Installation) -> None:
+    sidecar = await acme.sidecar("boot-1")
+    await sidecar.hang_up()
+    await acme.revoke()
+    acme.clock.shift += timedelta(seconds=32)
+    async with asyncio.timeout(20):
+        while await acme.world.pool.fetchval("SELECT effective_at FROM policy_changes") is None:
+            pass
+
+
+async def test_nothing_is_written_while_there_is_nothing_to_write_down(pool: Pool) -> None:
+    clock = ShiftedClock()
+    desk = PolicyDesk(pool, Hub(), clock, LendingSettings())
+    assert not await desk._tell({})
+    async with transaction(pool) as connection:
+        await record_change(connection, Change(PLATFORM_ORGANIZATION_ID, ChangeKind.KEY, 1))
+    assert not await desk._tell({})  # it looked just now
+    clock.shift += timedelta(seconds=1)
+    assert await desk._tell({})
+    await desk._mark_effective()
+    clock.shift += timedelta(seconds=1)
+    assert not await desk._tell({})
 
 
 async def test_the_latest_change_of_the_thing_that_is_named_counts(acme: Installation) -> None:

@@ -34,7 +34,7 @@ from bursar_server.clock import Clock
 from bursar_server.database.pool import Connection, Pool, transaction
 from bursar_server.errors import BursarError
 from bursar_server.identity.store import KeyRecord, keys_by_secret_hashes
-from bursar_server.policy.store import mark_all_effective, mark_armed
+from bursar_server.policy.store import is_unmarked, mark_all_effective, mark_armed
 from bursar_server.prices.store import overlay
 from bursar_server.sidecars.store import sidecar_by_secret_hash
 
@@ -96,7 +96,7 @@ class PolicyDesk:
         """Whether a session waits to be told a version that does not concern it."""
         self._handed_on: dict[int, int] = {}
         """By organization: the version up to which changed budgets were handed on."""
-        self._marked_at_ms = 0
+        self._looked_at_ms = 0
         self.on_budget: Callable[[int, int], None] = lambda organization_id, budget_id: None
 
     def start(self) -> "asyncio.Task[None]":
@@ -174,8 +174,8 @@ class PolicyDesk:
             self._wake.clear()
             asked, self._asked = self._asked, defaultdict(set)
             try:
-                await self._tell(asked)
-                await self._mark_effective()
+                if await self._tell(asked):
+                    await self._mark_effective()
             except BursarError as error:
                 log.warning("policy_retried", reason=error.reason)
                 for session, hashes in asked.items():
@@ -184,25 +184,25 @@ class PolicyDesk:
                 await asyncio.sleep(RETRY_MS / 1000)
 
     async def _mark_effective(self) -> None:
-        """Write down, once a second, which changes and budgets no sidecar can be ignorant of."""
-        now_ms = self._clock.monotonic_ms()
-        if now_ms - self._marked_at_ms < BEAT_MS:
-            return
-        self._marked_at_ms = now_ms
+        """Write down which changes and budgets no sidecar can be ignorant of."""
         valid_for = timedelta(milliseconds=self._settings.valid_for_ms)
         async with transaction(self._pool) as connection:
             await mark_all_effective(connection, self._clock.now(), valid_for)
             await mark_armed(connection, self._clock.now(), valid_for)
 
-    async def _tell(self, asked: Mapping[LiveSession, Collection[bytes]]) -> None:
-        """Answer what was asked, and tell each session what changed since it was told."""
+    async def _tell(self, asked: Mapping[LiveSession, Collection[bytes]]) -> bool:
+        """Answer what was asked, and tell each session what changed since it was told. Returns
+        whether it was seen, by a look a beat, that something is to be marked."""
         # One that is not greeted yet reads the new state anyhow.
         sessions = [s for s in self._hub.sessions.values() if s.policy_told is not None]
-        if not sessions:
-            return
         now_ms = self._clock.monotonic_ms()
+        looks = now_ms - self._looked_at_ms >= BEAT_MS
+        if not sessions and not looks:
+            return False
         tellings: list[_Telling] = []
         async with transaction(self._pool, read_only=True) as connection:
+            # Here, for the sake of a transaction less: mostly there is nothing to write.
+            unmarked = looks and await is_unmarked(connection)
             versions = await store.policy_versions(
                 connection, {session.organization_id for session in sessions}
             )
@@ -217,6 +217,8 @@ class PolicyDesk:
                 )
                 if telling is not None:
                     tellings.append(telling)
+        if looks:
+            self._looked_at_ms = now_ms
         self._is_behind = False
         for telling in tellings:
             if telling.is_empty and now_ms - telling.session.policy_told_at_ms < QUIET_GAP_MS:
@@ -226,6 +228,7 @@ class PolicyDesk:
                 session.send(frame)
             telling.session.is_asking = telling.session in self._asked
         self._hand_on(versions, changes)
+        return unmarked
 
     async def _changes(
         self,

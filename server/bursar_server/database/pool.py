@@ -37,6 +37,12 @@ async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     )
 
 
+async def _leave(_connection: Connection) -> None:
+    """A connection goes back to the pool as it is: the driver has rolled back what was open, and
+    nothing here sets anything of a session (settings, locks, listeners and cursors all end with
+    their transaction). The driver's own reset would be a transaction more for each of ours."""
+
+
 async def create_pool(url: str, *, size: int) -> Pool:
     """A pool of at most `size` connections to the database at `url` (a postgresql:// URL).
 
@@ -48,6 +54,7 @@ async def create_pool(url: str, *, size: int) -> Pool:
             min_size=1,
             max_size=size,
             init=_prepare,
+            reset=_leave,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=COMMAND_TIMEOUT_S,
             max_inactive_connection_lifetime=IDLE_LIFETIME_S,

@@ -18,6 +18,10 @@ SELECT organization_id, max(policy_version) AS policy_version FROM policy_change
 WHERE effective_at IS NULL
 GROUP BY organization_id;
 
+-- name: is_unmarked
+SELECT EXISTS (SELECT FROM policy_changes WHERE effective_at IS NULL)
+    OR EXISTS (SELECT FROM armings WHERE armed_at IS NULL);
+
 -- name: arming
 SELECT policy_version, began_at, armed_at FROM armings
 WHERE organization_id = $1 AND budget_id = $2;

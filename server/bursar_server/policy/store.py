@@ -61,6 +61,11 @@ async def arming_holders(
     return [Holder(**dict(row)) for row in rows]
 
 
+async def is_unmarked(connection: Connection) -> bool:
+    """Whether there is a change, or a budget, of which it is not written down that all know it."""
+    return bool(await connection.fetchval(QUERIES.is_unmarked))
+
+
 async def mark_armed(connection: Connection, now: datetime, valid_for: timedelta) -> None:
     """Write down which budgets everybody who may spend knows now, where that was not known yet."""
     await connection.execute(QUERIES.mark_armed, now, now - valid_for - LAPSE_MARGIN)
