@@ -184,7 +184,13 @@ class PolicyDesk:
                 await asyncio.sleep(RETRY_MS / 1000)
 
     async def _mark_effective(self) -> None:
-        """Write down which changes and budgets no sidecar can be ignorant of."""
+        """Write down which changes and budgets no sidecar can be ignorant of.
+
+        Not the writer's to do, and safe beside it: only people read what is written here, the
+        writer decides nothing by it; and it follows from rows that are committed, so that any
+        process may write it, one that lost the shard too. It is written once: of two that write,
+        the first one counts.
+        """
         valid_for = timedelta(milliseconds=self._settings.valid_for_ms)
         async with transaction(self._pool) as connection:
             await mark_all_effective(connection, self._clock.now(), valid_for)
