@@ -20,11 +20,8 @@ from bursar_server.ledger import posting
 
 MOST_CACHED = 100_000
 """Rows kept of each kind; beyond it the cache starts anew, which costs a query, never a fault."""
-
 FORESEEN = ("calendar", "every")
 """Windows whose next one is known before it begins; others begin with a call, or have none."""
-
-
 FORGOTTEN_WITHIN: Final = timedelta(days=31)
 """A machine that was off may come back with its charges; but a sidecar must not make the writer
 begin windows of all times."""
@@ -74,8 +71,7 @@ class Windows:
         """By window of `changed` budgets: (limit in force, version of the budget)."""
         limits: dict[int, tuple[int, int]] = {}
         for organization_id, budget_id in changed:
-            await self._load(connection, organization_id, [budget_id])
-            budget = self._budgets.get((organization_id, budget_id))
+            budget = await self.budget(connection, organization_id, budget_id)
             if budget is not None:
                 for window in books.windows.values():
                     mine = windows[window.id].organization_id == organization_id
@@ -175,8 +171,7 @@ class Windows:
         following = self._next.get(row.budget_id)
         if following is not None and following.start_at == end_at:
             return following
-        await self._load(connection, row.organization_id, [row.budget_id])
-        budget = self._budgets.get((row.organization_id, row.budget_id))
+        budget = await self.budget(connection, row.organization_id, row.budget_id)
         if budget is None or budget.disabled or budget.window.kind not in FORESEEN:
             return None
         span = window_at(budget.window, end_at, created_at=budget.created_at)
