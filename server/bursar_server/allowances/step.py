@@ -352,9 +352,12 @@ def _lend(state: Slice, given: Input, output: Output) -> None:
             wants[key] = rules.Want(*key, report.free + unseen, report.want)
     # A session that was fenced or closed in this very step is lent nothing more: nobody would give
     # it back.
-    needs = [need for need in given.needs if state.sessions[need.session_epoch].state == "open"]
-    stale = [need for need in needs if need.growth and _is_closed(state, need, given.now)]
-    needs = [need for need in needs if need not in stale]
+    needs: list[rules.Need] = []
+    stale: list[rules.Need] = []
+    for need in given.needs:
+        if state.sessions[need.session_epoch].state == "open":
+            is_late = need.growth and _is_closed(state, need, given.now)
+            (stale if is_late else needs).append(need)
     traffic = given.traffic(books.windows)
     output.tail = _tail(state, given, needs, traffic)
     users = {window_id: one.sessions for window_id, one in traffic.items()}
