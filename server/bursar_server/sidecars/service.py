@@ -1,7 +1,8 @@
 """SidecarService: translate, one transaction, answer. Credentials leave here once."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -27,6 +28,9 @@ from bursar_server.names import (
 from bursar_server.request_ids import content_hash, remember, remembered
 from bursar_server.sidecars import store
 from bursar_server.sidecars.records import HeldRecord, SessionRecord, SidecarRecord
+
+_Named = pb.RotateSidecarRequest | pb.SetSidecarDisabledRequest | pb.SetSidecarDrainingRequest
+T = TypeVar("T")
 
 STATES = {
     "open": pb.SESSION_STATE_OPEN,
@@ -106,47 +110,34 @@ class SidecarService(SidecarServiceServicer):
     async def RotateSidecar(
         self, request: pb.RotateSidecarRequest, context: Context
     ) -> pb.RotateSidecarResponse:
-        slug = parse_name("sidecars", request.name)
         credential = new_credential("bs")
-        async with transaction(self._pool) as connection:
-            owner = await resolve_organization(connection, request.organization)
-            await hold_policy(connection, owner.id)
-            before = await _sidecar(connection, owner.id, slug)
-            await store.set_sidecar_secret(connection, owner.id, before.id, credential)
-            sidecar = await _sidecar(connection, owner.id, slug)
-            messages = await self._messages(connection, [sidecar])
-            change = await _record(connection, sidecar)
-        self._feed.publish(change)
-        return pb.RotateSidecarResponse(sidecar=messages[0], secret=credential.secret)
+        sidecar = await self._change(request, store.set_sidecar_secret, credential)
+        return pb.RotateSidecarResponse(sidecar=sidecar, secret=credential.secret)
 
     async def SetSidecarDisabled(
         self, request: pb.SetSidecarDisabledRequest, context: Context
     ) -> pb.Sidecar:
-        slug = parse_name("sidecars", request.name)
-        async with transaction(self._pool) as connection:
-            owner = await resolve_organization(connection, request.organization)
-            await hold_policy(connection, owner.id)
-            before = await _sidecar(connection, owner.id, slug)
-            await store.set_sidecar_disabled(connection, owner.id, before.id, request.disabled)
-            sidecar = await _sidecar(connection, owner.id, slug)
-            messages = await self._messages(connection, [sidecar])
-            change = await _record(connection, sidecar)
-        self._feed.publish(change)
-        return messages[0]
+        return await self._change(request, store.set_sidecar_disabled, request.disabled)
 
     async def SetSidecarDraining(
         self, request: pb.SetSidecarDrainingRequest, context: Context
     ) -> pb.Sidecar:
+        return await self._change(request, store.set_sidecar_draining, request.draining)
+
+    async def _change(
+        self, request: _Named, change: Callable[[Connection, int, int, T], Awaitable[None]], to: T
+    ) -> pb.Sidecar:
+        """Set something of the sidecar that a request names; returns it as it is then."""
         slug = parse_name("sidecars", request.name)
         async with transaction(self._pool) as connection:
             owner = await resolve_organization(connection, request.organization)
             await hold_policy(connection, owner.id)
             before = await _sidecar(connection, owner.id, slug)
-            await store.set_sidecar_draining(connection, owner.id, before.id, request.draining)
+            await change(connection, owner.id, before.id, to)
             sidecar = await _sidecar(connection, owner.id, slug)
             messages = await self._messages(connection, [sidecar])
-            change = await _record(connection, sidecar)
-        self._feed.publish(change)
+            recorded = await _record(connection, sidecar)
+        self._feed.publish(recorded)
         return messages[0]
 
     async def _messages(
