@@ -176,6 +176,8 @@ async def test_a_fenced_session_settles_and_is_lent_nothing(scene: Scene) -> Non
     new = await scene.world.sidecar(OTHER_SECRET).open("liar-2", [prior(old.epoch)])
     await old.applied(await old.say(**usage(scene.window, want_nanos=500)))
     assert (await old.need(2, (scene.budget, 5))).outcome == STALE
+    told = {frame.fence.reason for frame in old.frames if frame.HasField("fence")}
+    assert told == {"a newer life of the sidecar began"}
     await old.applied(await old.say(**charged(scene, n=1)))
     assert await scene.world.standing(scene.budget) == (15, 285, 0, 0)
     charge = settlement(old.epoch, 1, [scene.window], 7)

@@ -280,6 +280,9 @@ async def test_a_session_that_wakes_up_after_the_decision_is_told(world: World) 
     assert again.epoch == sidecar.epoch
     assert len(fences) == 1
     assert not any(f.allowances for f in again.frames[: again.frames.index(fences[0])])
+    await again.say()
+    why = "it was decided what becomes of the session's money"
+    await again.until(lambda f: f.fence.reason == why)
 
 
 async def test_a_repeated_request_is_answered_alike(world: World) -> None:

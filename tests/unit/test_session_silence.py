@@ -155,3 +155,18 @@ def test_the_clock_never_goes_back() -> None:
     clock = life.ServedClock(7, 1_000, MINUTE)
     clock.committed(500)
     assert clock.read(400) == 7
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, life.SILENT),
+        ({"stage": "doubted"}, life.SILENT),
+        ({"journal": "truncated"}, life.REPLACED),
+        ({"journal": "complete", "decision": "spent"}, life.DECIDED),
+        ({"decision": "free"}, life.DECIDED),
+    ],
+)
+def test_a_session_that_may_not_spend_is_told_why(fields: dict[str, object], reason: str) -> None:
+    row = Books(**{"state": "fenced"} | fields).row
+    assert life.why_fenced(row) == reason

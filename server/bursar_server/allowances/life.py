@@ -35,6 +35,12 @@ class Terms(msgspec.Struct, frozen=True):
     doubt_horizon_ms: int
 
 
+SILENT: Final = "the session was silent for too long"
+DECIDED: Final = "it was decided what becomes of the session's money"
+REPLACED: Final = "a newer life of the sidecar began"
+"""Why a session may not spend any more, as it is told."""
+
+
 NEVER: Final = Terms(2**62, 2**62)
 """Time does nothing."""
 
@@ -67,6 +73,14 @@ class ServedClock:
     def committed(self, now_ms: int) -> None:
         """A transaction was committed: the shard was served until now."""
         self._served_ms, self._at_ms = self.read(now_ms), now_ms
+
+
+def why_fenced(row: SessionRow) -> str:
+    """Why a session that did not close itself may not spend."""
+    if row.decision is not None:
+        return DECIDED
+    # Only a newer life says how an earlier one's journal ended.
+    return SILENT if row.journal is None else REPLACED
 
 
 def hear(row: SessionRow, served_ms: int) -> None:

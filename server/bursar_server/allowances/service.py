@@ -15,7 +15,7 @@ import grpc
 import structlog
 
 from bursar.v1 import allowances_pb2, allowances_pb2_grpc
-from bursar_server.allowances import healing, messages, metrics, store
+from bursar_server.allowances import healing, life, messages, metrics, store
 from bursar_server.allowances.frames import check_frame
 from bursar_server.allowances.hub import Hub, LiveSession, Stream
 from bursar_server.allowances.policy import PolicyDesk
@@ -188,9 +188,7 @@ class AllowanceService(allowances_pb2_grpc.AllowanceServiceServicer):
             stream.drain(wanted=draining)
             for older in fenced:
                 older.send(
-                    allowances_pb2.ControlFrame(
-                        fence=allowances_pb2.Fence(reason="a newer life of the sidecar began")
-                    )
+                    allowances_pb2.ControlFrame(fence=allowances_pb2.Fence(reason=life.REPLACED))
                 )
         metrics.SESSIONS.set(len(self._hub.sessions))
         async with transaction(self._pool, read_only=True) as connection:

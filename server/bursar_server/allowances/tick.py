@@ -13,7 +13,7 @@ from datetime import datetime
 import msgspec
 import structlog
 
-from bursar_server.allowances import healing, restoring, rules, store
+from bursar_server.allowances import healing, life, restoring, rules, store
 from bursar_server.allowances.ahead import Ahead
 from bursar_server.allowances.armings import Armings
 from bursar_server.allowances.claims import Claim, claims_of
@@ -89,8 +89,8 @@ class Outcome(msgspec.Struct):
     """What time did to sessions."""
     is_tail_lost: bool = False
     """Whether it was found that the database forgot what it had committed."""
-    fenced: set[int] = set()
-    """Sessions that spoke and may not spend."""
+    fenced: dict[int, str] = {}
+    """Sessions that spoke and may not spend, and why."""
     unheard: bool = False
     """Whether an earlier try may have been committed, and what it granted was told to nobody."""
 
@@ -480,10 +480,12 @@ class Tick:
             self._spenders.clear()
 
 
-def _fenced(spoken: Iterable[tuple[int, Frame]], sessions: Mapping[int, SessionRow]) -> set[int]:
-    """Sessions that spoke and may not spend."""
+def _fenced(
+    spoken: Iterable[tuple[int, Frame]], sessions: Mapping[int, SessionRow]
+) -> dict[int, str]:
+    """Sessions that spoke and may not spend, and why."""
     return {
-        epoch
+        epoch: life.why_fenced(sessions[epoch])
         for epoch, _ in spoken
         if sessions[epoch].state == "fenced" and sessions[epoch].last_n is None
     }

@@ -20,7 +20,7 @@ import asyncpg
 import structlog
 
 from bursar.v1 import allowances_pb2
-from bursar_server.allowances import healing, messages, metrics, restoring, rules, store
+from bursar_server.allowances import healing, life, messages, metrics, restoring, rules, store
 from bursar_server.allowances.frames import Frame
 from bursar_server.allowances.healing import Rewound
 from bursar_server.allowances.hub import Hub, LiveSession
@@ -468,18 +468,18 @@ class Writer:
     def _tell_fenced(self, outcome: Outcome) -> None:
         """Sessions with a stream still that time, or a decision, ended must hear it: also those
         that it was not told because the answer to a commit was lost."""
-        fenced = set(outcome.fenced)
+        fenced = dict(outcome.fenced)
         for passed in outcome.passed:
             epoch = passed.row.session_epoch
             if passed.fenced:
-                fenced.add(epoch)
+                fenced[epoch] = life.SILENT
             if passed.held:
                 kind = "session_lost" if passed.lost else "session_silent"
                 log.warning(kind, session_epoch=epoch)
-        for epoch in fenced:
+        for epoch, reason in fenced.items():
             live = self._hub.sessions.get(epoch)
             if live is not None:
-                fence = allowances_pb2.Fence(reason="the session was silent for too long")
+                fence = allowances_pb2.Fence(reason=reason)
                 live.send(allowances_pb2.ControlFrame(fence=fence))
 
     def _due_recalls(self, wanted: list[rules.Holder], now_ms: int) -> list[rules.Holder]:
