@@ -118,8 +118,13 @@ async def test_totals_that_fall_are_old_news(scene: Scene) -> None:
 
 async def test_money_it_claims_to_have_seen_is_not_made(scene: Scene) -> None:
     claim = usage(scene.window, granted_seen_nanos=10**17, free_nanos=10**17, want_nanos=10**17)
-    for _ in range(3):
-        await scene.liar.applied(await scene.liar.say(**claim))
+    with capture_logs() as logs:
+        for _ in range(3):
+            await scene.liar.applied(await scene.liar.say(**claim))
+    told = [line for line in logs if line["event"] == "grant_unproven"]
+    assert [(line["session_epoch"], line["said_nanos"]) for line in told] == [
+        (scene.liar.epoch, 10**17)
+    ]
     settled, outstanding, in_doubt, overrun = await scene.world.standing(scene.budget)
     assert settled + outstanding + in_doubt <= 1_000
     assert overrun == 0

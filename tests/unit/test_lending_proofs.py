@@ -1,10 +1,13 @@
 """Proofs of sessions and grants, and what a proven grant does to the books."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bursar_server.allowances import claims, rules
+from bursar_server.allowances.frames import Frame, Report
 from bursar_server.allowances.proofs import GrantProof, Seal, SessionProof
 from bursar_server.allowances.records import window_id
 
@@ -72,6 +75,26 @@ def test_a_call_that_draws_on_a_frozen_window_is_told_to_come_again() -> None:
     decisions = rules.lend(changed, [need], [rules.Want(17, 11, 0, 50)], {}, 0)
     assert decisions.contended == [(need, [11])]
     assert not decisions.touched
+
+
+@pytest.mark.parametrize(
+    ("seen", "claim", "is_unproven"),
+    [
+        (100, None, False),
+        (101, None, True),
+        (300, claims.Claim(17, 11, 300), False),
+        (301, claims.Claim(17, 11, 300), True),
+        (300, claims.Claim(18, 11, 300), True),
+    ],
+)
+def test_more_than_was_granted_is_unproven_without_a_proof(
+    seen: int, claim: claims.Claim | None, *, is_unproven: bool
+) -> None:
+    report = Report(11, seen, 0, 0, 0, 0)
+    frame = Frame(17, 1, (report,), (), frozenset(), (), (), None, (), b"")
+    session: Any = SimpleNamespace(session_epoch=17)
+    found = list(claims.unproven([(session, frame)], books(100), [claim] if claim else []))
+    assert found == ([(session, report)] if is_unproven else [])
 
 
 def test_a_window_has_the_same_id_whenever_it_begins() -> None:

@@ -1,9 +1,9 @@
 """What sidecars claim to have been granted, and can prove. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from bursar_server.allowances.frames import Frame
+from bursar_server.allowances.frames import Frame, Report
 from bursar_server.allowances.hub import LiveSession
 from bursar_server.allowances.proofs import GrantProof
 from bursar_server.allowances.rules import Books
@@ -49,3 +49,17 @@ def claims_of(spoken: Iterable[tuple[LiveSession, Frame]]) -> dict[Claim, GrantP
                 if isinstance(proof, GrantProof) and session.is_of(proof, report.window_id):
                     claims[Claim(session.session_epoch, report.window_id, proof.granted)] = proof
     return claims
+
+
+def unproven(
+    spoken: Iterable[tuple[LiveSession, Frame]], books: Books, claims: Collection[Claim]
+) -> Iterator[tuple[LiveSession, Report]]:
+    """Reports of more than was granted, by these books and what is proven besides."""
+    proven: dict[tuple[int, int], int] = {}
+    for epoch, window_id, granted in claims:
+        proven[epoch, window_id] = max(granted, proven.get((epoch, window_id), 0))
+    for session, frame in spoken:
+        for report in frame.reports:
+            place = (session.session_epoch, report.window_id)
+            if report.granted_seen > max(books.of(*place).granted, proven.get(place, 0)):
+                yield session, report

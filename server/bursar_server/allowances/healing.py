@@ -6,19 +6,26 @@ own; the charges are sent again from the journals. A window of which grants were
 frozen, because others may have been granted from it that nobody has claimed yet: people thaw it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
+import structlog
+
 from bursar.v1 import allowances_pb2
 from bursar_server.allowances import restoring, store
-from bursar_server.allowances.claims import Healed
+from bursar_server.allowances.claims import Claim, Healed, unproven
+from bursar_server.allowances.frames import Frame
+from bursar_server.allowances.hub import LiveSession
 from bursar_server.allowances.proofs import Seal, SessionProof
 from bursar_server.allowances.records import EventRow, WindowRow
+from bursar_server.allowances.rules import Books
 from bursar_server.database.pool import Connection
 from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.errors import invalid
 from bursar_server.sidecars.records import SidecarRecord
+
+log = structlog.get_logger(__name__)
 
 NUMBERS_SKIPPED: Final = 1_000
 """Of sessions and rows, whenever somebody takes the shard: more than a forgotten tail of seconds
@@ -50,6 +57,24 @@ def event_of(healed: Healed, window: WindowRow, currency: str) -> EventRow:
         amount_nanos=healed.granted,
         currency=currency,
     )
+
+
+def warn_of_unproven(
+    spoken: Iterable[tuple[LiveSession, Frame]], books: Books, claims: Collection[Claim]
+) -> None:
+    """A session that says more was granted to it than the books and its proofs say is believed
+    nothing; that is told once. `books` are as they were before the frames."""
+    for session, report in unproven(spoken, books, claims):
+        if not session.overclaimed:
+            session.overclaimed = True
+            log.warning(
+                "grant_unproven",
+                sidecar=session.stream.name,
+                session_epoch=session.session_epoch,
+                budget_window_id=report.window_id,
+                granted_nanos=books.of(session.session_epoch, report.window_id).granted,
+                said_nanos=report.granted_seen,
+            )
 
 
 async def record(

@@ -136,6 +136,8 @@ class LiveSession:
         """What it acknowledged on this stream: (version, last n admitted under an older one)."""
         self.contradicted = False
         """Whether it settled a number again as something else; that is told once."""
+        self.overclaimed = False
+        """Whether it said, without proof, that more was granted to it; that is told once."""
         self.quarantined = 0
         """Its frames on this stream that could not be applied."""
         self._unapplied: deque[tuple[int, int]] = deque()

@@ -153,6 +153,7 @@ class Tick:
         books, windows = await self._books(
             connection, batch, sessions, needs, postings, resolving, ahead, claims, now
         )
+        healing.warn_of_unproven(batch.frames, books, claims)
         self._windows.note(windows)
         limits = await self._windows.limits(connection, batch.changed_budgets, books, windows, now)
         state = Slice(sessions, windows, books)
