@@ -17,6 +17,8 @@ from bursar.v1 import (
     allowances_pb2,
     budgets_pb2,
     budgets_pb2_grpc,
+    exchange_rates_pb2,
+    exchange_rates_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     ledger_pb2,
@@ -41,6 +43,7 @@ from bursar_server.credentials import credential_of, new_credential
 from bursar_server.database.migrate import is_migrated, migrate
 from bursar_server.database.pool import Pool, create_pool, transaction
 from bursar_server.errors import BursarError, Status
+from bursar_server.exchange_rates.service import ExchangeRateService
 from bursar_server.grpc_server.admission import AdminKeys
 from bursar_server.grpc_server.server import GrpcServer, Register, Transport
 from bursar_server.http import HttpServer
@@ -177,11 +180,7 @@ class ControlPlane:
                     is_connected=lending.is_connected,
                 ),
             ),
-            _service(
-                prices_pb2.DESCRIPTOR.services_by_name["PriceService"],
-                prices_pb2_grpc.add_PriceServiceServicer_to_server,
-                PriceService(pool, feed, clock),
-            ),
+            *self._prices(pool),
             _service(
                 ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"],
                 ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
@@ -196,6 +195,21 @@ class ControlPlane:
             (
                 allowances_pb2.DESCRIPTOR.services_by_name["AllowanceService"].full_name,
                 lending.add_to_server,
+            ),
+        ]
+
+    def _prices(self, pool: Pool) -> list[tuple[str, Register]]:
+        """The services of what is paid for."""
+        return [
+            _service(
+                prices_pb2.DESCRIPTOR.services_by_name["PriceService"],
+                prices_pb2_grpc.add_PriceServiceServicer_to_server,
+                PriceService(pool, self._feed, self._clock),
+            ),
+            _service(
+                exchange_rates_pb2.DESCRIPTOR.services_by_name["ExchangeRateService"],
+                exchange_rates_pb2_grpc.add_ExchangeRateServiceServicer_to_server,
+                ExchangeRateService(pool, self._feed, self._clock),
             ),
         ]
 

@@ -61,6 +61,8 @@ async def test_a_settlement_is_posted_once_however_often_it_comes(world: World) 
         service_tier="flex",
         region="eu",
         priced_as="openai/gpt-4o",
+        price_currency="EUR",
+        exchange_rate="1/0.92",
     )
     await sidecar.applied(await sidecar.say(settlements=[charge, charge]))
     await sidecar.hang_up()
@@ -76,6 +78,7 @@ async def test_a_settlement_is_posted_once_however_often_it_comes(world: World) 
     assert (row["amount_nanos"], row["team_id"], row["tags"]) == (60, TEAM_ID, ["a", 'b"\\,{'])
     priced = (row["service_tier"], row["region"], row["priced_as"])
     assert priced == ("flex", "eu", "openai/gpt-4o")
+    assert (row["price_currency"], row["exchange_rate"]) == ("EUR", "1/0.92")
 
 
 async def test_idle_money_is_called_home_for_the_call_that_waits(world: World) -> None:

@@ -1,17 +1,19 @@
-"""How prices and usages travel: the library's values as messages, and back.
+"""How prices, exchange rates and usages travel: the library's values as messages, and back.
 
 Reading checks everything: what comes back is a value the library accepts, or a WireError that
 names the field. A price's list of fields its source had and nobody prices yet (`unmodelled`) does
 not travel.
 """
 
+from datetime import UTC
 from decimal import Decimal
 from typing import Final
 
+from bursar.exchange import ExchangeError, ExchangeRate, format_rate, parse_rate
 from bursar.money import CURRENCIES
 from bursar.pricing import Component, Meter, Price, PriceError
 from bursar.usage import MAX_COUNT, Usage
-from bursar.v1 import charges_pb2, prices_pb2
+from bursar.v1 import charges_pb2, exchange_rates_pb2, prices_pb2
 
 # Rates are written by people and price lists; the longest published one has 17 characters.
 MAX_DECIMAL_TEXT: Final = 64
@@ -91,6 +93,37 @@ def price_from_proto(message: prices_pb2.Price) -> Price:
         raise WireError(field, getattr(message, field, ""), f"a price that can be: {error}") from (
             error
         )
+
+
+def exchange_rate_to_proto(rate: ExchangeRate) -> exchange_rates_pb2.ExchangeRate:
+    """The rate as a session is told of it: without name, source and time of recording."""
+    message = exchange_rates_pb2.ExchangeRate(
+        base_currency=rate.base,
+        quote_currency=rate.quote,
+        rate="" if rate.rate is None else format_rate(rate.rate),
+    )
+    message.effective_time.FromDatetime(rate.effective_at)
+    return message
+
+
+def exchange_rate_from_proto(message: exchange_rates_pb2.ExchangeRate) -> ExchangeRate:
+    """The rate a message holds; without a rate the pair has none from then on.
+
+    Raises WireError naming the field that is wrong.
+    """
+    if not message.HasField("effective_time"):
+        raise WireError("effective_time", "", "from when it holds")
+    try:
+        effective_at = message.effective_time.ToDatetime(tzinfo=UTC)
+    except (OverflowError, ValueError) as error:
+        seconds = message.effective_time.seconds
+        raise WireError("effective_time", seconds, "a time of the calendar") from error
+    try:
+        rate = parse_rate(message.rate) if message.rate else None
+        return ExchangeRate(message.base_currency, message.quote_currency, rate, effective_at)
+    except ExchangeError as error:
+        field = {"base": "base_currency", "quote": "quote_currency"}.get(error.field, error.field)
+        raise WireError(field, error.value, error.expected) from error
 
 
 def usage_to_proto(usage: Usage) -> charges_pb2.Usage:

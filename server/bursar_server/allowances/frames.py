@@ -4,6 +4,7 @@ A frame that breaks a rule ends its stream and moves nothing. A hostile sidecar 
 credential is held here to its own sessions, to bounded numbers and to bounded sizes.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from operator import lt
@@ -12,6 +13,7 @@ from typing import Final
 import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from bursar.exchange import MOST_CONVERSION_TEXT
 from bursar.v1 import allowances_pb2, charges_pb2
 from bursar_server.allowances.proofs import MOST_BYTES
 from bursar_server.errors import invalid
@@ -35,6 +37,9 @@ MOST_SETTLEMENTS: Final = 4096
 MOST_RESOLVE_KEYS: Final = 1024
 MOST_CLOSES: Final = 64
 HASH_BYTES: Final = 32
+
+_CURRENCY: Final = re.compile(r"[A-Z]{3}", re.ASCII)
+_EXCHANGE_RATE: Final = re.compile(r"[0-9]+(\.[0-9]+)?(/[0-9]+(\.[0-9]+)?)?", re.ASCII)
 
 _KINDS: Final[Mapping[int, Kind]] = {
     charges_pb2.SETTLEMENT_KIND_FINAL: Kind.FINAL,
@@ -265,7 +270,20 @@ def _settlement(
         service_tier=_text(message.service_tier),
         region=_text(message.region),
         priced_as=_text(message.priced_as),
+        **_exchange(message, field),
     )
+
+
+def _exchange(message: charges_pb2.Settlement, field: str) -> dict[str, str]:
+    """The price's currency and its exchange rate: both or none. Only their form is checked: a
+    younger sidecar may know of currencies that did not exist when this program was made."""
+    currency, rate = message.price_currency, message.exchange_rate
+    if currency or rate:
+        if not _CURRENCY.fullmatch(currency):
+            raise invalid(f"{field}.price_currency", currency, 'a code such as "EUR"')
+        if len(rate) > MOST_CONVERSION_TEXT or not _EXCHANGE_RATE.fullmatch(rate):
+            raise invalid(f"{field}.exchange_rate", rate, 'a rate such as "0.92" or "1/1.0842"')
+    return {"price_currency": currency, "exchange_rate": rate}
 
 
 def _proof(value: bytes, field: str) -> bytes:

@@ -17,6 +17,7 @@ from datetime import timedelta
 import structlog
 
 from bursar import pricing
+from bursar.pricing.book import BUILT_IN_CURRENCY
 from bursar.v1 import allowances_pb2
 from bursar_server.allowances import store
 from bursar_server.allowances.hub import Hub, LiveSession, Scope, Stream
@@ -33,6 +34,7 @@ from bursar_server.changes import Change, ChangeKind
 from bursar_server.clock import Clock
 from bursar_server.database.pool import Connection, Pool, transaction
 from bursar_server.errors import BursarError
+from bursar_server.exchange_rates.store import rates_to_tell
 from bursar_server.identity.store import KeyRecord, keys_by_secret_hashes
 from bursar_server.policy.store import is_unmarked, mark_all_effective, mark_armed
 from bursar_server.prices.store import overlay
@@ -368,7 +370,12 @@ class PolicyDesk:
                 *(p for p in ours if p is not None and (p.provider, p.model) not in names),
                 *prices,
             ]
-        return price_parts(book.version, version, prices)
+        # What is built in is priced in dollars.
+        currencies = {BUILT_IN_CURRENCY, *(price.currency for price in prices)}
+        rates = await rates_to_tell(
+            connection, session.organization_id, session.currency, currencies, self._clock.now()
+        )
+        return price_parts(book.version, version, prices, rates)
 
     @staticmethod
     async def _check_credential(connection: Connection, stream: Stream) -> None:

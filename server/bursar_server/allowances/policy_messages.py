@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from bursar import pricing, wire
+from bursar.exchange import ExchangeRate
 from bursar.v1 import allowances_pb2
 from bursar_server.allowances.hub import Scope
 from bursar_server.budgets.store import BudgetRecord
@@ -87,18 +88,29 @@ def budget_policy(budget: BudgetRecord) -> allowances_pb2.BudgetPolicy:
 
 
 def price_parts(
-    snapshot_version: str, overlay_version: int, prices: Sequence[pricing.Price]
+    snapshot_version: str,
+    overlay_version: int,
+    prices: Sequence[pricing.Price],
+    rates: Sequence[ExchangeRate] = (),
 ) -> list[allowances_pb2.ControlFrame]:
-    """An overlay of prices in frames of bounded size, at least one."""
+    """An overlay of prices and exchange rates in frames of bounded size, at least one."""
     parts: list[allowances_pb2.PriceBook] = [allowances_pb2.PriceBook()]
     size = 0
+
+    def part_with(bytes_more: int) -> allowances_pb2.PriceBook:
+        nonlocal size
+        size += bytes_more + 8
+        if size > MOST_PRICE_BYTES and (parts[-1].prices or parts[-1].exchange_rates):
+            parts.append(allowances_pb2.PriceBook())
+            size = bytes_more + 8
+        return parts[-1]
+
+    for rate in rates:
+        told = wire.exchange_rate_to_proto(rate)
+        part_with(told.ByteSize()).exchange_rates.append(told)
     for price in prices:
         message = wire.price_to_proto(price)
-        size += message.ByteSize() + 8
-        if size > MOST_PRICE_BYTES and parts[-1].prices:
-            parts.append(allowances_pb2.PriceBook())
-            size = message.ByteSize()
-        parts[-1].prices.append(message)
+        part_with(message.ByteSize()).prices.append(message)
     for number, part in enumerate(parts):
         part.snapshot_version = snapshot_version
         part.overlay_version = overlay_version

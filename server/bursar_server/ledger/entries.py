@@ -67,6 +67,10 @@ class Settlement(msgspec.Struct, frozen=True):
     region: str = ""
     priced_as: str = ""
     """The price by its own names: "openai/gpt-4o"."""
+    price_currency: str = ""
+    """Where it is not the organization's."""
+    exchange_rate: str = ""
+    """With it: how much of the organization's currency one of it was at admission."""
 
 
 class PostedSoFar(msgspec.Struct, frozen=True):

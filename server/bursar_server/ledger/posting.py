@@ -121,6 +121,7 @@ _COLUMNS = (
     "reasoning_llm_tokens", "further_usage", "estimate_reason", "provider_request_id",
     "http_status", "stream", "admitted_at", "finished_at", "overrun_nanos",
     "would_refuse_window_ids", "posted_at", "service_tier", "region", "priced_as", "rerating_id",
+    "price_currency", "exchange_rate",
 )  # fmt: skip
 """In the order of `_row`."""
 
@@ -172,4 +173,6 @@ def _row(posting: Posting, posted_at: datetime) -> tuple[object, ...]:
         settlement.region,
         settlement.priced_as,
         posting.rerating_id,
+        settlement.price_currency,
+        settlement.exchange_rate,
     )

@@ -9,7 +9,7 @@ SELECT session_epoch, n, k, kind, debit_account, credit_account, amount_nanos, c
        cached_input_llm_tokens, cache_write_5m_llm_tokens, cache_write_1h_llm_tokens,
        output_llm_tokens, reasoning_llm_tokens, further_usage, estimate_reason,
        provider_request_id, http_status, stream, admitted_at, finished_at, posted_at,
-       service_tier, region, priced_as, rerating_id
+       service_tier, region, priced_as, rerating_id, price_currency, exchange_rate
 FROM entries
 WHERE organization_id = $1
   AND ($2::timestamptz IS NULL

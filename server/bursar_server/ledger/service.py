@@ -194,6 +194,8 @@ def _message(
         service_tier=record.service_tier,
         region=record.region,
         priced_as=record.priced_as,
+        price_currency=record.price_currency,
+        exchange_rate=record.exchange_rate,
         rerating="" if record.rerating_id is None else f"reratings/{record.rerating_id}",
     )
 

@@ -56,6 +56,8 @@ class EntryRecord(msgspec.Struct, frozen=True):
     region: str
     priced_as: str
     rerating_id: int | None
+    price_currency: str
+    exchange_rate: str
 
     @property
     def place(self) -> EntryPlace:

@@ -17,6 +17,9 @@ from .model import Price, price_from_json
 SNAPSHOT_FILE: Final = "prices.json.zlib"
 _VERSION_DIGITS: Final = 16
 
+# What the price map that it is made of is in, and says so nowhere.
+BUILT_IN_CURRENCY: Final = "USD"
+
 
 class _BuiltIn:
     """The list that ships with the package: kept as JSON, each entry decoded when asked for."""

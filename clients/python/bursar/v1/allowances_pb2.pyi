@@ -1030,7 +1030,9 @@ class PriceBook(_message.Message):
 
     @_builtins.property
     def exchange_rates(self) -> _containers.RepeatedCompositeFieldContainer[_exchange_rates_pb2.ExchangeRate]:
-        """The exchange rates that its prices need, those that begin later too: all in the first part."""
+        """The exchange rates that prices of other currencies need, those that begin later too. In parts,
+        as the prices are.
+        """
 
     def __init__(
         self,
