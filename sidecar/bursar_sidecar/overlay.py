@@ -1,12 +1,17 @@
-"""The prices in force: the built-in snapshot, and the overlay the control plane sends in parts."""
+"""The prices in force: the built-in snapshot, and the overlay the control plane sends in parts.
 
+What is scheduled is in the overlay long before it holds: at its time it is in force by itself.
+"""
+
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
 
-from bursar.pricing import Price, PriceBook, snapshot
+from bursar.pricing import Contract, Price, PriceBook, snapshot
 from bursar.v1 import allowances_pb2
-from bursar.wire import WireError, price_from_proto
+from bursar.wire import WireError, contract_from_proto, price_from_proto
+from bursar_sidecar.clock import NANOS_PER_SECOND
 
 log = structlog.get_logger("bursar.overlay")
 
@@ -18,9 +23,25 @@ class Overlay:
     """Gathers parts; the new book is in force when the last is here."""
 
     def __init__(self) -> None:
-        self.book: PriceBook = snapshot()
         self.version = 0
+        self._whole: PriceBook = snapshot()
+        self._in_force = self._whole
+        self._looked_up = False
+        self._since_ns = self._until_ns = 0
         self._parts: dict[int, allowances_pb2.PriceBook] = {}
+
+    def book(self, wall_ns: int) -> PriceBook:
+        """The prices in force at an instant; the same object until they change."""
+        if not self._looked_up or not self._since_ns <= wall_ns < self._until_ns:
+            self._look_up(wall_ns)
+        return self._in_force
+
+    def _look_up(self, wall_ns: int) -> None:
+        book = self._whole.at(_EPOCH + timedelta(microseconds=wall_ns // 1_000))
+        self._in_force = book
+        self._since_ns = 0 if book.since is None else _nanos(book.since)
+        self._until_ns = _NEVER if book.until is None else _nanos(book.until)
+        self._looked_up = True
 
     def hear(self, part: allowances_pb2.PriceBook) -> None:
         """Take one part in. What means nothing is logged and leaves the rest as it was."""
@@ -34,7 +55,13 @@ class Overlay:
         if len(parts) < part.part_count:
             return
         prices: list[Price] = []
+        contracts: list[Contract] = []
         for number in sorted(parts):
+            for order, told in enumerate(parts[number].contracts, len(contracts)):
+                try:
+                    contracts.append(contract_from_proto(told, order))
+                except WireError as error:
+                    log.error("contract_refused", version=told.version[:80], fault=str(error))
             for message in parts[number].prices:
                 try:
                     prices.append(price_from_proto(message))
@@ -44,5 +71,26 @@ class Overlay:
                     log.error("price_refused", model=message.model[:80], fault=str(error))
         parts.clear()
         self.version = part.overlay_version
-        self.book = snapshot().with_overlay(prices, f"custom@{part.overlay_version}")
-        log.info("prices_in_force", overlay_version=part.overlay_version, count=len(prices))
+        version = f"custom@{part.overlay_version}"
+        self._whole = snapshot().with_overlay(prices, version)
+        if contracts:
+            self._whole = self._whole.with_contracts(contracts, version)
+        self._looked_up = False
+        log.info(
+            "prices_in_force",
+            overlay_version=part.overlay_version,
+            count=len(prices),
+            contracts=len(contracts),
+        )
+
+
+_NEVER: Final = 2**63
+
+
+def _nanos(moment: datetime) -> int:
+    since_1970 = moment - _EPOCH
+    seconds = since_1970.days * 86_400 + since_1970.seconds
+    return seconds * NANOS_PER_SECOND + since_1970.microseconds * 1_000
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

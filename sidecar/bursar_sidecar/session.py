@@ -105,8 +105,8 @@ class Session:
     # -- what the cashier uses -----------------------------------------------------------------
 
     def prices(self) -> PriceBook:
-        """The built-in prices and the overlay in force."""
-        return self._overlay.book
+        """The built-in prices, overlay and contracts in force now."""
+        return self._overlay.book(self._clock.wall_ns())
 
     def fault(self, now: int) -> str:
         """Why nothing may be admitted now; "" when policy and allowances are valid."""

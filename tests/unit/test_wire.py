@@ -1,18 +1,24 @@
 """Prices and usages travel and come back the same; nonsense is refused by field."""
 
+from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from bursar.pricing import Component, Meter, Price, snapshot
+from bursar.pricing import Component, Contract, Meter, Price, llm_token_price, snapshot
 from bursar.pricing.model import LLM_TOKEN_METERS
 from bursar.usage import MAX_COUNT, Usage
 from bursar.v1 import charges_pb2, prices_pb2
 from bursar.wire import (
     WireError,
+    contract_from_proto,
+    contract_to_proto,
     format_decimal,
     parse_decimal,
     price_from_proto,
@@ -200,3 +206,63 @@ def test_impossible_usages_are_refused_by_field(message: charges_pb2.Usage, fiel
     with pytest.raises(WireError) as refused:
         usage_from_proto(message)
     assert refused.value.field == field
+
+
+def test_times_and_contracts_travel_exactly() -> None:
+    since = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    until = datetime(2027, 1, 1, tzinfo=UTC)
+    dated = structs.replace(
+        llm_token_price("p", "m", rates={"input": 1}), effective_at=since, expires_at=until
+    )
+    assert price_from_proto(price_to_proto(dated)) == dated
+    contract = Contract(
+        provider="open*",
+        model="gpt-4o",
+        discount=Decimal("0.875"),
+        margin=Decimal("1.15"),
+        call_fee=Decimal("0.000001"),
+        currency="EUR",
+        own=False,
+        order=4,
+        version="platform-contract@9",
+        effective_at=since,
+        expires_at=until,
+    )
+    assert contract_from_proto(contract_to_proto(contract), 4) == contract
+    bare = Contract(discount=Decimal(1))
+    assert contract_from_proto(contract_to_proto(bare), 0) == bare
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"discount_factor": "-1"}, "discount_factor"),
+        ({"discount_factor": "2"}, "discount_factor"),
+        ({"margin_factor": "x"}, "margin_factor"),
+        ({"call_fee": "1", "currency": "?"}, "currency"),
+        ({"discount_factor": "1", "model": "a b"}, "model"),
+        ({"margin_factor": "1", "version": "v" * 129}, "version"),
+        ({"margin_factor": "1", "effective_time": Timestamp(seconds=2**62)}, "effective_time"),
+        (
+            {
+                "margin_factor": "1",
+                "effective_time": Timestamp(seconds=5),
+                "expire_time": Timestamp(seconds=5),
+            },
+            "expire_time",
+        ),
+        ({}, "discount_factor"),
+    ],
+)
+def test_what_is_no_contract_is_refused_by_field(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(WireError) as caught:
+        contract_from_proto(prices_pb2.PriceContract(**fields), 0)
+    assert caught.value.field == field
+
+
+def test_a_price_that_ends_before_it_begins_is_refused_by_field() -> None:
+    message = price_to_proto(llm_token_price("p", "m", rates={"input": 1}))
+    message.effective_time.seconds, message.expire_time.seconds = 9, 8
+    with pytest.raises(WireError) as caught:
+        price_from_proto(message)
+    assert caught.value.field == "expire_time"

@@ -5,13 +5,15 @@ names the field. A price's list of fields its source had and nobody prices yet (
 not travel.
 """
 
-from datetime import UTC
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from bursar.exchange import ExchangeError, ExchangeRate, format_rate, parse_rate
 from bursar.money import CURRENCIES
-from bursar.pricing import Component, Meter, Price, PriceError
+from bursar.pricing import Component, Contract, Meter, Price, PriceError
 from bursar.usage import MAX_COUNT, Usage
 from bursar.v1 import charges_pb2, exchange_rates_pb2, prices_pb2
 
@@ -42,7 +44,7 @@ class WireError(ValueError):
 
 def price_to_proto(price: Price) -> prices_pb2.Price:
     """The price as a message; exact."""
-    return prices_pb2.Price(
+    message = prices_pb2.Price(
         provider=price.provider,
         model=price.model,
         currency=price.currency,
@@ -53,6 +55,8 @@ def price_to_proto(price: Price) -> prices_pb2.Price:
         version=price.price_version,
         multipliers={name: format_decimal(value) for name, value in price.multipliers.items()},
     )
+    _set_times(message, price)
+    return message
 
 
 def price_from_proto(message: prices_pb2.Price) -> Price:
@@ -87,6 +91,8 @@ def price_from_proto(message: prices_pb2.Price) -> Price:
             max_output_llm_tokens=message.max_output_llm_tokens or None,
             multipliers=multipliers,
             price_version=message.version,
+            effective_at=_time(message, "effective_time"),
+            expires_at=_time(message, "expire_time"),
         )
     except PriceError as error:
         field = _named_field(str(error))
@@ -124,6 +130,85 @@ def exchange_rate_from_proto(message: exchange_rates_pb2.ExchangeRate) -> Exchan
     except ExchangeError as error:
         field = {"base": "base_currency", "quote": "quote_currency"}.get(error.field, error.field)
         raise WireError(field, error.value, error.expected) from error
+
+
+def contract_to_proto(contract: Contract) -> prices_pb2.PriceContract:
+    """The contract as a message; exact. Whose it is, is said by PLATFORM or an empty name."""
+    message = prices_pb2.PriceContract(
+        organization="" if contract.own else PLATFORM,
+        provider=contract.provider,
+        model=contract.model,
+        discount_factor=_optional(contract.discount),
+        margin_factor=_optional(contract.margin),
+        call_fee=_optional(contract.call_fee),
+        currency=contract.currency,
+        version=contract.version,
+    )
+    _set_times(message, contract)
+    return message
+
+
+def contract_from_proto(message: prices_pb2.PriceContract, order: int) -> Contract:
+    """The contract a message holds. Raises WireError naming the field that is wrong.
+
+    `order` is its place among those of its owner: the higher one was set later.
+    """
+    _check_length("version", message.version, MAX_VERSION_TEXT)
+    factors = {
+        name: parse_decimal(field, text) if (text := getattr(message, field)) else None
+        for name, field in _TERMS.items()
+    }
+    try:
+        return Contract(
+            provider=message.provider or "*",
+            model=message.model or "*",
+            currency=message.currency,
+            own=message.organization != PLATFORM,
+            order=order,
+            version=message.version,
+            effective_at=_time(message, "effective_time"),
+            expires_at=_time(message, "expire_time"),
+            **factors,
+        )
+    except PriceError as error:
+        word = str(error).partition(" ")[0]
+        field = {**_TERMS, **_TIMES}.get(word, word)
+        raise WireError(
+            field, getattr(message, field, ""), f"a contract that can be: {error}"
+        ) from error
+
+
+PLATFORM: Final = "organizations/platform"
+_TERMS: Final = {
+    "discount": "discount_factor",
+    "margin": "margin_factor",
+    "call_fee": "call_fee",
+}
+# The first word of a PriceError -> what it is on the wire.
+_TIMES: Final = {"effective_at": "effective_time", "expires_at": "expire_time"}
+
+
+def _optional(value: Decimal | None) -> str:
+    return "" if value is None else format_decimal(value)
+
+
+def _set_times(
+    message: prices_pb2.Price | prices_pb2.PriceContract, dated: Price | Contract
+) -> None:
+    if dated.effective_at is not None:
+        message.effective_time.FromDatetime(dated.effective_at)
+    if dated.expires_at is not None:
+        message.expire_time.FromDatetime(dated.expires_at)
+
+
+def _time(message: prices_pb2.Price | prices_pb2.PriceContract, field: str) -> datetime | None:
+    if not message.HasField(field):  # type: ignore[arg-type]  # both messages have both fields
+        return None
+    stamp: Timestamp = getattr(message, field)
+    try:
+        return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise WireError(field, stamp.seconds, "an instant between the years 1 and 9999") from error
 
 
 def usage_to_proto(usage: Usage) -> charges_pb2.Usage:
@@ -267,7 +352,7 @@ def _check_distinct(components: tuple[Component, ...]) -> None:
 
 def _named_field(text: str) -> str:
     """The field that a PriceError begins with."""
-    word = text.partition(" ")[0]
+    word = _TIMES.get(text.partition(" ")[0], text.partition(" ")[0])
     return word if word in prices_pb2.Price.DESCRIPTOR.fields_by_name else "components"
 
 

@@ -16,6 +16,7 @@ from .charging import (
 )
 from .compile_litellm import compile_entry, compile_map
 from .conditions import FreeQuota, PriceError, Span, Window
+from .contracts import Contract, Terms, contracted, terms_for
 from .model import (
     Component,
     Meter,
@@ -30,6 +31,7 @@ from .model import (
 __all__ = [
     "Charge",
     "Component",
+    "Contract",
     "FreeQuota",
     "Line",
     "Meter",
@@ -37,12 +39,14 @@ __all__ = [
     "PriceBook",
     "PriceError",
     "Span",
+    "Terms",
     "UnpricedError",
     "Window",
     "ceiling",
     "charge",
     "compile_entry",
     "compile_map",
+    "contracted",
     "input_llm_token_bound",
     "llm_token_price",
     "price_from_json",
@@ -50,4 +54,5 @@ __all__ = [
     "prices_from_json",
     "prices_to_json",
     "snapshot",
+    "terms_for",
 ]

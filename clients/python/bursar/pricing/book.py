@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from functools import cache
 from importlib import resources
 from typing import Final
@@ -12,10 +14,13 @@ from typing import Final
 import msgspec
 
 from .compile_litellm import provider_family
+from .contracts import Contract, Terms, contracted, terms_for
 from .model import Price, price_from_json
 
 SNAPSHOT_FILE: Final = "prices.json.zlib"
 _VERSION_DIGITS: Final = 16
+# Instants whose books are kept: a re-rating goes through some years of prices, in any order.
+MAX_VIEWS: Final = 64
 
 # What the price map that it is made of is in, and says so nowhere.
 BUILT_IN_CURRENCY: Final = "USD"
@@ -65,34 +70,83 @@ class _BuiltIn:
 
 
 class PriceBook:
-    """Prices by model and provider: layers of a list's overlays above the built-in list.
+    """Prices by model and provider: layers of a list's overlays above the built-in list, and the
+    contracts that transform what is found.
 
-    Immutable: `with_overlay` makes a new book. `version` names the content of all its layers; each
-    price names the version of the layer it came from.
+    Immutable: `with_overlay` and `with_contracts` make a new book. `version` names the content of
+    all its layers; each price names the version of the layer it came from, and of the contracts.
+    Prices and contracts may be for a stretch of time: `at` gives the book of an instant.
     """
 
-    __slots__ = ("_built_in", "_overlaid", "_overlay", "version")
+    __slots__ = (
+        "_built_in", "_contracted", "_contracts", "_laid", "_moments", "_overlaid", "_overlay",
+        "_views", "since", "until", "version",
+    )  # fmt: skip
 
     def __init__(
         self,
         built_in: _BuiltIn,
-        overlay: Mapping[tuple[str, str], Price],
+        laid: Iterable[Price],
         version: str,
+        contracts: Iterable[Contract] = (),
     ):
+        """`laid` are the prices over the built-in ones, the weakest first."""
         self._built_in = built_in
-        self._overlay = overlay
+        self._laid = tuple(laid)
+        self._contracts = tuple(contracts)
+        self._overlay = {(price.provider, price.model): price for price in self._laid}
         self._overlaid: dict[str, list[str]] = {}
-        for provider, name in overlay:
+        for provider, name in self._overlay:
             self._overlaid.setdefault(name, []).append(provider)
+        dated: tuple[Price | Contract, ...] = (*self._laid, *self._contracts)
+        bounds = {moment for each in dated for moment in (each.effective_at, each.expires_at)}
+        self._moments = sorted(moment for moment in bounds if moment is not None)
+        self._views: dict[int, PriceBook] = {}
+        self._contracted: dict[tuple[str, str], tuple[Price, Price]] = {}
         self.version = version
+        self.since: datetime | None = None
+        """Of a book of an instant: from when on it is the same. None: always was."""
+        self.until: datetime | None = None
+        """Of a book of an instant: when it is no longer. None: never."""
 
-    def lookup(self, model: str, provider: str | None = None) -> Price | None:
-        """The price of `model` at `provider`, or None.
+    def at(self, when: datetime) -> PriceBook:
+        """The book of one instant (aware): of what is for a stretch of time, what is in force.
+
+        The same object until that changes, so that what follows from it can be kept.
+        """
+        moments = self._moments
+        if not moments:
+            return self
+        place = bisect_right(moments, when)
+        view = self._views.get(place)
+        if view is None:
+            if len(self._views) >= MAX_VIEWS:
+                self._views.clear()
+            laid = (price for price in self._laid if price.is_in_force(when))
+            contracts = (each for each in self._contracts if each.is_in_force(when))
+            view = self._views[place] = PriceBook(self._built_in, laid, self.version, contracts)
+            view._moments = []  # all that is in it holds
+            view.since = moments[place - 1] if place else None
+            view.until = moments[place] if place < len(moments) else None
+        return view
+
+    def lookup(
+        self, model: str, provider: str | None = None, *, at: datetime | None = None
+    ) -> Price | None:
+        """The price of `model` at `provider` with the contracts that hold for it, or None.
 
         Without a provider, `model` is a name of the list itself ("gpt-4o" is OpenAI's,
         "azure/gpt-4o" Azure's), or `provider/model`. With one, it is a name of the list or a bare
-        name. Overlays win over the built-in list.
+        name. Overlays win over the built-in list. `at` is the instant it is for (aware); without
+        it times are not looked at, and what was laid over last wins.
         """
+        if at is not None and self._moments:
+            return self.at(at).lookup(model, provider)
+        found = self.listed(model, provider)
+        return self._with_terms(found) if found is not None and self._contracts else found
+
+    def listed(self, model: str, provider: str | None = None) -> Price | None:
+        """As `lookup`, without contracts: the price of the list."""
         if provider is not None:
             return self._at(model, provider)
         sellers = self.provider_of(model)
@@ -100,6 +154,18 @@ class PriceBook:
             return None
         found = self._at(model, sellers[0])
         return found or self._at(model.partition("/")[2], sellers[0])
+
+    def terms_for(self, price: Price) -> Terms:
+        """The contracts that hold for a price of this book."""
+        return terms_for(price, self._contracts)
+
+    def _with_terms(self, price: Price) -> Price:
+        """The price under contract, made once: a price keeps its resolved rates."""
+        key = (price.provider, price.model)
+        known = self._contracted.get(key)
+        if known is None or known[0] is not price:
+            known = self._contracted[key] = (price, contracted(price, self._contracts))
+        return known[1]
 
     def _at(self, model: str, provider: str) -> Price | None:
         family = provider_family(provider)
@@ -140,15 +206,30 @@ class PriceBook:
         return sorted({*self._built_in.names(), *overlaid})
 
     def with_overlay(self, prices: Iterable[Price], version: str) -> PriceBook:
-        """A new book in which `prices` win over what is there; `version` names this layer."""
-        overlay = dict(self._overlay)
-        for price in prices:
-            stamped = price
-            if not price.price_version:
-                stamped = msgspec.structs.replace(price, price_version=version)
-            overlay[(price.provider, price.model)] = stamped
+        """A new book in which `prices` win over what is there; `version` names this layer.
+
+        Of several prices of one model the later one wins, at the times that it is for.
+        """
+        laid = [
+            price if price.price_version else msgspec.structs.replace(price, price_version=version)
+            for price in prices
+        ]
+        # What is hidden at all times is dropped, so that a book that grows by and by stays small.
+        always = {
+            (price.provider, price.model)
+            for price in laid
+            if price.effective_at is None and price.expires_at is None
+        }
+        below = (price for price in self._laid if (price.provider, price.model) not in always)
+        return PriceBook(self._built_in, (*below, *laid), self._next(version), self._contracts)
+
+    def with_contracts(self, contracts: Iterable[Contract], version: str) -> PriceBook:
+        """A new book under these contracts alone; `version` names them."""
+        return PriceBook(self._built_in, self._laid, self._next(version), contracts)
+
+    def _next(self, version: str) -> str:
         digest = hashlib.sha256(f"{self.version}\n{version}".encode()).hexdigest()
-        return PriceBook(self._built_in, overlay, digest[:_VERSION_DIGITS])
+        return digest[:_VERSION_DIGITS]
 
 
 @cache
@@ -156,7 +237,7 @@ def snapshot() -> PriceBook:
     """The price book that ships with the package. Loaded once; entries are decoded on lookup."""
     packed = resources.files("bursar").joinpath("data", SNAPSHOT_FILE).read_bytes()
     built_in = _BuiltIn(packed)
-    return PriceBook(built_in, {}, built_in.version)
+    return PriceBook(built_in, (), built_in.version)
 
 
 def pack_snapshot(groups: Mapping[str, Mapping[str, Price]]) -> bytes:

@@ -37,6 +37,9 @@ FRAMING_PER_REQUEST: Final = 64
 # OpenAI projects can default to priority. Batch is never chosen by the provider.
 _TIERS_OF_AUTO: Final = (STANDARD_TIER, "priority")
 
+# What every call pays once, where the price has it.
+_ONCE: Final[Mapping[str, int]] = {Meter.REQUEST: 1, Meter.CALL_FEE: 1}
+
 _METER_BY_NAME: Final = {meter.value: meter for meter in Meter}
 
 _TEXT_INPUT: Final = (
@@ -122,6 +125,8 @@ def charge(
     fees = table.units.get(Meter.REQUEST)
     if fees and not any(name.partition(".")[0] == Meter.REQUEST for name in usage.extra):
         lines.append(_line(Meter.REQUEST, 1, max(fees.values())))
+    if contract_fee := table.units.get(Meter.CALL_FEE):
+        lines.append(_line(Meter.CALL_FEE, 1, max(contract_fee.values())))
     for name, count in left.items():
         if not count:
             continue
@@ -195,7 +200,7 @@ def _is_included(name: str, table: RateTable) -> bool:
     base = name.partition(".")[0]
     if base == Meter.SEARCH:
         return Meter.REQUEST in table.units
-    return base in (Meter.REQUEST, Meter.CITATION)
+    return base in (Meter.REQUEST, Meter.CITATION, Meter.CALL_FEE)
 
 
 def _unit_rate(name: str, rates: dict[Meter, Decimal], table: RateTable) -> Decimal | None:
@@ -287,7 +292,7 @@ def ceiling(
     if output_rate is not None:
         produced = EXACT.multiply(output_rate, output_llm_tokens * choices)
         amount = EXACT.add(amount, produced)
-    for name, count in {**(extra or {}), Meter.REQUEST: 1}.items():
+    for name, count in {**(extra or {}), **_ONCE}.items():
         variants = table.units.get(Meter(name)) if name in _METER_BY_NAME else None
         if variants:
             amount = EXACT.add(amount, EXACT.multiply(max(variants.values()), count))

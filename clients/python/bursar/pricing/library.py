@@ -79,7 +79,7 @@ def quote(
     Raises UnknownModelError, UnpricedError (a model without a rate for what was used is never
     free), UsageError (a usage that does not add up).
     """
-    price = _price(model, provider, book)
+    price = _price(model, provider, book, at)
     charged = charge(price, _usage(usage), service_tier=service_tier, region=region, at=at)
     if charged.unpriced:
         raise UnpricedError(
@@ -123,7 +123,7 @@ def cost_per_llm_token(
     sets the rates of the whole request; `at` where off-peak hours cost less. Raises
     UnknownModelError and UnpricedError.
     """
-    price = _price(model, provider, book)
+    price = _price(model, provider, book, at)
     table = rate_table(price)
     tiers = table.of(normal_tier(service_tier, price), region or "", table.window(at))
     rates = tiers.at(input_llm_tokens)
@@ -167,9 +167,9 @@ def register_model(price: Price | str, entry: Mapping[str, Any] | None = None) -
     return added
 
 
-def _price(model: str, provider: str | None, book: PriceBook | None) -> Price:
+def _price(model: str, provider: str | None, book: PriceBook | None, at: datetime | None) -> Price:
     prices = book or _registry.book()
-    price = prices.lookup(model, provider)
+    price = prices.lookup(model, provider, at=at)
     if price is None:
         sellers = prices.provider_of(model) if provider is None else []
         if len(sellers) > 1:

@@ -72,6 +72,8 @@ class Meter(StrEnum):
     OUTPUT_PICTURE = "output_picture"
     INPUT_PIXEL = "input_pixel"
     OUTPUT_PIXEL = "output_pixel"
+    # Of a contract, once for each call: no provider counts it.
+    CALL_FEE = "call_fee"
 
 
 # Meters of what the model was given, and of what it produced. All are LLM tokens. Everything

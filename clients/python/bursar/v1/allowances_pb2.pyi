@@ -1016,6 +1016,7 @@ class PriceBook(_message.Message):
     PART_COUNT_FIELD_NUMBER: _builtins.int
     PRICES_FIELD_NUMBER: _builtins.int
     EXCHANGE_RATES_FIELD_NUMBER: _builtins.int
+    CONTRACTS_FIELD_NUMBER: _builtins.int
     snapshot_version: _builtins.str
     """The snapshot it lies over."""
     overlay_version: _builtins.int
@@ -1034,6 +1035,12 @@ class PriceBook(_message.Message):
         as the prices are.
         """
 
+    @_builtins.property
+    def contracts(self) -> _containers.RepeatedCompositeFieldContainer[_prices_pb2.PriceContract]:
+        """The contracts that hold or will, the platform's first, then by the order they were set in. In
+        parts, as the prices are.
+        """
+
     def __init__(
         self,
         *,
@@ -1043,10 +1050,11 @@ class PriceBook(_message.Message):
         part_count: _builtins.int = ...,
         prices: _abc.Iterable[_prices_pb2.Price] | None = ...,
         exchange_rates: _abc.Iterable[_exchange_rates_pb2.ExchangeRate] | None = ...,
+        contracts: _abc.Iterable[_prices_pb2.PriceContract] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_rates", b"exchange_rates", "overlay_version", b"overlay_version", "part", b"part", "part_count", b"part_count", "prices", b"prices", "snapshot_version", b"snapshot_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contracts", b"contracts", "exchange_rates", b"exchange_rates", "overlay_version", b"overlay_version", "part", b"part", "part_count", b"part_count", "prices", b"prices", "snapshot_version", b"snapshot_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

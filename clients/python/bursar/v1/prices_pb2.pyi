@@ -4,8 +4,12 @@ isort:skip_file
 What is bought and at what rate.
 
 A price is a list of components; a rate is exact decimal text, never a float. Layers: the
-built-in snapshot that both programs ship, then the operator's custom prices (of the platform,
-then of the organization), the later layer winning. A charge names the version it used.
+built-in snapshot that both programs ship, imported lists, then the operator's custom prices (of
+the platform, then of the organization), the later layer winning. Contracts (discounts, margins,
+fees) transform the price that was found. A charge names the versions of all that made it.
+
+A price and a contract hold from a time until a time, which may be past or to come; what was
+believed before a change stays on record.
 
 In an outage of the control plane none of these rpcs answers (UNAVAILABLE); sidecars go on with
 the prices they hold, and a charge stays at the price that was in force where it was admitted.
@@ -140,6 +144,10 @@ class Price(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     MULTIPLIERS_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    RECORD_TIME_FIELD_NUMBER: _builtins.int
+    SUPERSEDE_TIME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """"openai"."""
     model: _builtins.str
@@ -154,6 +162,10 @@ class Price(_message.Message):
     """"chat", "completion", "responses", "embedding" ..."""
     version: _builtins.str
     """"builtin@1f0c9a55d2e1" or "custom@17": what a charge names."""
+    layer: _builtins.str
+    """Where it is from: "builtin", "imported", "platform" or "custom". Made by the server."""
+    source: _builtins.str
+    """Who or what recorded it, for people: "set by admin: the list was wrong". Made by the server."""
     @_builtins.property
     def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceComponent]:
         """The rates. None: unpriced (refused under a money budget). Explicit zeros: free."""
@@ -172,6 +184,16 @@ class Price(_message.Message):
         tier's factor applies where the tier has no input rate of its own.
         """
 
+    @_builtins.property
+    def record_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was recorded. Made by the server."""
+
+    @_builtins.property
+    def supersede_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was found to be wrong, or cut short, by a later record. Unset: it is what is believed
+        now. Made by the server.
+        """
+
     def __init__(
         self,
         *,
@@ -186,10 +208,14 @@ class Price(_message.Message):
         effective_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         multipliers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        layer: _builtins.str = ...,
+        record_time: _timestamp_pb2.Timestamp | None = ...,
+        supersede_time: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "expire_time", b"expire_time", "record_time", b"record_time", "supersede_time", b"supersede_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "currency", b"currency", "effective_time", b"effective_time", "expire_time", b"expire_time", "max_input_llm_tokens", b"max_input_llm_tokens", "max_output_llm_tokens", b"max_output_llm_tokens", "mode", b"mode", "model", b"model", "multipliers", b"multipliers", "provider", b"provider", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "currency", b"currency", "effective_time", b"effective_time", "expire_time", b"expire_time", "layer", b"layer", "max_input_llm_tokens", b"max_input_llm_tokens", "max_output_llm_tokens", b"max_output_llm_tokens", "mode", b"mode", "model", b"model", "multipliers", b"multipliers", "provider", b"provider", "record_time", b"record_time", "source", b"source", "supersede_time", b"supersede_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,19 +273,25 @@ class GetPriceRequest(_message.Message):
 
     ORGANIZATION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    AT_TIME_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     """"organizations/acme"."""
     model: _builtins.str
     """"gpt-4o-mini" or "openai/gpt-4o-mini"."""
+    @_builtins.property
+    def at_time(self) -> _timestamp_pb2.Timestamp:
+        """The instant it is for, past or to come. Unset: now."""
+
     def __init__(
         self,
         *,
         organization: _builtins.str = ...,
         model: _builtins.str = ...,
+        at_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "organization", b"organization"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time", "model", b"model", "organization", b"organization"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -277,6 +309,7 @@ class ListPricesRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     CUSTOM_ONLY_FIELD_NUMBER: _builtins.int
+    AT_TIME_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     """"organizations/acme"."""
     page_size: _builtins.int
@@ -289,6 +322,10 @@ class ListPricesRequest(_message.Message):
     """Of this provider, or empty."""
     custom_only: _builtins.bool
     """Only the operator's own prices."""
+    @_builtins.property
+    def at_time(self) -> _timestamp_pb2.Timestamp:
+        """The instant they are for, past or to come. Unset: now."""
+
     def __init__(
         self,
         *,
@@ -298,10 +335,11 @@ class ListPricesRequest(_message.Message):
         model: _builtins.str = ...,
         provider: _builtins.str = ...,
         custom_only: _builtins.bool = ...,
+        at_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["custom_only", b"custom_only", "model", b"model", "organization", b"organization", "page_size", b"page_size", "page_token", b"page_token", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time", "custom_only", b"custom_only", "model", b"model", "organization", b"organization", "page_size", b"page_size", "page_token", b"page_token", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -383,21 +421,29 @@ Global___ListPriceListsResponse: _TypeAlias = ListPriceListsResponse  # noqa: Y0
 
 @_typing.final
 class SetPriceRequest(_message.Message):
-    """Sets the operator's own price of a model, from now on."""
+    """Sets the operator's own price of a model for a stretch of time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ORGANIZATION_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     """"organizations/acme"; "organizations/platform" for all."""
     request_id: _builtins.str
     """As in CreateOrganizationRequest."""
+    reason: _builtins.str
+    """Why, for the history; at most 500 characters."""
     @_builtins.property
     def price(self) -> Global___Price:
         """`provider`, `model` and `components` are required; `version` is made by the server. The mode
         and the limits of LLM tokens, left empty, stay those of the price in force.
+
+        Without an effective time it holds from now on; one in the past corrects what was believed, one
+        to come is scheduled, and no call needs to be told when it begins. Without an expire time it
+        holds until the next price that is set of the model begins; with one, it also replaces those
+        that begin before.
         """
 
     def __init__(
@@ -406,10 +452,11 @@ class SetPriceRequest(_message.Message):
         organization: _builtins.str = ...,
         price: Global___Price | None = ...,
         request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization", b"organization", "price", b"price", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization", b"organization", "price", b"price", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,29 +464,35 @@ Global___SetPriceRequest: _TypeAlias = SetPriceRequest  # noqa: Y015
 
 @_typing.final
 class DeletePriceRequest(_message.Message):
-    """Takes the operator's own price of a model back, from now on."""
+    """Takes the operator's own price of a model back, those to come too."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ORGANIZATION_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     """"organizations/acme"."""
     provider: _builtins.str
     """"openai"."""
     model: _builtins.str
     """"gpt-4o-mini"."""
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """From when. Unset: from now on; in the past: it was never right."""
+
     def __init__(
         self,
         *,
         organization: _builtins.str = ...,
         provider: _builtins.str = ...,
         model: _builtins.str = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "organization", b"organization", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "model", b"model", "organization", b"organization", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -471,22 +524,26 @@ class ListPriceHistoryRequest(_message.Message):
     ORGANIZATION_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    INCLUDE_SUPERSEDED_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     """"organizations/acme"."""
     provider: _builtins.str
     """"openai"."""
     model: _builtins.str
     """"gpt-4o-mini"."""
+    include_superseded: _builtins.bool
+    """Also what was believed once and is no longer."""
     def __init__(
         self,
         *,
         organization: _builtins.str = ...,
         provider: _builtins.str = ...,
         model: _builtins.str = ...,
+        include_superseded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "organization", b"organization", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_superseded", b"include_superseded", "model", b"model", "organization", b"organization", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -526,15 +583,23 @@ class QuotePriceRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    AT_TIME_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     """"organizations/acme"."""
     model: _builtins.str
     """"gpt-4o-mini" or "openai/gpt-4o-mini"."""
     service_tier: _builtins.str
     """Service tier, or empty."""
+    region: _builtins.str
+    """The provider's region, or empty."""
     @_builtins.property
     def usage(self) -> _charges_pb2.Usage:
         """What would be counted."""
+
+    @_builtins.property
+    def at_time(self) -> _timestamp_pb2.Timestamp:
+        """The time of the call, past or to come. Unset: now."""
 
     def __init__(
         self,
@@ -543,10 +608,12 @@ class QuotePriceRequest(_message.Message):
         model: _builtins.str = ...,
         usage: _charges_pb2.Usage | None = ...,
         service_tier: _builtins.str = ...,
+        at_time: _timestamp_pb2.Timestamp | None = ...,
+        region: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "organization", b"organization", "service_tier", b"service_tier", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time", "model", b"model", "organization", b"organization", "region", b"region", "service_tier", b"service_tier", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -563,6 +630,7 @@ class QuoteLine(_message.Message):
     RATE_FIELD_NUMBER: _builtins.int
     PER_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
     meter: _builtins.str
     """The meter."""
     quantity: _builtins.int
@@ -573,6 +641,8 @@ class QuoteLine(_message.Message):
     """For how many the rate is."""
     amount: _builtins.str
     """Exact decimal text, unrounded."""
+    rule: _builtins.str
+    """Why this rate, for people: "output above 200000 input, tier priority"."""
     def __init__(
         self,
         *,
@@ -581,10 +651,11 @@ class QuoteLine(_message.Message):
         rate: _builtins.str = ...,
         per: _builtins.int = ...,
         amount: _builtins.str = ...,
+        rule: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "meter", b"meter", "per", b"per", "quantity", b"quantity", "rate", b"rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "meter", b"meter", "per", b"per", "quantity", b"quantity", "rate", b"rate", "rule", b"rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -602,6 +673,8 @@ class QuotePriceResponse(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     ORGANIZATION_COST_FIELD_NUMBER: _builtins.int
     EXCHANGE_RATE_FIELD_NUMBER: _builtins.int
+    LIST_PRICE_FIELD_NUMBER: _builtins.int
+    CONTRACTS_FIELD_NUMBER: _builtins.int
     exact_cost: _builtins.str
     """Exact decimal text before rounding."""
     exchange_rate: _builtins.str
@@ -624,6 +697,14 @@ class QuotePriceResponse(_message.Message):
     def organization_cost(self) -> _money_pb2.Money:
         """The same in the organization's currency, rounded once, half to even. Unset: no rate is known."""
 
+    @_builtins.property
+    def list_price(self) -> Global___Price:
+        """The price of the list that `price` was made of by contracts. Unset: no contract holds for it."""
+
+    @_builtins.property
+    def contracts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceContract]:
+        """The contracts that made `price` of it."""
+
     def __init__(
         self,
         *,
@@ -633,11 +714,226 @@ class QuotePriceResponse(_message.Message):
         price: Global___Price | None = ...,
         organization_cost: _money_pb2.Money | None = ...,
         exchange_rate: _builtins.str = ...,
+        list_price: Global___Price | None = ...,
+        contracts: _abc.Iterable[Global___PriceContract] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "organization_cost", b"organization_cost", "price", b"price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "list_price", b"list_price", "organization_cost", b"organization_cost", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "exact_cost", b"exact_cost", "exchange_rate", b"exchange_rate", "lines", b"lines", "organization_cost", b"organization_cost", "price", b"price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contracts", b"contracts", "cost", b"cost", "exact_cost", b"exact_cost", "exchange_rate", b"exchange_rate", "lines", b"lines", "list_price", b"list_price", "organization_cost", b"organization_cost", "price", b"price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QuotePriceResponse: _TypeAlias = QuotePriceResponse  # noqa: Y015
+
+@_typing.final
+class PriceContract(_message.Message):
+    """What an organization pays other than the list price. Each term of a price comes from the contract
+    that wins for it: an exact model before a glob, the longer literal part of the model before the
+    shorter, the same of the provider, an organization's own before the platform's, the one set last
+    before the earlier ones. A term that a contract does not have is left to the next one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DISCOUNT_FACTOR_FIELD_NUMBER: _builtins.int
+    MARGIN_FACTOR_FIELD_NUMBER: _builtins.int
+    CALL_FEE_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    RECORD_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"contracts/17". Made by the server."""
+    organization: _builtins.str
+    """"organizations/acme", or "organizations/platform": for everybody."""
+    provider: _builtins.str
+    """Glob over providers; empty: any."""
+    model: _builtins.str
+    """Glob over models, as price lists name them; empty: any."""
+    discount_factor: _builtins.str
+    """Factor on all rates, exact decimal text 0 to 1: "0.9" is ten per cent off. Empty: no such term."""
+    margin_factor: _builtins.str
+    """Factor on all rates after the discount, exact decimal text: "1.15" is fifteen per cent on top.
+    Empty: no such term.
+    """
+    call_fee: _builtins.str
+    """For each call, exact decimal text in units of `currency`. Empty: no such term."""
+    currency: _builtins.str
+    """ISO 4217 code of the fee; prices in another currency do not pay it."""
+    version: _builtins.str
+    """"contract@17": what a charge names. Made by the server."""
+    reason: _builtins.str
+    """Why, for people; at most 500 characters."""
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """From when it holds, past or to come. Unset in a request: from now on."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when. Unset: until it is taken back."""
+
+    @_builtins.property
+    def record_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was recorded. Made by the server."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        organization: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        discount_factor: _builtins.str = ...,
+        margin_factor: _builtins.str = ...,
+        call_fee: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        version: _builtins.str = ...,
+        record_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "expire_time", b"expire_time", "record_time", b"record_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_fee", b"call_fee", "currency", b"currency", "discount_factor", b"discount_factor", "effective_time", b"effective_time", "expire_time", b"expire_time", "margin_factor", b"margin_factor", "model", b"model", "name", b"name", "organization", b"organization", "provider", b"provider", "reason", b"reason", "record_time", b"record_time", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriceContract: _TypeAlias = PriceContract  # noqa: Y015
+
+@_typing.final
+class SetPriceContractRequest(_message.Message):
+    """Sets a contract."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    CONTRACT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization: _builtins.str
+    """"organizations/acme"; "organizations/platform" for everybody."""
+    request_id: _builtins.str
+    """As in CreateOrganizationRequest."""
+    @_builtins.property
+    def contract(self) -> Global___PriceContract:
+        """A discount, a margin or a fee is required."""
+
+    def __init__(
+        self,
+        *,
+        organization: _builtins.str = ...,
+        contract: Global___PriceContract | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "organization", b"organization", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPriceContractRequest: _TypeAlias = SetPriceContractRequest  # noqa: Y015
+
+@_typing.final
+class ListPriceContractsRequest(_message.Message):
+    """Asks for the contracts that hold for an organization's calls, or will."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    INCLUDE_ENDED_FIELD_NUMBER: _builtins.int
+    organization: _builtins.str
+    """"organizations/acme"."""
+    include_ended: _builtins.bool
+    """Also those that are over."""
+    def __init__(
+        self,
+        *,
+        organization: _builtins.str = ...,
+        include_ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_ended", b"include_ended", "organization", b"organization"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPriceContractsRequest: _TypeAlias = ListPriceContractsRequest  # noqa: Y015
+
+@_typing.final
+class ListPriceContractsResponse(_message.Message):
+    """Contracts; there are at most 1,000 of an owner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTRACTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def contracts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceContract]:
+        """The platform's first, then its own; by number."""
+
+    def __init__(
+        self,
+        *,
+        contracts: _abc.Iterable[Global___PriceContract] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contracts", b"contracts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPriceContractsResponse: _TypeAlias = ListPriceContractsResponse  # noqa: Y015
+
+@_typing.final
+class DeletePriceContractRequest(_message.Message):
+    """Takes a contract back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    organization: _builtins.str
+    """"organizations/acme": whose it is."""
+    name: _builtins.str
+    """"contracts/17"."""
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """From when. Unset: from now on; in the past: it was never right."""
+
+    def __init__(
+        self,
+        *,
+        organization: _builtins.str = ...,
+        name: _builtins.str = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "name", b"name", "organization", b"organization"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePriceContractRequest: _TypeAlias = DeletePriceContractRequest  # noqa: Y015
+
+@_typing.final
+class DeletePriceContractResponse(_message.Message):
+    """Nothing to say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePriceContractResponse: _TypeAlias = DeletePriceContractResponse  # noqa: Y015

@@ -70,6 +70,21 @@ class PriceServiceStub:
                 request_serializer=bursar_dot_v1_dot_prices__pb2.QuotePriceRequest.SerializeToString,
                 response_deserializer=bursar_dot_v1_dot_prices__pb2.QuotePriceResponse.FromString,
                 _registered_method=True)
+        self.SetPriceContract = channel.unary_unary(
+                '/bursar.v1.PriceService/SetPriceContract',
+                request_serializer=bursar_dot_v1_dot_prices__pb2.SetPriceContractRequest.SerializeToString,
+                response_deserializer=bursar_dot_v1_dot_prices__pb2.PriceContract.FromString,
+                _registered_method=True)
+        self.ListPriceContracts = channel.unary_unary(
+                '/bursar.v1.PriceService/ListPriceContracts',
+                request_serializer=bursar_dot_v1_dot_prices__pb2.ListPriceContractsRequest.SerializeToString,
+                response_deserializer=bursar_dot_v1_dot_prices__pb2.ListPriceContractsResponse.FromString,
+                _registered_method=True)
+        self.DeletePriceContract = channel.unary_unary(
+                '/bursar.v1.PriceService/DeletePriceContract',
+                request_serializer=bursar_dot_v1_dot_prices__pb2.DeletePriceContractRequest.SerializeToString,
+                response_deserializer=bursar_dot_v1_dot_prices__pb2.DeletePriceContractResponse.FromString,
+                _registered_method=True)
 
 
 class PriceServiceServicer:
@@ -99,7 +114,7 @@ class PriceServiceServicer:
 
     def SetPrice(self, request, context):
         """Sets a custom price; sidecars know within a second. Calls admitted before keep the price
-        they were admitted under.
+        they were admitted under, also where it is corrected: RatingService computes them again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,7 +135,28 @@ class PriceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def QuotePrice(self, request, context):
-        """What a call would cost now.
+        """What a call would cost now, or at another time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPriceContract(self, request, context):
+        """Sets a contract; sidecars know within a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPriceContracts(self, request, context):
+        """The contracts of an organization and of the platform.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePriceContract(self, request, context):
+        """Takes a contract back. NOT_FOUND if there is none of that name that holds or will.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,6 +199,21 @@ def add_PriceServiceServicer_to_server(servicer, server):
                     servicer.QuotePrice,
                     request_deserializer=bursar_dot_v1_dot_prices__pb2.QuotePriceRequest.FromString,
                     response_serializer=bursar_dot_v1_dot_prices__pb2.QuotePriceResponse.SerializeToString,
+            ),
+            'SetPriceContract': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPriceContract,
+                    request_deserializer=bursar_dot_v1_dot_prices__pb2.SetPriceContractRequest.FromString,
+                    response_serializer=bursar_dot_v1_dot_prices__pb2.PriceContract.SerializeToString,
+            ),
+            'ListPriceContracts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPriceContracts,
+                    request_deserializer=bursar_dot_v1_dot_prices__pb2.ListPriceContractsRequest.FromString,
+                    response_serializer=bursar_dot_v1_dot_prices__pb2.ListPriceContractsResponse.SerializeToString,
+            ),
+            'DeletePriceContract': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePriceContract,
+                    request_deserializer=bursar_dot_v1_dot_prices__pb2.DeletePriceContractRequest.FromString,
+                    response_serializer=bursar_dot_v1_dot_prices__pb2.DeletePriceContractResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +406,87 @@ class PriceService:
             '/bursar.v1.PriceService/QuotePrice',
             bursar_dot_v1_dot_prices__pb2.QuotePriceRequest.SerializeToString,
             bursar_dot_v1_dot_prices__pb2.QuotePriceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPriceContract(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bursar.v1.PriceService/SetPriceContract',
+            bursar_dot_v1_dot_prices__pb2.SetPriceContractRequest.SerializeToString,
+            bursar_dot_v1_dot_prices__pb2.PriceContract.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPriceContracts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bursar.v1.PriceService/ListPriceContracts',
+            bursar_dot_v1_dot_prices__pb2.ListPriceContractsRequest.SerializeToString,
+            bursar_dot_v1_dot_prices__pb2.ListPriceContractsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePriceContract(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bursar.v1.PriceService/DeletePriceContract',
+            bursar_dot_v1_dot_prices__pb2.DeletePriceContractRequest.SerializeToString,
+            bursar_dot_v1_dot_prices__pb2.DeletePriceContractResponse.FromString,
             options,
             channel_credentials,
             insecure,

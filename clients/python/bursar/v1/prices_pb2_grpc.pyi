@@ -4,8 +4,12 @@ isort:skip_file
 What is bought and at what rate.
 
 A price is a list of components; a rate is exact decimal text, never a float. Layers: the
-built-in snapshot that both programs ship, then the operator's custom prices (of the platform,
-then of the organization), the later layer winning. A charge names the version it used.
+built-in snapshot that both programs ship, imported lists, then the operator's custom prices (of
+the platform, then of the organization), the later layer winning. Contracts (discounts, margins,
+fees) transform the price that was found. A charge names the versions of all that made it.
+
+A price and a contract hold from a time until a time, which may be past or to come; what was
+believed before a change stays on record.
 
 In an outage of the control plane none of these rpcs answers (UNAVAILABLE); sidecars go on with
 the prices they hold, and a charge stays at the price that was in force where it was admitted.
@@ -49,14 +53,20 @@ class PriceServiceStub:
     """The layers they come from."""
     SetPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.SetPriceRequest, _prices_pb2.Price]
     """Sets a custom price; sidecars know within a second. Calls admitted before keep the price
-    they were admitted under.
+    they were admitted under, also where it is corrected: RatingService computes them again.
     """
     DeletePrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.DeletePriceRequest, _prices_pb2.DeletePriceResponse]
     """Takes a custom price back."""
     ListPriceHistory: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListPriceHistoryRequest, _prices_pb2.ListPriceHistoryResponse]
     """Every version of one model's custom and built-in price."""
     QuotePrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.QuotePriceRequest, _prices_pb2.QuotePriceResponse]
-    """What a call would cost now."""
+    """What a call would cost now, or at another time."""
+    SetPriceContract: _grpc.UnaryUnaryMultiCallable[_prices_pb2.SetPriceContractRequest, _prices_pb2.PriceContract]
+    """Sets a contract; sidecars know within a second."""
+    ListPriceContracts: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListPriceContractsRequest, _prices_pb2.ListPriceContractsResponse]
+    """The contracts of an organization and of the platform."""
+    DeletePriceContract: _grpc.UnaryUnaryMultiCallable[_prices_pb2.DeletePriceContractRequest, _prices_pb2.DeletePriceContractResponse]
+    """Takes a contract back. NOT_FOUND if there is none of that name that holds or will."""
 
 @_typing.type_check_only
 class PriceServiceAsyncStub(PriceServiceStub):
@@ -71,14 +81,20 @@ class PriceServiceAsyncStub(PriceServiceStub):
     """The layers they come from."""
     SetPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.SetPriceRequest, _prices_pb2.Price]  # type: ignore[assignment]
     """Sets a custom price; sidecars know within a second. Calls admitted before keep the price
-    they were admitted under.
+    they were admitted under, also where it is corrected: RatingService computes them again.
     """
     DeletePrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.DeletePriceRequest, _prices_pb2.DeletePriceResponse]  # type: ignore[assignment]
     """Takes a custom price back."""
     ListPriceHistory: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListPriceHistoryRequest, _prices_pb2.ListPriceHistoryResponse]  # type: ignore[assignment]
     """Every version of one model's custom and built-in price."""
     QuotePrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.QuotePriceRequest, _prices_pb2.QuotePriceResponse]  # type: ignore[assignment]
-    """What a call would cost now."""
+    """What a call would cost now, or at another time."""
+    SetPriceContract: _aio.UnaryUnaryMultiCallable[_prices_pb2.SetPriceContractRequest, _prices_pb2.PriceContract]  # type: ignore[assignment]
+    """Sets a contract; sidecars know within a second."""
+    ListPriceContracts: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListPriceContractsRequest, _prices_pb2.ListPriceContractsResponse]  # type: ignore[assignment]
+    """The contracts of an organization and of the platform."""
+    DeletePriceContract: _aio.UnaryUnaryMultiCallable[_prices_pb2.DeletePriceContractRequest, _prices_pb2.DeletePriceContractResponse]  # type: ignore[assignment]
+    """Takes a contract back. NOT_FOUND if there is none of that name that holds or will."""
 
 class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Prices in force for an organization."""
@@ -114,7 +130,7 @@ class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_prices_pb2.Price, _abc.Awaitable[_prices_pb2.Price]]:
         """Sets a custom price; sidecars know within a second. Calls admitted before keep the price
-        they were admitted under.
+        they were admitted under, also where it is corrected: RatingService computes them again.
         """
 
     @_abc_1.abstractmethod
@@ -139,6 +155,30 @@ class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prices_pb2.QuotePriceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prices_pb2.QuotePriceResponse, _abc.Awaitable[_prices_pb2.QuotePriceResponse]]:
-        """What a call would cost now."""
+        """What a call would cost now, or at another time."""
+
+    @_abc_1.abstractmethod
+    def SetPriceContract(
+        self,
+        request: _prices_pb2.SetPriceContractRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.PriceContract, _abc.Awaitable[_prices_pb2.PriceContract]]:
+        """Sets a contract; sidecars know within a second."""
+
+    @_abc_1.abstractmethod
+    def ListPriceContracts(
+        self,
+        request: _prices_pb2.ListPriceContractsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.ListPriceContractsResponse, _abc.Awaitable[_prices_pb2.ListPriceContractsResponse]]:
+        """The contracts of an organization and of the platform."""
+
+    @_abc_1.abstractmethod
+    def DeletePriceContract(
+        self,
+        request: _prices_pb2.DeletePriceContractRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prices_pb2.DeletePriceContractResponse, _abc.Awaitable[_prices_pb2.DeletePriceContractResponse]]:
+        """Takes a contract back. NOT_FOUND if there is none of that name that holds or will."""
 
 def add_PriceServiceServicer_to_server(servicer: PriceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
