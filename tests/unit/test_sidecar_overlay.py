@@ -6,7 +6,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import structs
 
 from bursar.pricing import llm_token_price, snapshot
-from bursar.v1 import allowances_pb2, prices_pb2
+from bursar.v1 import allowances_pb2, contracts_pb2
 from bursar.wire import price_to_proto
 from bursar_sidecar.overlay import Overlay
 
@@ -24,13 +24,13 @@ def stamp(moment: datetime) -> Timestamp:
 
 def told() -> Overlay:
     scheduled = structs.replace(PLAIN, effective_at=NOON, price_version="custom@9")
-    half = prices_pb2.PriceContract(
+    half = contracts_pb2.PriceContract(
         organization="organizations/acme",
         discount_factor="0.5",
         version="contract@8",
         effective_time=stamp(NOON + timedelta(minutes=1)),
     )
-    nonsense = prices_pb2.PriceContract(discount_factor="7", version="contract@9")
+    nonsense = contracts_pb2.PriceContract(discount_factor="7", version="contract@9")
     overlay = Overlay()
     overlay.hear(
         allowances_pb2.PriceBook(
@@ -77,7 +77,7 @@ def test_a_new_overlay_takes_the_place_of_the_old_one_at_once() -> None:
 def test_contracts_of_several_parts_keep_their_order() -> None:
     overlay = Overlay()
     for part, factor in enumerate(("0.1", "0.2", "0.3")):
-        contract = prices_pb2.PriceContract(discount_factor=factor, version=f"contract@{part}")
+        contract = contracts_pb2.PriceContract(discount_factor=factor, version=f"contract@{part}")
         overlay.hear(
             allowances_pb2.PriceBook(
                 overlay_version=1, part=part, part_count=3, contracts=[contract]

@@ -14,7 +14,7 @@ from msgspec import structs
 from bursar.pricing import Component, Contract, Meter, Price, llm_token_price, snapshot
 from bursar.pricing.model import LLM_TOKEN_METERS
 from bursar.usage import MAX_COUNT, Usage
-from bursar.v1 import charges_pb2, prices_pb2
+from bursar.v1 import charges_pb2, contracts_pb2, prices_pb2
 from bursar.wire import (
     WireError,
     contract_from_proto,
@@ -256,7 +256,7 @@ def test_times_and_contracts_travel_exactly() -> None:
 )
 def test_what_is_no_contract_is_refused_by_field(fields: dict[str, Any], field: str) -> None:
     with pytest.raises(WireError) as caught:
-        contract_from_proto(prices_pb2.PriceContract(**fields), 0)
+        contract_from_proto(contracts_pb2.PriceContract(**fields), 0)
     assert caught.value.field == field
 
 

@@ -15,7 +15,7 @@ from bursar.exchange import ExchangeError, ExchangeRate, format_rate, parse_rate
 from bursar.money import CURRENCIES
 from bursar.pricing import Component, Contract, Meter, Price, PriceError
 from bursar.usage import MAX_COUNT, Usage
-from bursar.v1 import charges_pb2, exchange_rates_pb2, prices_pb2
+from bursar.v1 import charges_pb2, contracts_pb2, exchange_rates_pb2, prices_pb2
 
 # Rates are written by people and price lists; the longest published one has 17 characters.
 MAX_DECIMAL_TEXT: Final = 64
@@ -132,9 +132,9 @@ def exchange_rate_from_proto(message: exchange_rates_pb2.ExchangeRate) -> Exchan
         raise WireError(field, error.value, error.expected) from error
 
 
-def contract_to_proto(contract: Contract) -> prices_pb2.PriceContract:
+def contract_to_proto(contract: Contract) -> contracts_pb2.PriceContract:
     """The contract as a message; exact. Whose it is, is said by PLATFORM or an empty name."""
-    message = prices_pb2.PriceContract(
+    message = contracts_pb2.PriceContract(
         organization="" if contract.own else PLATFORM,
         provider=contract.provider,
         model=contract.model,
@@ -148,7 +148,7 @@ def contract_to_proto(contract: Contract) -> prices_pb2.PriceContract:
     return message
 
 
-def contract_from_proto(message: prices_pb2.PriceContract, order: int) -> Contract:
+def contract_from_proto(message: contracts_pb2.PriceContract, order: int) -> Contract:
     """The contract a message holds. Raises WireError naming the field that is wrong.
 
     `order` is its place among those of its owner: the higher one was set later.
@@ -193,7 +193,7 @@ def _optional(value: Decimal | None) -> str:
 
 
 def _set_times(
-    message: prices_pb2.Price | prices_pb2.PriceContract, dated: Price | Contract
+    message: prices_pb2.Price | contracts_pb2.PriceContract, dated: Price | Contract
 ) -> None:
     if dated.effective_at is not None:
         message.effective_time.FromDatetime(dated.effective_at)
@@ -201,7 +201,7 @@ def _set_times(
         message.expire_time.FromDatetime(dated.expires_at)
 
 
-def _time(message: prices_pb2.Price | prices_pb2.PriceContract, field: str) -> datetime | None:
+def _time(message: prices_pb2.Price | contracts_pb2.PriceContract, field: str) -> datetime | None:
     if not message.HasField(field):  # type: ignore[arg-type]  # both messages have both fields
         return None
     stamp: Timestamp = getattr(message, field)

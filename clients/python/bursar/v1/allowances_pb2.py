@@ -23,72 +23,73 @@ _sym_db = _symbol_database.Default()
 
 
 from bursar.v1 import charges_pb2 as bursar_dot_v1_dot_charges__pb2
+from bursar.v1 import contracts_pb2 as bursar_dot_v1_dot_contracts__pb2
 from bursar.v1 import exchange_rates_pb2 as bursar_dot_v1_dot_exchange__rates__pb2
 from bursar.v1 import prices_pb2 as bursar_dot_v1_dot_prices__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ursar/v1/allowances.proto\x12\tbursar.v1\x1a\x17\x62ursar/v1/charges.proto\x1a\x1e\x62ursar/v1/exchange_rates.proto\x1a\x16\x62ursar/v1/prices.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"n\n\x0cPriorSession\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x0e\n\x06last_n\x18\x02 \x01(\x03\x12(\n\x07journal\x18\x03 \x01(\x0e\x32\x17.bursar.v1.JournalState\x12\r\n\x05proof\x18\x04 \x01(\x0c\"\xaf\x01\n\x05Hello\x12\x0f\n\x07\x62oot_id\x18\x01 \x01(\t\x12\r\n\x05\x62uild\x18\x02 \x01(\t\x12/\n\x0eprior_sessions\x18\x03 \x03(\x0b\x32\x17.bursar.v1.PriorSession\x12\x1e\n\x16price_snapshot_version\x18\x04 \x01(\t\x12\x1d\n\x15price_overlay_version\x18\x05 \x01(\x03\x12\x16\n\x0esession_proofs\x18\x06 \x03(\x0c\"\xff\x01\n\x0e\x41llowanceUsage\x12\x18\n\x10\x62udget_window_id\x18\x01 \x01(\x03\x12\x1a\n\x12granted_seen_nanos\x18\x02 \x01(\x03\x12\x16\n\x0ereturned_nanos\x18\x03 \x01(\x03\x12\x16\n\x0ereserved_nanos\x18\x04 \x01(\x03\x12\x12\n\nfree_nanos\x18\x05 \x01(\x03\x12\x12\n\nwant_nanos\x18\x06 \x01(\x03\x12\x1d\n\x15\x62urn_nanos_per_second\x18\x07 \x01(\x03\x12\x1a\n\x12largest_call_nanos\x18\x08 \x01(\x03\x12\x0f\n\x07idle_ms\x18\t \x01(\x03\x12\x13\n\x0bgrant_proof\x18\n \x01(\x0c\"v\n\x08NeedLine\x12\x11\n\tbudget_id\x18\x01 \x01(\x03\x12\x14\n\x0c\x61mount_nanos\x18\x02 \x01(\x03\x12\x13\n\x0bleast_nanos\x18\x03 \x01(\x03\x12\x12\n\nwant_nanos\x18\x04 \x01(\x03\x12\x18\n\x10\x62udget_window_id\x18\x05 \x01(\x03\"\\\n\x04Need\x12\x0f\n\x07need_id\x18\x01 \x01(\x03\x12\"\n\x05lines\x18\x02 \x03(\x0b\x32\x13.bursar.v1.NeedLine\x12\x0f\n\x07wait_ms\x18\x03 \x01(\x03\x12\x0e\n\x06growth\x18\x04 \x01(\x08\"\x1e\n\nResolveKey\x12\x10\n\x08key_hash\x18\x01 \x01(\x0c\"?\n\tPolicyAck\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\x1a\n\x12last_n_under_older\x18\x02 \x01(\x03\"5\n\x0c\x43loseSession\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x0e\n\x06last_n\x18\x02 \x01(\x03\"\xed\x02\n\x0cSidecarFrame\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x1f\n\x05hello\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Hello\x12(\n\x05usage\x18\x04 \x03(\x0b\x32\x19.bursar.v1.AllowanceUsage\x12\x1e\n\x05needs\x18\x05 \x03(\x0b\x32\x0f.bursar.v1.Need\x12\x1a\n\x12withdrawn_need_ids\x18\x06 \x03(\x03\x12*\n\x0bsettlements\x18\x07 \x03(\x0b\x32\x15.bursar.v1.Settlement\x12+\n\x0cresolve_keys\x18\x08 \x03(\x0b\x32\x15.bursar.v1.ResolveKey\x12(\n\npolicy_ack\x18\t \x01(\x0b\x32\x14.bursar.v1.PolicyAck\x12/\n\x0e\x63lose_sessions\x18\n \x03(\x0b\x32\x17.bursar.v1.CloseSession\"\xcf\x01\n\x07Welcome\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x17\n\x0forganization_id\x18\x03 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12\x10\n\x08last_seq\x18\x05 \x01(\x03\x12\x14\n\x0cvalid_for_ms\x18\x06 \x01(\x03\x12\x10\n\x08platform\x18\x07 \x01(\x08\x12\x0f\n\x07resumed\x18\x08 \x01(\x08\x12\r\n\x05proof\x18\t \x01(\x0c\x12\x12\n\nlost_tails\x18\n \x01(\x03\"\xd3\x02\n\tAllowance\x12\x18\n\x10\x62udget_window_id\x18\x01 \x01(\x03\x12\x11\n\tbudget_id\x18\x02 \x01(\x03\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.bursar.v1.AllowanceMode\x12\x15\n\rgranted_nanos\x18\x04 \x01(\x03\x12\x16\n\x0ereturned_nanos\x18\x05 \x01(\x03\x12\x14\n\x0cstarts_in_ms\x18\x06 \x01(\x03\x12\x12\n\nends_in_ms\x18\x07 \x01(\x03\x12\x33\n\x0fwindow_end_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0blimit_nanos\x18\t \x01(\x03\x12\x15\n\rsettled_nanos\x18\n \x01(\x03\x12\x0c\n\x04tail\x18\x0b \x01(\x08\x12\x14\n\x0chold_idle_ms\x18\x0c \x01(\x03\x12\x13\n\x0bgrant_proof\x18\r \x01(\x0c\"\xd0\x01\n\rBindingBudget\x12\x11\n\tbudget_id\x18\x01 \x01(\x03\x12\x18\n\x10\x62udget_window_id\x18\x02 \x01(\x03\x12\x13\n\x0blimit_nanos\x18\x03 \x01(\x03\x12\x15\n\rsettled_nanos\x18\x04 \x01(\x03\x12\x19\n\x11outstanding_nanos\x18\x05 \x01(\x03\x12\x16\n\x0ein_doubt_nanos\x18\x06 \x01(\x03\x12\x33\n\x0fwindow_end_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x86\x01\n\x07Verdict\x12\x0f\n\x07need_id\x18\x01 \x01(\x03\x12\'\n\x07outcome\x18\x02 \x01(\x0e\x32\x16.bursar.v1.NeedOutcome\x12)\n\x07\x62inding\x18\x03 \x03(\x0b\x32\x18.bursar.v1.BindingBudget\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\x03\"F\n\x06Recall\x12\x18\n\x10\x62udget_window_id\x18\x01 \x01(\x03\x12\x14\n\x0c\x61mount_nanos\x18\x02 \x01(\x03\x12\x0c\n\x04tail\x18\x03 \x01(\x08\"\xd2\x01\n\x0c\x42udgetPolicy\x12\x11\n\tbudget_id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12(\n\nscope_kind\x18\x04 \x01(\x0e\x32\x14.bursar.v1.ScopeKind\x12\x10\n\x08scope_id\x18\x05 \x01(\x03\x12\r\n\x05scope\x18\x06 \x01(\t\x12\x0e\n\x06models\x18\x07 \x03(\t\x12\x11\n\tproviders\x18\x08 \x03(\t\x12\x0c\n\x04hard\x18\t \x01(\x08\x12\x0f\n\x07version\x18\n \x01(\x03\"\x83\x02\n\tKeyPolicy\x12\x10\n\x08key_hash\x18\x01 \x01(\x0c\x12&\n\x07refusal\x18\x02 \x01(\x0e\x32\x15.bursar.v1.KeyRefusal\x12\x0e\n\x06key_id\x18\x03 \x01(\x03\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07team_id\x18\x05 \x01(\x03\x12\x0c\n\x04team\x18\x06 \x01(\t\x12\x12\n\nproject_id\x18\x07 \x01(\x03\x12\x0f\n\x07project\x18\x08 \x01(\t\x12\x0f\n\x07user_id\x18\t \x01(\x03\x12\x0c\n\x04user\x18\n \x01(\t\x12\x16\n\x0e\x61llowed_models\x18\x0b \x03(\t\x12\x0c\n\x04tags\x18\x0c \x03(\t\x12\x15\n\rexpires_in_ms\x18\r \x01(\x03\"\x8f\x01\n\x0bPolicyDelta\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\"\n\x04keys\x18\x02 \x03(\x0b\x32\x14.bursar.v1.KeyPolicy\x12(\n\x07\x62udgets\x18\x03 \x03(\x0b\x32\x17.bursar.v1.BudgetPolicy\x12\x1a\n\x12removed_budget_ids\x18\x04 \x03(\x03\"\xe0\x01\n\tPriceBook\x12\x18\n\x10snapshot_version\x18\x01 \x01(\t\x12\x17\n\x0foverlay_version\x18\x02 \x01(\x03\x12\x0c\n\x04part\x18\x03 \x01(\x05\x12\x12\n\npart_count\x18\x04 \x01(\x05\x12 \n\x06prices\x18\x05 \x03(\x0b\x32\x10.bursar.v1.Price\x12/\n\x0e\x65xchange_rates\x18\x06 \x03(\x0b\x32\x17.bursar.v1.ExchangeRate\x12+\n\tcontracts\x18\x07 \x03(\x0b\x32\x18.bursar.v1.PriceContract\"\x17\n\x05\x46\x65nce\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1b\n\x08Redirect\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"\x15\n\x05\x44rain\x12\x0c\n\x04over\x18\x01 \x01(\x08\"\x8a\x03\n\x0c\x43ontrolFrame\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x13\n\x0b\x61pplied_seq\x18\x02 \x01(\x03\x12#\n\x07welcome\x18\x03 \x01(\x0b\x32\x12.bursar.v1.Welcome\x12(\n\nallowances\x18\x04 \x03(\x0b\x32\x14.bursar.v1.Allowance\x12$\n\x08verdicts\x18\x05 \x03(\x0b\x32\x12.bursar.v1.Verdict\x12\"\n\x07recalls\x18\x06 \x03(\x0b\x32\x11.bursar.v1.Recall\x12&\n\x06policy\x18\x07 \x01(\x0b\x32\x16.bursar.v1.PolicyDelta\x12$\n\x06prices\x18\x08 \x01(\x0b\x32\x14.bursar.v1.PriceBook\x12\x1f\n\x05\x66\x65nce\x18\t \x01(\x0b\x32\x10.bursar.v1.Fence\x12%\n\x08redirect\x18\n \x01(\x0b\x32\x13.bursar.v1.Redirect\x12\x1f\n\x05\x64rain\x18\x0b \x01(\x0b\x32\x10.bursar.v1.Drain*f\n\x0cJournalState\x12\x1d\n\x19JOURNAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16JOURNAL_STATE_COMPLETE\x10\x01\x12\x1b\n\x17JOURNAL_STATE_TRUNCATED\x10\x02*e\n\rAllowanceMode\x12\x1e\n\x1a\x41LLOWANCE_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41LLOWANCE_MODE_LENT\x10\x01\x12\x1b\n\x17\x41LLOWANCE_MODE_OBSERVED\x10\x02*\xaf\x01\n\x0bNeedOutcome\x12\x1c\n\x18NEED_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14NEED_OUTCOME_GRANTED\x10\x01\x12\x1a\n\x16NEED_OUTCOME_EXHAUSTED\x10\x02\x12\x1a\n\x16NEED_OUTCOME_CONTENDED\x10\x03\x12\x16\n\x12NEED_OUTCOME_STALE\x10\x04\x12\x18\n\x14NEED_OUTCOME_CLAMPED\x10\x05*\xb3\x01\n\tScopeKind\x12\x1a\n\x16SCOPE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13SCOPE_KIND_PLATFORM\x10\x01\x12\x1b\n\x17SCOPE_KIND_ORGANIZATION\x10\x02\x12\x13\n\x0fSCOPE_KIND_TEAM\x10\x03\x12\x16\n\x12SCOPE_KIND_PROJECT\x10\x04\x12\x13\n\x0fSCOPE_KIND_USER\x10\x05\x12\x12\n\x0eSCOPE_KIND_KEY\x10\x06*\x8e\x01\n\nKeyRefusal\x12\x1b\n\x17KEY_REFUSAL_UNSPECIFIED\x10\x00\x12\x17\n\x13KEY_REFUSAL_UNKNOWN\x10\x01\x12\x17\n\x13KEY_REFUSAL_REVOKED\x10\x02\x12\x18\n\x14KEY_REFUSAL_DISABLED\x10\x03\x12\x17\n\x13KEY_REFUSAL_EXPIRED\x10\x04\x32S\n\x10\x41llowanceService\x12?\n\x07Session\x12\x17.bursar.v1.SidecarFrame\x1a\x17.bursar.v1.ControlFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ursar/v1/allowances.proto\x12\tbursar.v1\x1a\x17\x62ursar/v1/charges.proto\x1a\x19\x62ursar/v1/contracts.proto\x1a\x1e\x62ursar/v1/exchange_rates.proto\x1a\x16\x62ursar/v1/prices.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"n\n\x0cPriorSession\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x0e\n\x06last_n\x18\x02 \x01(\x03\x12(\n\x07journal\x18\x03 \x01(\x0e\x32\x17.bursar.v1.JournalState\x12\r\n\x05proof\x18\x04 \x01(\x0c\"\xaf\x01\n\x05Hello\x12\x0f\n\x07\x62oot_id\x18\x01 \x01(\t\x12\r\n\x05\x62uild\x18\x02 \x01(\t\x12/\n\x0eprior_sessions\x18\x03 \x03(\x0b\x32\x17.bursar.v1.PriorSession\x12\x1e\n\x16price_snapshot_version\x18\x04 \x01(\t\x12\x1d\n\x15price_overlay_version\x18\x05 \x01(\x03\x12\x16\n\x0esession_proofs\x18\x06 \x03(\x0c\"\xff\x01\n\x0e\x41llowanceUsage\x12\x18\n\x10\x62udget_window_id\x18\x01 \x01(\x03\x12\x1a\n\x12granted_seen_nanos\x18\x02 \x01(\x03\x12\x16\n\x0ereturned_nanos\x18\x03 \x01(\x03\x12\x16\n\x0ereserved_nanos\x18\x04 \x01(\x03\x12\x12\n\nfree_nanos\x18\x05 \x01(\x03\x12\x12\n\nwant_nanos\x18\x06 \x01(\x03\x12\x1d\n\x15\x62urn_nanos_per_second\x18\x07 \x01(\x03\x12\x1a\n\x12largest_call_nanos\x18\x08 \x01(\x03\x12\x0f\n\x07idle_ms\x18\t \x01(\x03\x12\x13\n\x0bgrant_proof\x18\n \x01(\x0c\"v\n\x08NeedLine\x12\x11\n\tbudget_id\x18\x01 \x01(\x03\x12\x14\n\x0c\x61mount_nanos\x18\x02 \x01(\x03\x12\x13\n\x0bleast_nanos\x18\x03 \x01(\x03\x12\x12\n\nwant_nanos\x18\x04 \x01(\x03\x12\x18\n\x10\x62udget_window_id\x18\x05 \x01(\x03\"\\\n\x04Need\x12\x0f\n\x07need_id\x18\x01 \x01(\x03\x12\"\n\x05lines\x18\x02 \x03(\x0b\x32\x13.bursar.v1.NeedLine\x12\x0f\n\x07wait_ms\x18\x03 \x01(\x03\x12\x0e\n\x06growth\x18\x04 \x01(\x08\"\x1e\n\nResolveKey\x12\x10\n\x08key_hash\x18\x01 \x01(\x0c\"?\n\tPolicyAck\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\x1a\n\x12last_n_under_older\x18\x02 \x01(\x03\"5\n\x0c\x43loseSession\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x0e\n\x06last_n\x18\x02 \x01(\x03\"\xed\x02\n\x0cSidecarFrame\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x1f\n\x05hello\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Hello\x12(\n\x05usage\x18\x04 \x03(\x0b\x32\x19.bursar.v1.AllowanceUsage\x12\x1e\n\x05needs\x18\x05 \x03(\x0b\x32\x0f.bursar.v1.Need\x12\x1a\n\x12withdrawn_need_ids\x18\x06 \x03(\x03\x12*\n\x0bsettlements\x18\x07 \x03(\x0b\x32\x15.bursar.v1.Settlement\x12+\n\x0cresolve_keys\x18\x08 \x03(\x0b\x32\x15.bursar.v1.ResolveKey\x12(\n\npolicy_ack\x18\t \x01(\x0b\x32\x14.bursar.v1.PolicyAck\x12/\n\x0e\x63lose_sessions\x18\n \x03(\x0b\x32\x17.bursar.v1.CloseSession\"\xcf\x01\n\x07Welcome\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x17\n\x0forganization_id\x18\x03 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12\x10\n\x08last_seq\x18\x05 \x01(\x03\x12\x14\n\x0cvalid_for_ms\x18\x06 \x01(\x03\x12\x10\n\x08platform\x18\x07 \x01(\x08\x12\x0f\n\x07resumed\x18\x08 \x01(\x08\x12\r\n\x05proof\x18\t \x01(\x0c\x12\x12\n\nlost_tails\x18\n \x01(\x03\"\xd3\x02\n\tAllowance\x12\x18\n\x10\x62udget_window_id\x18\x01 \x01(\x03\x12\x11\n\tbudget_id\x18\x02 \x01(\x03\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.bursar.v1.AllowanceMode\x12\x15\n\rgranted_nanos\x18\x04 \x01(\x03\x12\x16\n\x0ereturned_nanos\x18\x05 \x01(\x03\x12\x14\n\x0cstarts_in_ms\x18\x06 \x01(\x03\x12\x12\n\nends_in_ms\x18\x07 \x01(\x03\x12\x33\n\x0fwindow_end_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0blimit_nanos\x18\t \x01(\x03\x12\x15\n\rsettled_nanos\x18\n \x01(\x03\x12\x0c\n\x04tail\x18\x0b \x01(\x08\x12\x14\n\x0chold_idle_ms\x18\x0c \x01(\x03\x12\x13\n\x0bgrant_proof\x18\r \x01(\x0c\"\xd0\x01\n\rBindingBudget\x12\x11\n\tbudget_id\x18\x01 \x01(\x03\x12\x18\n\x10\x62udget_window_id\x18\x02 \x01(\x03\x12\x13\n\x0blimit_nanos\x18\x03 \x01(\x03\x12\x15\n\rsettled_nanos\x18\x04 \x01(\x03\x12\x19\n\x11outstanding_nanos\x18\x05 \x01(\x03\x12\x16\n\x0ein_doubt_nanos\x18\x06 \x01(\x03\x12\x33\n\x0fwindow_end_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x86\x01\n\x07Verdict\x12\x0f\n\x07need_id\x18\x01 \x01(\x03\x12\'\n\x07outcome\x18\x02 \x01(\x0e\x32\x16.bursar.v1.NeedOutcome\x12)\n\x07\x62inding\x18\x03 \x03(\x0b\x32\x18.bursar.v1.BindingBudget\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\x03\"F\n\x06Recall\x12\x18\n\x10\x62udget_window_id\x18\x01 \x01(\x03\x12\x14\n\x0c\x61mount_nanos\x18\x02 \x01(\x03\x12\x0c\n\x04tail\x18\x03 \x01(\x08\"\xd2\x01\n\x0c\x42udgetPolicy\x12\x11\n\tbudget_id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12(\n\nscope_kind\x18\x04 \x01(\x0e\x32\x14.bursar.v1.ScopeKind\x12\x10\n\x08scope_id\x18\x05 \x01(\x03\x12\r\n\x05scope\x18\x06 \x01(\t\x12\x0e\n\x06models\x18\x07 \x03(\t\x12\x11\n\tproviders\x18\x08 \x03(\t\x12\x0c\n\x04hard\x18\t \x01(\x08\x12\x0f\n\x07version\x18\n \x01(\x03\"\x83\x02\n\tKeyPolicy\x12\x10\n\x08key_hash\x18\x01 \x01(\x0c\x12&\n\x07refusal\x18\x02 \x01(\x0e\x32\x15.bursar.v1.KeyRefusal\x12\x0e\n\x06key_id\x18\x03 \x01(\x03\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07team_id\x18\x05 \x01(\x03\x12\x0c\n\x04team\x18\x06 \x01(\t\x12\x12\n\nproject_id\x18\x07 \x01(\x03\x12\x0f\n\x07project\x18\x08 \x01(\t\x12\x0f\n\x07user_id\x18\t \x01(\x03\x12\x0c\n\x04user\x18\n \x01(\t\x12\x16\n\x0e\x61llowed_models\x18\x0b \x03(\t\x12\x0c\n\x04tags\x18\x0c \x03(\t\x12\x15\n\rexpires_in_ms\x18\r \x01(\x03\"\x8f\x01\n\x0bPolicyDelta\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\"\n\x04keys\x18\x02 \x03(\x0b\x32\x14.bursar.v1.KeyPolicy\x12(\n\x07\x62udgets\x18\x03 \x03(\x0b\x32\x17.bursar.v1.BudgetPolicy\x12\x1a\n\x12removed_budget_ids\x18\x04 \x03(\x03\"\xe0\x01\n\tPriceBook\x12\x18\n\x10snapshot_version\x18\x01 \x01(\t\x12\x17\n\x0foverlay_version\x18\x02 \x01(\x03\x12\x0c\n\x04part\x18\x03 \x01(\x05\x12\x12\n\npart_count\x18\x04 \x01(\x05\x12 \n\x06prices\x18\x05 \x03(\x0b\x32\x10.bursar.v1.Price\x12/\n\x0e\x65xchange_rates\x18\x06 \x03(\x0b\x32\x17.bursar.v1.ExchangeRate\x12+\n\tcontracts\x18\x07 \x03(\x0b\x32\x18.bursar.v1.PriceContract\"\x17\n\x05\x46\x65nce\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1b\n\x08Redirect\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"\x15\n\x05\x44rain\x12\x0c\n\x04over\x18\x01 \x01(\x08\"\x8a\x03\n\x0c\x43ontrolFrame\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x13\n\x0b\x61pplied_seq\x18\x02 \x01(\x03\x12#\n\x07welcome\x18\x03 \x01(\x0b\x32\x12.bursar.v1.Welcome\x12(\n\nallowances\x18\x04 \x03(\x0b\x32\x14.bursar.v1.Allowance\x12$\n\x08verdicts\x18\x05 \x03(\x0b\x32\x12.bursar.v1.Verdict\x12\"\n\x07recalls\x18\x06 \x03(\x0b\x32\x11.bursar.v1.Recall\x12&\n\x06policy\x18\x07 \x01(\x0b\x32\x16.bursar.v1.PolicyDelta\x12$\n\x06prices\x18\x08 \x01(\x0b\x32\x14.bursar.v1.PriceBook\x12\x1f\n\x05\x66\x65nce\x18\t \x01(\x0b\x32\x10.bursar.v1.Fence\x12%\n\x08redirect\x18\n \x01(\x0b\x32\x13.bursar.v1.Redirect\x12\x1f\n\x05\x64rain\x18\x0b \x01(\x0b\x32\x10.bursar.v1.Drain*f\n\x0cJournalState\x12\x1d\n\x19JOURNAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16JOURNAL_STATE_COMPLETE\x10\x01\x12\x1b\n\x17JOURNAL_STATE_TRUNCATED\x10\x02*e\n\rAllowanceMode\x12\x1e\n\x1a\x41LLOWANCE_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41LLOWANCE_MODE_LENT\x10\x01\x12\x1b\n\x17\x41LLOWANCE_MODE_OBSERVED\x10\x02*\xaf\x01\n\x0bNeedOutcome\x12\x1c\n\x18NEED_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14NEED_OUTCOME_GRANTED\x10\x01\x12\x1a\n\x16NEED_OUTCOME_EXHAUSTED\x10\x02\x12\x1a\n\x16NEED_OUTCOME_CONTENDED\x10\x03\x12\x16\n\x12NEED_OUTCOME_STALE\x10\x04\x12\x18\n\x14NEED_OUTCOME_CLAMPED\x10\x05*\xb3\x01\n\tScopeKind\x12\x1a\n\x16SCOPE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13SCOPE_KIND_PLATFORM\x10\x01\x12\x1b\n\x17SCOPE_KIND_ORGANIZATION\x10\x02\x12\x13\n\x0fSCOPE_KIND_TEAM\x10\x03\x12\x16\n\x12SCOPE_KIND_PROJECT\x10\x04\x12\x13\n\x0fSCOPE_KIND_USER\x10\x05\x12\x12\n\x0eSCOPE_KIND_KEY\x10\x06*\x8e\x01\n\nKeyRefusal\x12\x1b\n\x17KEY_REFUSAL_UNSPECIFIED\x10\x00\x12\x17\n\x13KEY_REFUSAL_UNKNOWN\x10\x01\x12\x17\n\x13KEY_REFUSAL_REVOKED\x10\x02\x12\x18\n\x14KEY_REFUSAL_DISABLED\x10\x03\x12\x17\n\x13KEY_REFUSAL_EXPIRED\x10\x04\x32S\n\x10\x41llowanceService\x12?\n\x07Session\x12\x17.bursar.v1.SidecarFrame\x1a\x17.bursar.v1.ControlFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bursar.v1.allowances_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOURNALSTATE']._serialized_start=3731
-  _globals['_JOURNALSTATE']._serialized_end=3833
-  _globals['_ALLOWANCEMODE']._serialized_start=3835
-  _globals['_ALLOWANCEMODE']._serialized_end=3936
-  _globals['_NEEDOUTCOME']._serialized_start=3939
-  _globals['_NEEDOUTCOME']._serialized_end=4114
-  _globals['_SCOPEKIND']._serialized_start=4117
-  _globals['_SCOPEKIND']._serialized_end=4296
-  _globals['_KEYREFUSAL']._serialized_start=4299
-  _globals['_KEYREFUSAL']._serialized_end=4441
-  _globals['_PRIORSESSION']._serialized_start=155
-  _globals['_PRIORSESSION']._serialized_end=265
-  _globals['_HELLO']._serialized_start=268
-  _globals['_HELLO']._serialized_end=443
-  _globals['_ALLOWANCEUSAGE']._serialized_start=446
-  _globals['_ALLOWANCEUSAGE']._serialized_end=701
-  _globals['_NEEDLINE']._serialized_start=703
-  _globals['_NEEDLINE']._serialized_end=821
-  _globals['_NEED']._serialized_start=823
-  _globals['_NEED']._serialized_end=915
-  _globals['_RESOLVEKEY']._serialized_start=917
-  _globals['_RESOLVEKEY']._serialized_end=947
-  _globals['_POLICYACK']._serialized_start=949
-  _globals['_POLICYACK']._serialized_end=1012
-  _globals['_CLOSESESSION']._serialized_start=1014
-  _globals['_CLOSESESSION']._serialized_end=1067
-  _globals['_SIDECARFRAME']._serialized_start=1070
-  _globals['_SIDECARFRAME']._serialized_end=1435
-  _globals['_WELCOME']._serialized_start=1438
-  _globals['_WELCOME']._serialized_end=1645
-  _globals['_ALLOWANCE']._serialized_start=1648
-  _globals['_ALLOWANCE']._serialized_end=1987
-  _globals['_BINDINGBUDGET']._serialized_start=1990
-  _globals['_BINDINGBUDGET']._serialized_end=2198
-  _globals['_VERDICT']._serialized_start=2201
-  _globals['_VERDICT']._serialized_end=2335
-  _globals['_RECALL']._serialized_start=2337
-  _globals['_RECALL']._serialized_end=2407
-  _globals['_BUDGETPOLICY']._serialized_start=2410
-  _globals['_BUDGETPOLICY']._serialized_end=2620
-  _globals['_KEYPOLICY']._serialized_start=2623
-  _globals['_KEYPOLICY']._serialized_end=2882
-  _globals['_POLICYDELTA']._serialized_start=2885
-  _globals['_POLICYDELTA']._serialized_end=3028
-  _globals['_PRICEBOOK']._serialized_start=3031
-  _globals['_PRICEBOOK']._serialized_end=3255
-  _globals['_FENCE']._serialized_start=3257
-  _globals['_FENCE']._serialized_end=3280
-  _globals['_REDIRECT']._serialized_start=3282
-  _globals['_REDIRECT']._serialized_end=3309
-  _globals['_DRAIN']._serialized_start=3311
-  _globals['_DRAIN']._serialized_end=3332
-  _globals['_CONTROLFRAME']._serialized_start=3335
-  _globals['_CONTROLFRAME']._serialized_end=3729
-  _globals['_ALLOWANCESERVICE']._serialized_start=4443
-  _globals['_ALLOWANCESERVICE']._serialized_end=4526
+  _globals['_JOURNALSTATE']._serialized_start=3758
+  _globals['_JOURNALSTATE']._serialized_end=3860
+  _globals['_ALLOWANCEMODE']._serialized_start=3862
+  _globals['_ALLOWANCEMODE']._serialized_end=3963
+  _globals['_NEEDOUTCOME']._serialized_start=3966
+  _globals['_NEEDOUTCOME']._serialized_end=4141
+  _globals['_SCOPEKIND']._serialized_start=4144
+  _globals['_SCOPEKIND']._serialized_end=4323
+  _globals['_KEYREFUSAL']._serialized_start=4326
+  _globals['_KEYREFUSAL']._serialized_end=4468
+  _globals['_PRIORSESSION']._serialized_start=182
+  _globals['_PRIORSESSION']._serialized_end=292
+  _globals['_HELLO']._serialized_start=295
+  _globals['_HELLO']._serialized_end=470
+  _globals['_ALLOWANCEUSAGE']._serialized_start=473
+  _globals['_ALLOWANCEUSAGE']._serialized_end=728
+  _globals['_NEEDLINE']._serialized_start=730
+  _globals['_NEEDLINE']._serialized_end=848
+  _globals['_NEED']._serialized_start=850
+  _globals['_NEED']._serialized_end=942
+  _globals['_RESOLVEKEY']._serialized_start=944
+  _globals['_RESOLVEKEY']._serialized_end=974
+  _globals['_POLICYACK']._serialized_start=976
+  _globals['_POLICYACK']._serialized_end=1039
+  _globals['_CLOSESESSION']._serialized_start=1041
+  _globals['_CLOSESESSION']._serialized_end=1094
+  _globals['_SIDECARFRAME']._serialized_start=1097
+  _globals['_SIDECARFRAME']._serialized_end=1462
+  _globals['_WELCOME']._serialized_start=1465
+  _globals['_WELCOME']._serialized_end=1672
+  _globals['_ALLOWANCE']._serialized_start=1675
+  _globals['_ALLOWANCE']._serialized_end=2014
+  _globals['_BINDINGBUDGET']._serialized_start=2017
+  _globals['_BINDINGBUDGET']._serialized_end=2225
+  _globals['_VERDICT']._serialized_start=2228
+  _globals['_VERDICT']._serialized_end=2362
+  _globals['_RECALL']._serialized_start=2364
+  _globals['_RECALL']._serialized_end=2434
+  _globals['_BUDGETPOLICY']._serialized_start=2437
+  _globals['_BUDGETPOLICY']._serialized_end=2647
+  _globals['_KEYPOLICY']._serialized_start=2650
+  _globals['_KEYPOLICY']._serialized_end=2909
+  _globals['_POLICYDELTA']._serialized_start=2912
+  _globals['_POLICYDELTA']._serialized_end=3055
+  _globals['_PRICEBOOK']._serialized_start=3058
+  _globals['_PRICEBOOK']._serialized_end=3282
+  _globals['_FENCE']._serialized_start=3284
+  _globals['_FENCE']._serialized_end=3307
+  _globals['_REDIRECT']._serialized_start=3309
+  _globals['_REDIRECT']._serialized_end=3336
+  _globals['_DRAIN']._serialized_start=3338
+  _globals['_DRAIN']._serialized_end=3359
+  _globals['_CONTROLFRAME']._serialized_start=3362
+  _globals['_CONTROLFRAME']._serialized_end=3756
+  _globals['_ALLOWANCESERVICE']._serialized_start=4470
+  _globals['_ALLOWANCESERVICE']._serialized_end=4553
 # @@protoc_insertion_point(module_scope)

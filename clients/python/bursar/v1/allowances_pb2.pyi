@@ -15,6 +15,7 @@ spent until its journal, or an administrator, says otherwise.
 """
 
 from bursar.v1 import charges_pb2 as _charges_pb2
+from bursar.v1 import contracts_pb2 as _contracts_pb2
 from bursar.v1 import exchange_rates_pb2 as _exchange_rates_pb2
 from bursar.v1 import prices_pb2 as _prices_pb2
 from collections import abc as _abc
@@ -1036,7 +1037,7 @@ class PriceBook(_message.Message):
         """
 
     @_builtins.property
-    def contracts(self) -> _containers.RepeatedCompositeFieldContainer[_prices_pb2.PriceContract]:
+    def contracts(self) -> _containers.RepeatedCompositeFieldContainer[_contracts_pb2.PriceContract]:
         """The contracts that hold or will, the platform's first, then by the order they were set in. In
         parts, as the prices are.
         """
@@ -1050,7 +1051,7 @@ class PriceBook(_message.Message):
         part_count: _builtins.int = ...,
         prices: _abc.Iterable[_prices_pb2.Price] | None = ...,
         exchange_rates: _abc.Iterable[_exchange_rates_pb2.ExchangeRate] | None = ...,
-        contracts: _abc.Iterable[_prices_pb2.PriceContract] | None = ...,
+        contracts: _abc.Iterable[_contracts_pb2.PriceContract] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from bursar.v1 import charges_pb2 as bursar_dot_v1_dot_charges__pb2
+from bursar.v1 import contracts_pb2 as bursar_dot_v1_dot_contracts__pb2
 from bursar.v1 import money_pb2 as bursar_dot_v1_dot_money__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ursar/v1/prices.proto\x12\tbursar.v1\x1a\x17\x62ursar/v1/charges.proto\x1a\x15\x62ursar/v1/money.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x01\n\x0ePriceCondition\x12#\n\x16input_above_llm_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0cservice_tier\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\tB\x19\n\x17_input_above_llm_tokens\"h\n\x0ePriceComponent\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x0c\n\x04rate\x18\x02 \x01(\t\x12\x0b\n\x03per\x18\x03 \x01(\x03\x12,\n\tcondition\x18\x04 \x01(\x0b\x32\x19.bursar.v1.PriceCondition\"\x9a\x04\n\x05Price\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12-\n\ncomponents\x18\x04 \x03(\x0b\x32\x19.bursar.v1.PriceComponent\x12\x1c\n\x14max_input_llm_tokens\x18\x05 \x01(\x03\x12\x1d\n\x15max_output_llm_tokens\x18\x06 \x01(\x03\x12\x0c\n\x04mode\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0bmultipliers\x18\x0b \x03(\x0b\x32!.bursar.v1.Price.MultipliersEntry\x12\r\n\x05layer\x18\x14 \x01(\t\x12/\n\x0brecord_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0esupersede_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x17 \x01(\t\x1a\x32\n\x10MultipliersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x96\x01\n\tPriceList\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x13\n\x0bprice_count\x18\x04 \x01(\x03\x12\x0e\n\x06source\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\x0fGetPriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12+\n\x07\x61t_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb3\x01\n\x11ListPricesRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x13\n\x0b\x63ustom_only\x18\x06 \x01(\x08\x12+\n\x07\x61t_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x12ListPricesResponse\x12 \n\x06prices\x18\x01 \x03(\x0b\x32\x10.bursar.v1.Price\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x15ListPriceListsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\"C\n\x16ListPriceListsResponse\x12)\n\x0bprice_lists\x18\x01 \x03(\x0b\x32\x14.bursar.v1.PriceList\"l\n\x0fSetPriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x1f\n\x05price\x18\x02 \x01(\x0b\x32\x10.bursar.v1.Price\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x7f\n\x12\x44\x65letePriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x15\n\x13\x44\x65letePriceResponse\"l\n\x17ListPriceHistoryRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x1a\n\x12include_superseded\x18\x04 \x01(\x08\"<\n\x18ListPriceHistoryResponse\x12 \n\x06prices\x18\x01 \x03(\x0b\x32\x10.bursar.v1.Price\"\xac\x01\n\x11QuotePriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Usage\x12\x14\n\x0cservice_tier\x18\x04 \x01(\t\x12+\n\x07\x61t_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06region\x18\x06 \x01(\t\"e\n\tQuoteLine\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x0c\n\x04rate\x18\x03 \x01(\t\x12\x0b\n\x03per\x18\x04 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x05 \x01(\t\x12\x0c\n\x04rule\x18\x06 \x01(\t\"\xa5\x02\n\x12QuotePriceResponse\x12\x1e\n\x04\x63ost\x18\x01 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x12\n\nexact_cost\x18\x02 \x01(\t\x12#\n\x05lines\x18\x03 \x03(\x0b\x32\x14.bursar.v1.QuoteLine\x12\x1f\n\x05price\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Price\x12+\n\x11organization_cost\x18\x05 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x15\n\rexchange_rate\x18\x06 \x01(\t\x12$\n\nlist_price\x18\x07 \x01(\x0b\x32\x10.bursar.v1.Price\x12+\n\tcontracts\x18\x08 \x03(\x0b\x32\x18.bursar.v1.PriceContract\"\xdf\x02\n\rPriceContract\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x17\n\x0f\x64iscount_factor\x18\x05 \x01(\t\x12\x15\n\rmargin_factor\x18\x06 \x01(\t\x12\x10\n\x08\x63\x61ll_fee\x18\x07 \x01(\t\x12\x10\n\x08\x63urrency\x18\x08 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x0b \x01(\t\x12/\n\x0brecord_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\r \x01(\t\"o\n\x17SetPriceContractRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12*\n\x08\x63ontract\x18\x02 \x01(\x0b\x32\x18.bursar.v1.PriceContract\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"H\n\x19ListPriceContractsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x15\n\rinclude_ended\x18\x02 \x01(\x08\"I\n\x1aListPriceContractsResponse\x12+\n\tcontracts\x18\x01 \x03(\x0b\x32\x18.bursar.v1.PriceContract\"t\n\x1a\x44\x65letePriceContractRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1d\n\x1b\x44\x65letePriceContractResponse2\xb5\x06\n\x0cPriceService\x12\x38\n\x08GetPrice\x12\x1a.bursar.v1.GetPriceRequest\x1a\x10.bursar.v1.Price\x12I\n\nListPrices\x12\x1c.bursar.v1.ListPricesRequest\x1a\x1d.bursar.v1.ListPricesResponse\x12U\n\x0eListPriceLists\x12 .bursar.v1.ListPriceListsRequest\x1a!.bursar.v1.ListPriceListsResponse\x12\x38\n\x08SetPrice\x12\x1a.bursar.v1.SetPriceRequest\x1a\x10.bursar.v1.Price\x12L\n\x0b\x44\x65letePrice\x12\x1d.bursar.v1.DeletePriceRequest\x1a\x1e.bursar.v1.DeletePriceResponse\x12[\n\x10ListPriceHistory\x12\".bursar.v1.ListPriceHistoryRequest\x1a#.bursar.v1.ListPriceHistoryResponse\x12I\n\nQuotePrice\x12\x1c.bursar.v1.QuotePriceRequest\x1a\x1d.bursar.v1.QuotePriceResponse\x12P\n\x10SetPriceContract\x12\".bursar.v1.SetPriceContractRequest\x1a\x18.bursar.v1.PriceContract\x12\x61\n\x12ListPriceContracts\x12$.bursar.v1.ListPriceContractsRequest\x1a%.bursar.v1.ListPriceContractsResponse\x12\x64\n\x13\x44\x65letePriceContract\x12%.bursar.v1.DeletePriceContractRequest\x1a&.bursar.v1.DeletePriceContractResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ursar/v1/prices.proto\x12\tbursar.v1\x1a\x17\x62ursar/v1/charges.proto\x1a\x19\x62ursar/v1/contracts.proto\x1a\x15\x62ursar/v1/money.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x01\n\x0ePriceCondition\x12#\n\x16input_above_llm_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0cservice_tier\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\tB\x19\n\x17_input_above_llm_tokens\"h\n\x0ePriceComponent\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x0c\n\x04rate\x18\x02 \x01(\t\x12\x0b\n\x03per\x18\x03 \x01(\x03\x12,\n\tcondition\x18\x04 \x01(\x0b\x32\x19.bursar.v1.PriceCondition\"\x9a\x04\n\x05Price\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12-\n\ncomponents\x18\x04 \x03(\x0b\x32\x19.bursar.v1.PriceComponent\x12\x1c\n\x14max_input_llm_tokens\x18\x05 \x01(\x03\x12\x1d\n\x15max_output_llm_tokens\x18\x06 \x01(\x03\x12\x0c\n\x04mode\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0bmultipliers\x18\x0b \x03(\x0b\x32!.bursar.v1.Price.MultipliersEntry\x12\r\n\x05layer\x18\x14 \x01(\t\x12/\n\x0brecord_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0esupersede_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x17 \x01(\t\x1a\x32\n\x10MultipliersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x96\x01\n\tPriceList\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x13\n\x0bprice_count\x18\x04 \x01(\x03\x12\x0e\n\x06source\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\x0fGetPriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12+\n\x07\x61t_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb3\x01\n\x11ListPricesRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x13\n\x0b\x63ustom_only\x18\x06 \x01(\x08\x12+\n\x07\x61t_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x12ListPricesResponse\x12 \n\x06prices\x18\x01 \x03(\x0b\x32\x10.bursar.v1.Price\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x15ListPriceListsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\"C\n\x16ListPriceListsResponse\x12)\n\x0bprice_lists\x18\x01 \x03(\x0b\x32\x14.bursar.v1.PriceList\"l\n\x0fSetPriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x1f\n\x05price\x18\x02 \x01(\x0b\x32\x10.bursar.v1.Price\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x7f\n\x12\x44\x65letePriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x15\n\x13\x44\x65letePriceResponse\"l\n\x17ListPriceHistoryRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x1a\n\x12include_superseded\x18\x04 \x01(\x08\"<\n\x18ListPriceHistoryResponse\x12 \n\x06prices\x18\x01 \x03(\x0b\x32\x10.bursar.v1.Price\"\xac\x01\n\x11QuotePriceRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.bursar.v1.Usage\x12\x14\n\x0cservice_tier\x18\x04 \x01(\t\x12+\n\x07\x61t_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06region\x18\x06 \x01(\t\"e\n\tQuoteLine\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x0c\n\x04rate\x18\x03 \x01(\t\x12\x0b\n\x03per\x18\x04 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x05 \x01(\t\x12\x0c\n\x04rule\x18\x06 \x01(\t\"\xa5\x02\n\x12QuotePriceResponse\x12\x1e\n\x04\x63ost\x18\x01 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x12\n\nexact_cost\x18\x02 \x01(\t\x12#\n\x05lines\x18\x03 \x03(\x0b\x32\x14.bursar.v1.QuoteLine\x12\x1f\n\x05price\x18\x04 \x01(\x0b\x32\x10.bursar.v1.Price\x12+\n\x11organization_cost\x18\x05 \x01(\x0b\x32\x10.bursar.v1.Money\x12\x15\n\rexchange_rate\x18\x06 \x01(\t\x12$\n\nlist_price\x18\x07 \x01(\x0b\x32\x10.bursar.v1.Price\x12+\n\tcontracts\x18\x08 \x03(\x0b\x32\x18.bursar.v1.PriceContract2\x9a\x04\n\x0cPriceService\x12\x38\n\x08GetPrice\x12\x1a.bursar.v1.GetPriceRequest\x1a\x10.bursar.v1.Price\x12I\n\nListPrices\x12\x1c.bursar.v1.ListPricesRequest\x1a\x1d.bursar.v1.ListPricesResponse\x12U\n\x0eListPriceLists\x12 .bursar.v1.ListPriceListsRequest\x1a!.bursar.v1.ListPriceListsResponse\x12\x38\n\x08SetPrice\x12\x1a.bursar.v1.SetPriceRequest\x1a\x10.bursar.v1.Price\x12L\n\x0b\x44\x65letePrice\x12\x1d.bursar.v1.DeletePriceRequest\x1a\x1e.bursar.v1.DeletePriceResponse\x12[\n\x10ListPriceHistory\x12\".bursar.v1.ListPriceHistoryRequest\x1a#.bursar.v1.ListPriceHistoryResponse\x12I\n\nQuotePrice\x12\x1c.bursar.v1.QuotePriceRequest\x1a\x1d.bursar.v1.QuotePriceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,54 +37,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PRICE_MULTIPLIERSENTRY']._loaded_options = None
   _globals['_PRICE_MULTIPLIERSENTRY']._serialized_options = b'8\001'
-  _globals['_PRICECONDITION']._serialized_start=119
-  _globals['_PRICECONDITION']._serialized_end=254
-  _globals['_PRICECOMPONENT']._serialized_start=256
-  _globals['_PRICECOMPONENT']._serialized_end=360
-  _globals['_PRICE']._serialized_start=363
-  _globals['_PRICE']._serialized_end=901
-  _globals['_PRICE_MULTIPLIERSENTRY']._serialized_start=851
-  _globals['_PRICE_MULTIPLIERSENTRY']._serialized_end=901
-  _globals['_PRICELIST']._serialized_start=904
-  _globals['_PRICELIST']._serialized_end=1054
-  _globals['_GETPRICEREQUEST']._serialized_start=1056
-  _globals['_GETPRICEREQUEST']._serialized_end=1155
-  _globals['_LISTPRICESREQUEST']._serialized_start=1158
-  _globals['_LISTPRICESREQUEST']._serialized_end=1337
-  _globals['_LISTPRICESRESPONSE']._serialized_start=1339
-  _globals['_LISTPRICESRESPONSE']._serialized_end=1418
-  _globals['_LISTPRICELISTSREQUEST']._serialized_start=1420
-  _globals['_LISTPRICELISTSREQUEST']._serialized_end=1465
-  _globals['_LISTPRICELISTSRESPONSE']._serialized_start=1467
-  _globals['_LISTPRICELISTSRESPONSE']._serialized_end=1534
-  _globals['_SETPRICEREQUEST']._serialized_start=1536
-  _globals['_SETPRICEREQUEST']._serialized_end=1644
-  _globals['_DELETEPRICEREQUEST']._serialized_start=1646
-  _globals['_DELETEPRICEREQUEST']._serialized_end=1773
-  _globals['_DELETEPRICERESPONSE']._serialized_start=1775
-  _globals['_DELETEPRICERESPONSE']._serialized_end=1796
-  _globals['_LISTPRICEHISTORYREQUEST']._serialized_start=1798
-  _globals['_LISTPRICEHISTORYREQUEST']._serialized_end=1906
-  _globals['_LISTPRICEHISTORYRESPONSE']._serialized_start=1908
-  _globals['_LISTPRICEHISTORYRESPONSE']._serialized_end=1968
-  _globals['_QUOTEPRICEREQUEST']._serialized_start=1971
-  _globals['_QUOTEPRICEREQUEST']._serialized_end=2143
-  _globals['_QUOTELINE']._serialized_start=2145
-  _globals['_QUOTELINE']._serialized_end=2246
-  _globals['_QUOTEPRICERESPONSE']._serialized_start=2249
-  _globals['_QUOTEPRICERESPONSE']._serialized_end=2542
-  _globals['_PRICECONTRACT']._serialized_start=2545
-  _globals['_PRICECONTRACT']._serialized_end=2896
-  _globals['_SETPRICECONTRACTREQUEST']._serialized_start=2898
-  _globals['_SETPRICECONTRACTREQUEST']._serialized_end=3009
-  _globals['_LISTPRICECONTRACTSREQUEST']._serialized_start=3011
-  _globals['_LISTPRICECONTRACTSREQUEST']._serialized_end=3083
-  _globals['_LISTPRICECONTRACTSRESPONSE']._serialized_start=3085
-  _globals['_LISTPRICECONTRACTSRESPONSE']._serialized_end=3158
-  _globals['_DELETEPRICECONTRACTREQUEST']._serialized_start=3160
-  _globals['_DELETEPRICECONTRACTREQUEST']._serialized_end=3276
-  _globals['_DELETEPRICECONTRACTRESPONSE']._serialized_start=3278
-  _globals['_DELETEPRICECONTRACTRESPONSE']._serialized_end=3307
-  _globals['_PRICESERVICE']._serialized_start=3310
-  _globals['_PRICESERVICE']._serialized_end=4131
+  _globals['_PRICECONDITION']._serialized_start=146
+  _globals['_PRICECONDITION']._serialized_end=281
+  _globals['_PRICECOMPONENT']._serialized_start=283
+  _globals['_PRICECOMPONENT']._serialized_end=387
+  _globals['_PRICE']._serialized_start=390
+  _globals['_PRICE']._serialized_end=928
+  _globals['_PRICE_MULTIPLIERSENTRY']._serialized_start=878
+  _globals['_PRICE_MULTIPLIERSENTRY']._serialized_end=928
+  _globals['_PRICELIST']._serialized_start=931
+  _globals['_PRICELIST']._serialized_end=1081
+  _globals['_GETPRICEREQUEST']._serialized_start=1083
+  _globals['_GETPRICEREQUEST']._serialized_end=1182
+  _globals['_LISTPRICESREQUEST']._serialized_start=1185
+  _globals['_LISTPRICESREQUEST']._serialized_end=1364
+  _globals['_LISTPRICESRESPONSE']._serialized_start=1366
+  _globals['_LISTPRICESRESPONSE']._serialized_end=1445
+  _globals['_LISTPRICELISTSREQUEST']._serialized_start=1447
+  _globals['_LISTPRICELISTSREQUEST']._serialized_end=1492
+  _globals['_LISTPRICELISTSRESPONSE']._serialized_start=1494
+  _globals['_LISTPRICELISTSRESPONSE']._serialized_end=1561
+  _globals['_SETPRICEREQUEST']._serialized_start=1563
+  _globals['_SETPRICEREQUEST']._serialized_end=1671
+  _globals['_DELETEPRICEREQUEST']._serialized_start=1673
+  _globals['_DELETEPRICEREQUEST']._serialized_end=1800
+  _globals['_DELETEPRICERESPONSE']._serialized_start=1802
+  _globals['_DELETEPRICERESPONSE']._serialized_end=1823
+  _globals['_LISTPRICEHISTORYREQUEST']._serialized_start=1825
+  _globals['_LISTPRICEHISTORYREQUEST']._serialized_end=1933
+  _globals['_LISTPRICEHISTORYRESPONSE']._serialized_start=1935
+  _globals['_LISTPRICEHISTORYRESPONSE']._serialized_end=1995
+  _globals['_QUOTEPRICEREQUEST']._serialized_start=1998
+  _globals['_QUOTEPRICEREQUEST']._serialized_end=2170
+  _globals['_QUOTELINE']._serialized_start=2172
+  _globals['_QUOTELINE']._serialized_end=2273
+  _globals['_QUOTEPRICERESPONSE']._serialized_start=2276
+  _globals['_QUOTEPRICERESPONSE']._serialized_end=2569
+  _globals['_PRICESERVICE']._serialized_start=2572
+  _globals['_PRICESERVICE']._serialized_end=3110
 # @@protoc_insertion_point(module_scope)

@@ -16,6 +16,7 @@ the prices they hold, and a charge stays at the price that was in force where it
 """
 
 from bursar.v1 import charges_pb2 as _charges_pb2
+from bursar.v1 import contracts_pb2 as _contracts_pb2
 from bursar.v1 import money_pb2 as _money_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -702,7 +703,7 @@ class QuotePriceResponse(_message.Message):
         """The price of the list that `price` was made of by contracts. Unset: no contract holds for it."""
 
     @_builtins.property
-    def contracts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceContract]:
+    def contracts(self) -> _containers.RepeatedCompositeFieldContainer[_contracts_pb2.PriceContract]:
         """The contracts that made `price` of it."""
 
     def __init__(
@@ -715,7 +716,7 @@ class QuotePriceResponse(_message.Message):
         organization_cost: _money_pb2.Money | None = ...,
         exchange_rate: _builtins.str = ...,
         list_price: Global___Price | None = ...,
-        contracts: _abc.Iterable[Global___PriceContract] | None = ...,
+        contracts: _abc.Iterable[_contracts_pb2.PriceContract] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "list_price", b"list_price", "organization_cost", b"organization_cost", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -724,216 +725,3 @@ class QuotePriceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QuotePriceResponse: _TypeAlias = QuotePriceResponse  # noqa: Y015
-
-@_typing.final
-class PriceContract(_message.Message):
-    """What an organization pays other than the list price. Each term of a price comes from the contract
-    that wins for it: an exact model before a glob, the longer literal part of the model before the
-    shorter, the same of the provider, an organization's own before the platform's, the one set last
-    before the earlier ones. A term that a contract does not have is left to the next one.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    ORGANIZATION_FIELD_NUMBER: _builtins.int
-    PROVIDER_FIELD_NUMBER: _builtins.int
-    MODEL_FIELD_NUMBER: _builtins.int
-    DISCOUNT_FACTOR_FIELD_NUMBER: _builtins.int
-    MARGIN_FACTOR_FIELD_NUMBER: _builtins.int
-    CALL_FEE_FIELD_NUMBER: _builtins.int
-    CURRENCY_FIELD_NUMBER: _builtins.int
-    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
-    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    RECORD_TIME_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """"contracts/17". Made by the server."""
-    organization: _builtins.str
-    """"organizations/acme", or "organizations/platform": for everybody."""
-    provider: _builtins.str
-    """Glob over providers; empty: any."""
-    model: _builtins.str
-    """Glob over models, as price lists name them; empty: any."""
-    discount_factor: _builtins.str
-    """Factor on all rates, exact decimal text 0 to 1: "0.9" is ten per cent off. Empty: no such term."""
-    margin_factor: _builtins.str
-    """Factor on all rates after the discount, exact decimal text: "1.15" is fifteen per cent on top.
-    Empty: no such term.
-    """
-    call_fee: _builtins.str
-    """For each call, exact decimal text in units of `currency`. Empty: no such term."""
-    currency: _builtins.str
-    """ISO 4217 code of the fee; prices in another currency do not pay it."""
-    version: _builtins.str
-    """"contract@17": what a charge names. Made by the server."""
-    reason: _builtins.str
-    """Why, for people; at most 500 characters."""
-    @_builtins.property
-    def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """From when it holds, past or to come. Unset in a request: from now on."""
-
-    @_builtins.property
-    def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when. Unset: until it is taken back."""
-
-    @_builtins.property
-    def record_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was recorded. Made by the server."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        organization: _builtins.str = ...,
-        provider: _builtins.str = ...,
-        model: _builtins.str = ...,
-        discount_factor: _builtins.str = ...,
-        margin_factor: _builtins.str = ...,
-        call_fee: _builtins.str = ...,
-        currency: _builtins.str = ...,
-        effective_time: _timestamp_pb2.Timestamp | None = ...,
-        expire_time: _timestamp_pb2.Timestamp | None = ...,
-        version: _builtins.str = ...,
-        record_time: _timestamp_pb2.Timestamp | None = ...,
-        reason: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "expire_time", b"expire_time", "record_time", b"record_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_fee", b"call_fee", "currency", b"currency", "discount_factor", b"discount_factor", "effective_time", b"effective_time", "expire_time", b"expire_time", "margin_factor", b"margin_factor", "model", b"model", "name", b"name", "organization", b"organization", "provider", b"provider", "reason", b"reason", "record_time", b"record_time", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PriceContract: _TypeAlias = PriceContract  # noqa: Y015
-
-@_typing.final
-class SetPriceContractRequest(_message.Message):
-    """Sets a contract."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ORGANIZATION_FIELD_NUMBER: _builtins.int
-    CONTRACT_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    organization: _builtins.str
-    """"organizations/acme"; "organizations/platform" for everybody."""
-    request_id: _builtins.str
-    """As in CreateOrganizationRequest."""
-    @_builtins.property
-    def contract(self) -> Global___PriceContract:
-        """A discount, a margin or a fee is required."""
-
-    def __init__(
-        self,
-        *,
-        organization: _builtins.str = ...,
-        contract: Global___PriceContract | None = ...,
-        request_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "organization", b"organization", "request_id", b"request_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SetPriceContractRequest: _TypeAlias = SetPriceContractRequest  # noqa: Y015
-
-@_typing.final
-class ListPriceContractsRequest(_message.Message):
-    """Asks for the contracts that hold for an organization's calls, or will."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ORGANIZATION_FIELD_NUMBER: _builtins.int
-    INCLUDE_ENDED_FIELD_NUMBER: _builtins.int
-    organization: _builtins.str
-    """"organizations/acme"."""
-    include_ended: _builtins.bool
-    """Also those that are over."""
-    def __init__(
-        self,
-        *,
-        organization: _builtins.str = ...,
-        include_ended: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_ended", b"include_ended", "organization", b"organization"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListPriceContractsRequest: _TypeAlias = ListPriceContractsRequest  # noqa: Y015
-
-@_typing.final
-class ListPriceContractsResponse(_message.Message):
-    """Contracts; there are at most 1,000 of an owner."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CONTRACTS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def contracts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceContract]:
-        """The platform's first, then its own; by number."""
-
-    def __init__(
-        self,
-        *,
-        contracts: _abc.Iterable[Global___PriceContract] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contracts", b"contracts"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListPriceContractsResponse: _TypeAlias = ListPriceContractsResponse  # noqa: Y015
-
-@_typing.final
-class DeletePriceContractRequest(_message.Message):
-    """Takes a contract back."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ORGANIZATION_FIELD_NUMBER: _builtins.int
-    NAME_FIELD_NUMBER: _builtins.int
-    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
-    organization: _builtins.str
-    """"organizations/acme": whose it is."""
-    name: _builtins.str
-    """"contracts/17"."""
-    @_builtins.property
-    def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """From when. Unset: from now on; in the past: it was never right."""
-
-    def __init__(
-        self,
-        *,
-        organization: _builtins.str = ...,
-        name: _builtins.str = ...,
-        effective_time: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "name", b"name", "organization", b"organization"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeletePriceContractRequest: _TypeAlias = DeletePriceContractRequest  # noqa: Y015
-
-@_typing.final
-class DeletePriceContractResponse(_message.Message):
-    """Nothing to say."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeletePriceContractResponse: _TypeAlias = DeletePriceContractResponse  # noqa: Y015

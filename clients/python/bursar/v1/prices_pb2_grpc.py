@@ -70,21 +70,6 @@ class PriceServiceStub:
                 request_serializer=bursar_dot_v1_dot_prices__pb2.QuotePriceRequest.SerializeToString,
                 response_deserializer=bursar_dot_v1_dot_prices__pb2.QuotePriceResponse.FromString,
                 _registered_method=True)
-        self.SetPriceContract = channel.unary_unary(
-                '/bursar.v1.PriceService/SetPriceContract',
-                request_serializer=bursar_dot_v1_dot_prices__pb2.SetPriceContractRequest.SerializeToString,
-                response_deserializer=bursar_dot_v1_dot_prices__pb2.PriceContract.FromString,
-                _registered_method=True)
-        self.ListPriceContracts = channel.unary_unary(
-                '/bursar.v1.PriceService/ListPriceContracts',
-                request_serializer=bursar_dot_v1_dot_prices__pb2.ListPriceContractsRequest.SerializeToString,
-                response_deserializer=bursar_dot_v1_dot_prices__pb2.ListPriceContractsResponse.FromString,
-                _registered_method=True)
-        self.DeletePriceContract = channel.unary_unary(
-                '/bursar.v1.PriceService/DeletePriceContract',
-                request_serializer=bursar_dot_v1_dot_prices__pb2.DeletePriceContractRequest.SerializeToString,
-                response_deserializer=bursar_dot_v1_dot_prices__pb2.DeletePriceContractResponse.FromString,
-                _registered_method=True)
 
 
 class PriceServiceServicer:
@@ -141,27 +126,6 @@ class PriceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def SetPriceContract(self, request, context):
-        """Sets a contract; sidecars know within a second.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListPriceContracts(self, request, context):
-        """The contracts of an organization and of the platform.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def DeletePriceContract(self, request, context):
-        """Takes a contract back. NOT_FOUND if there is none of that name that holds or will.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_PriceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -199,21 +163,6 @@ def add_PriceServiceServicer_to_server(servicer, server):
                     servicer.QuotePrice,
                     request_deserializer=bursar_dot_v1_dot_prices__pb2.QuotePriceRequest.FromString,
                     response_serializer=bursar_dot_v1_dot_prices__pb2.QuotePriceResponse.SerializeToString,
-            ),
-            'SetPriceContract': grpc.unary_unary_rpc_method_handler(
-                    servicer.SetPriceContract,
-                    request_deserializer=bursar_dot_v1_dot_prices__pb2.SetPriceContractRequest.FromString,
-                    response_serializer=bursar_dot_v1_dot_prices__pb2.PriceContract.SerializeToString,
-            ),
-            'ListPriceContracts': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListPriceContracts,
-                    request_deserializer=bursar_dot_v1_dot_prices__pb2.ListPriceContractsRequest.FromString,
-                    response_serializer=bursar_dot_v1_dot_prices__pb2.ListPriceContractsResponse.SerializeToString,
-            ),
-            'DeletePriceContract': grpc.unary_unary_rpc_method_handler(
-                    servicer.DeletePriceContract,
-                    request_deserializer=bursar_dot_v1_dot_prices__pb2.DeletePriceContractRequest.FromString,
-                    response_serializer=bursar_dot_v1_dot_prices__pb2.DeletePriceContractResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -406,87 +355,6 @@ class PriceService:
             '/bursar.v1.PriceService/QuotePrice',
             bursar_dot_v1_dot_prices__pb2.QuotePriceRequest.SerializeToString,
             bursar_dot_v1_dot_prices__pb2.QuotePriceResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def SetPriceContract(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/bursar.v1.PriceService/SetPriceContract',
-            bursar_dot_v1_dot_prices__pb2.SetPriceContractRequest.SerializeToString,
-            bursar_dot_v1_dot_prices__pb2.PriceContract.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListPriceContracts(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/bursar.v1.PriceService/ListPriceContracts',
-            bursar_dot_v1_dot_prices__pb2.ListPriceContractsRequest.SerializeToString,
-            bursar_dot_v1_dot_prices__pb2.ListPriceContractsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def DeletePriceContract(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/bursar.v1.PriceService/DeletePriceContract',
-            bursar_dot_v1_dot_prices__pb2.DeletePriceContractRequest.SerializeToString,
-            bursar_dot_v1_dot_prices__pb2.DeletePriceContractResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,12 +61,6 @@ class PriceServiceStub:
     """Every version of one model's custom and built-in price."""
     QuotePrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.QuotePriceRequest, _prices_pb2.QuotePriceResponse]
     """What a call would cost now, or at another time."""
-    SetPriceContract: _grpc.UnaryUnaryMultiCallable[_prices_pb2.SetPriceContractRequest, _prices_pb2.PriceContract]
-    """Sets a contract; sidecars know within a second."""
-    ListPriceContracts: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListPriceContractsRequest, _prices_pb2.ListPriceContractsResponse]
-    """The contracts of an organization and of the platform."""
-    DeletePriceContract: _grpc.UnaryUnaryMultiCallable[_prices_pb2.DeletePriceContractRequest, _prices_pb2.DeletePriceContractResponse]
-    """Takes a contract back. NOT_FOUND if there is none of that name that holds or will."""
 
 @_typing.type_check_only
 class PriceServiceAsyncStub(PriceServiceStub):
@@ -89,12 +83,6 @@ class PriceServiceAsyncStub(PriceServiceStub):
     """Every version of one model's custom and built-in price."""
     QuotePrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.QuotePriceRequest, _prices_pb2.QuotePriceResponse]  # type: ignore[assignment]
     """What a call would cost now, or at another time."""
-    SetPriceContract: _aio.UnaryUnaryMultiCallable[_prices_pb2.SetPriceContractRequest, _prices_pb2.PriceContract]  # type: ignore[assignment]
-    """Sets a contract; sidecars know within a second."""
-    ListPriceContracts: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListPriceContractsRequest, _prices_pb2.ListPriceContractsResponse]  # type: ignore[assignment]
-    """The contracts of an organization and of the platform."""
-    DeletePriceContract: _aio.UnaryUnaryMultiCallable[_prices_pb2.DeletePriceContractRequest, _prices_pb2.DeletePriceContractResponse]  # type: ignore[assignment]
-    """Takes a contract back. NOT_FOUND if there is none of that name that holds or will."""
 
 class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Prices in force for an organization."""
@@ -156,29 +144,5 @@ class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_prices_pb2.QuotePriceResponse, _abc.Awaitable[_prices_pb2.QuotePriceResponse]]:
         """What a call would cost now, or at another time."""
-
-    @_abc_1.abstractmethod
-    def SetPriceContract(
-        self,
-        request: _prices_pb2.SetPriceContractRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_prices_pb2.PriceContract, _abc.Awaitable[_prices_pb2.PriceContract]]:
-        """Sets a contract; sidecars know within a second."""
-
-    @_abc_1.abstractmethod
-    def ListPriceContracts(
-        self,
-        request: _prices_pb2.ListPriceContractsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_prices_pb2.ListPriceContractsResponse, _abc.Awaitable[_prices_pb2.ListPriceContractsResponse]]:
-        """The contracts of an organization and of the platform."""
-
-    @_abc_1.abstractmethod
-    def DeletePriceContract(
-        self,
-        request: _prices_pb2.DeletePriceContractRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_prices_pb2.DeletePriceContractResponse, _abc.Awaitable[_prices_pb2.DeletePriceContractResponse]]:
-        """Takes a contract back. NOT_FOUND if there is none of that name that holds or will."""
 
 def add_PriceServiceServicer_to_server(servicer: PriceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
