@@ -10,7 +10,8 @@ from typing import Final
 
 import msgspec
 
-from bursar.pricing import Meter, Price, UnpricedError, ceiling, input_llm_token_bound
+from bursar.llm_tokens import input_llm_token_bound
+from bursar.pricing import Meter, Price, UnpricedError, ceiling
 from bursar_sidecar.desk import Refusal
 from bursar_sidecar.dialects.openai import Facts
 from bursar_sidecar.routing import Route

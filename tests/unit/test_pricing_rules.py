@@ -16,7 +16,6 @@ from bursar.pricing import (
     ceiling,
     charge,
     compile_entry,
-    input_llm_token_bound,
     llm_token_price,
     price_from_json,
     price_to_json,
@@ -198,12 +197,6 @@ def test_bounds_that_are_no_counts_are_refused(bad: int) -> None:
     price = llm_token_price("acme", "m", rates={"input": 1, "output": 1})
     with pytest.raises(ValueError, match="output_llm_tokens"):
         ceiling(price, input_llm_tokens=1, output_llm_tokens=bad)
-
-
-def test_the_input_bound_counts_bytes_and_framing() -> None:
-    assert input_llm_token_bound(100, 3) >= 100 + 3 * 4 + 3
-    with pytest.raises(ValueError, match="body_bytes"):
-        input_llm_token_bound(-1, 0)
 
 
 @pytest.mark.parametrize(

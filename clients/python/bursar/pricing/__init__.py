@@ -12,7 +12,6 @@ from .charging import (
     UnpricedError,
     ceiling,
     charge,
-    input_llm_token_bound,
 )
 from .compile_litellm import compile_entry, compile_map
 from .conditions import FreeQuota, PriceError, Span, Window
@@ -47,7 +46,6 @@ __all__ = [
     "compile_entry",
     "compile_map",
     "contracted",
-    "input_llm_token_bound",
     "llm_token_price",
     "price_from_json",
     "price_to_json",

@@ -27,12 +27,6 @@ from .rates import RateTable, normal_tier, rate_table
 
 _ZERO: Final = Decimal(0)
 
-# Chat formats wrap every message in a handful of LLM tokens (role, separators) and prime the
-# answer with a few more: 3 to 4 and 3 in OpenAI's published formats. Other providers' templates
-# differ, so the bound is generous; it only has to be no less than the truth.
-FRAMING_PER_MESSAGE: Final = 16
-FRAMING_PER_REQUEST: Final = 64
-
 # A request whose tier is left to the provider may be served by what its account is set to:
 # OpenAI projects can default to priority. Batch is never chosen by the provider.
 _TIERS_OF_AUTO: Final = (STANDARD_TIER, "priority")
@@ -334,15 +328,3 @@ def _dearest(
                 elif meter in outputs and (dearest_out is None or rate > dearest_out):
                     dearest_out = rate
     return dearest_in, dearest_out
-
-
-def input_llm_token_bound(body_bytes: int, messages: int) -> int:
-    """The most LLM tokens a request body of so many bytes can hold.
-
-    An LLM token of a byte-level tokenizer stands for at least one byte of text, so the body's
-    UTF-8 length bounds its content; the format adds framing per message. Holds for content inside
-    the request, not for what the request only refers to (files, stored prompts, images by URL).
-    """
-    if body_bytes < 0 or messages < 0:
-        raise ValueError(f"body_bytes ({body_bytes}) and messages ({messages}) must be >= 0")
-    return body_bytes + FRAMING_PER_MESSAGE * messages + FRAMING_PER_REQUEST
