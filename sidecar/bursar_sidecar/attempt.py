@@ -135,7 +135,8 @@ class Attempt:
         reserved = self._reservation.ceiling_nanos
         tier = reading.service_tier or self.terms.service_tier
         charged = charge(price, usage, service_tier=tier or None)
-        cost_nanos = charged.cost_nanos
+        conversion = self.terms.rates.conversion(price.currency)
+        cost_nanos = charged.cost_nanos if conversion is None else conversion.nanos(charged.cost)
         if charged.unpriced:
             # Part of the cost is unknown, not zero.
             usage = msgspec.structs.replace(
@@ -154,7 +155,9 @@ class Attempt:
         if asked is None or not answered or answered == self.route.model:
             return asked
         found = lookup(self._book, answered, self.route.provider)
-        if found is None or not found.is_priced or found.currency != asked.currency:
+        if found is None or not found.is_priced:
+            return asked
+        if not self.terms.rates.can_convert(found.currency):
             return asked
         if asked.price_version != found.price_version and _is_dated(answered, self.route.model):
             # The operator set a price for the alias: a dated name of the same model in an older
@@ -176,6 +179,7 @@ class Attempt:
             raise AlreadySettled(f"{self.charge_id} is settled as {self.kind}, not {kind}")
         self.kind = kind
         self.usage = usage
+        conversion = self.terms.rates.conversion(price.currency) if price is not None else None
         answered_id, answered_model = (
             ("", "") if reading is None else (reading.request_id, reading.model)
         )
@@ -191,6 +195,8 @@ class Attempt:
                 price_version=price.price_version if price is not None else "unpriced",
                 service_tier=_name(service_tier),
                 priced_as=f"{price.provider}/{price.model}" if price is not None else "",
+                price_currency=conversion.base if conversion is not None else "",
+                exchange_rate=conversion.text if conversion is not None else "",
                 finished_at=self._clock.wall_ns(),
             ),
         )

@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 from msgspec import structs
 
+from bursar.exchange import ExchangeRates
 from bursar.pricing import PriceBook
 from bursar.usage import Usage
 from bursar.v1 import allowances_pb2
@@ -26,6 +27,7 @@ from bursar_sidecar.holds import (
     Ticket,
     journal_full,
     of_an_older_session,
+    of_another_currency,
     open_hold,
     sentence,
     told_if_full,
@@ -98,6 +100,10 @@ class Cashier:
     def prices(self) -> PriceBook:
         """The current price book."""
         return self._session.prices()
+
+    def exchange_rates(self) -> ExchangeRates:
+        """What is known of exchange rates."""
+        return self._session.exchange_rates()
 
     async def reserve(self, call: Call) -> DeskReservation:
         """Set the ceiling aside in every budget that applies. Raises Refusal."""
@@ -244,14 +250,8 @@ class Cashier:
             )
         platform = self._book.platform
         if platform is not None and plan.platform and platform.currency != spender.currency:
-            # Without an exchange rate the platform's budgets can't be counted; a hard one is not
-            # passed by on that account.
             if any(ref.hard for ref in plan.platform):
-                raise Refusal(
-                    "no_allowance",
-                    f"A platform budget is in {platform.currency}, the organization's money in "
-                    f"{spender.currency}, and no exchange rate is known.",
-                )
+                raise of_another_currency(platform.currency, spender.currency)
             return Plan(plan.organization)
         return plan
 

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from bursar.exchange import ExchangeRates
 from bursar.pricing import PriceBook
 from bursar.usage import Usage
 
@@ -81,6 +82,10 @@ class Call(msgspec.Struct, frozen=True):
     run: str = ""
     stream: bool = False
     price_version: str = ""
+    price_currency: str = ""
+    """Where it is not the spender's; else ""."""
+    exchange_rate: str = ""
+    """With it: what `ceiling_nanos` was converted by (see `bursar.exchange.Conversion.text`)."""
     started_at: int = 0
     """Wall clock, nanoseconds."""
 
@@ -122,6 +127,10 @@ class Outcome(msgspec.Struct, frozen=True):
     """The one it was priced at; "": none in particular."""
     priced_as: str = ""
     """The price by its own names, "openai/gpt-4o"; "": there was none."""
+    price_currency: str = ""
+    """Where it is not the spender's; else ""."""
+    exchange_rate: str = ""
+    """With it: what `cost_nanos` was converted by."""
     finished_at: int = 0
     """Wall clock, nanoseconds."""
 
@@ -185,6 +194,10 @@ class Desk(Protocol):
 
     def prices(self) -> PriceBook:
         """The current price book: the built-in snapshot and the overlays pushed since."""
+        ...
+
+    def exchange_rates(self) -> ExchangeRates:
+        """What is known of exchange rates now, those that begin later included."""
         ...
 
     async def reserve(self, call: Call) -> Reservation:

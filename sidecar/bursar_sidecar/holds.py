@@ -88,6 +88,16 @@ def of_an_older_session() -> Refusal:
     return Refusal("no_allowance", "The session or window of the call is closed; it can't grow.")
 
 
+def of_another_currency(platform: str, organization: str) -> Refusal:
+    """A call is reserved in one currency: a budget of the platform in another can't count it, and
+    a hard one is not passed by on that account."""
+    return Refusal(
+        "no_allowance",
+        f"A hard budget of the platform is in {platform}, the organization's books are in "
+        f"{organization}, and a platform's budget counts its own currency alone.",
+    )
+
+
 def sentence(fault: str) -> str:
     """A fault as a sentence."""
     return f"{fault[:1].upper()}{fault[1:]}."

@@ -74,6 +74,10 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, tag=2):
     stream: bool
     admitted_at: int
     """Wall clock, nanoseconds."""
+    price_currency: str = ""
+    """Where it is not the organization's; "" in records of older sidecars."""
+    exchange_rate: str = ""
+    """With it: what the reservation was converted by."""
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True, tag=3):

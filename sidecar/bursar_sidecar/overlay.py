@@ -1,6 +1,7 @@
 """The prices in force: the built-in snapshot, and the overlay the control plane sends in parts.
 
-What is scheduled is in the overlay long before it holds: at its time it is in force by itself.
+The exchange rates that they need come with them. What is scheduled is in the overlay long before
+it holds: at its time it is in force by itself.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -8,9 +9,15 @@ from typing import Final
 
 import structlog
 
+from bursar.exchange import ExchangeRate, ExchangeRates
 from bursar.pricing import Contract, Price, PriceBook, snapshot
 from bursar.v1 import allowances_pb2
-from bursar.wire import WireError, contract_from_proto, price_from_proto
+from bursar.wire import (
+    WireError,
+    contract_from_proto,
+    exchange_rate_from_proto,
+    price_from_proto,
+)
 from bursar_sidecar.clock import NANOS_PER_SECOND
 
 log = structlog.get_logger("bursar.overlay")
@@ -23,6 +30,7 @@ class Overlay:
     """Gathers parts; the new book is in force when the last is here."""
 
     def __init__(self) -> None:
+        self.rates = ExchangeRates()
         self.version = 0
         self._whole: PriceBook = snapshot()
         self._in_force = self._whole
@@ -69,8 +77,10 @@ class Overlay:
                     # One price that means nothing must not keep the others from being in force;
                     # its model goes on at the price below it.
                     log.error("price_refused", model=message.model[:80], fault=str(error))
+        rates = _rates_of([parts[number] for number in sorted(parts)])
         parts.clear()
         self.version = part.overlay_version
+        self.rates = ExchangeRates(rates)
         version = f"custom@{part.overlay_version}"
         self._whole = snapshot().with_overlay(prices, version)
         if contracts:
@@ -81,6 +91,7 @@ class Overlay:
             overlay_version=part.overlay_version,
             count=len(prices),
             contracts=len(contracts),
+            exchange_rates=len(rates),
         )
 
 
@@ -94,3 +105,21 @@ def _nanos(moment: datetime) -> int:
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _rates_of(parts: list[allowances_pb2.PriceBook]) -> list[ExchangeRate]:
+    """The exchange rates of all parts."""
+    rates: list[ExchangeRate] = []
+    for part in parts:
+        for message in part.exchange_rates:
+            try:
+                rates.append(exchange_rate_from_proto(message))
+            except WireError as error:
+                # As with a price. What only it converts is refused.
+                log.error(
+                    "exchange_rate_refused",
+                    base=message.base_currency[:8],
+                    quote=message.quote_currency[:8],
+                    fault=str(error),
+                )
+    return rates

@@ -19,6 +19,7 @@ from bursar_sidecar.app_headers import (
     user_agent_of,
 )
 from bursar_sidecar.attempt import Attempt
+from bursar_sidecar.conversion import CallRates
 from bursar_sidecar.desk import Call, Clock, Desk, Refusal
 from bursar_sidecar.dialects import openai
 from bursar_sidecar.dialects.openai import DialectError, Facts
@@ -124,16 +125,17 @@ class Proxy:
         check_encoding(request)
         facts = openai.read(endpoint, request.body)
         tags, customer, run = labels_of(request, facts, spender)
-        book = self._desk.prices()
+        book, started_at = self._desk.prices(), self._clock.wall_ns()
         route = self._router.route(facts.model, book, spender)
         terms = agree(
             facts,
             route,
             budgeted=self._desk.is_budgeted(spender, route.provider.name, route.model),
-            currency=spender.currency,
+            rates=CallRates(self._desk.exchange_rates(), spender.currency, started_at),
             default_max_output=self._settings.default_max_output,
             may_clamp=self._settings.when_short == "clamp",
         )
+        exchanged = terms.conversion
         call = Call(
             spender=spender,
             provider=route.provider.name,
@@ -147,7 +149,9 @@ class Proxy:
             run=run,
             stream=facts.stream,
             price_version=terms.price.price_version if terms.price is not None else "unpriced",
-            started_at=self._clock.wall_ns(),
+            price_currency=exchanged.base if exchanged is not None else "",
+            exchange_rate=exchanged.text if exchanged is not None else "",
+            started_at=started_at,
         )
         upstream = self._upstreams[route.provider.name]
         try:

@@ -51,6 +51,9 @@ REASONS: Final[dict[str, Rule]] = {
     "model_unpriced": Rule(
         403, "permission_error", "The model has no price, and the call falls under a money budget."
     ),
+    "exchange_rate_missing": Rule(
+        403, "permission_error", "No exchange rate is known for the currency of the model's price."
+    ),
     "unbounded_input": Rule(
         403, "permission_error", "The input's cost has no bound, under a hard budget."
     ),

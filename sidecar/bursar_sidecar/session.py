@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import grpc
 import structlog
 
+from bursar.exchange import ExchangeRates
 from bursar.pricing import PriceBook, snapshot
 from bursar.v1 import allowances_pb2
 from bursar_sidecar.allowances import Book, Waiter
@@ -107,6 +108,10 @@ class Session:
     def prices(self) -> PriceBook:
         """The built-in prices, overlay and contracts in force now."""
         return self._overlay.book(self._clock.wall_ns())
+
+    def exchange_rates(self) -> ExchangeRates:
+        """What the control plane told of exchange rates."""
+        return self._overlay.rates
 
     def fault(self, now: int) -> str:
         """Why nothing may be admitted now; "" when policy and allowances are valid."""

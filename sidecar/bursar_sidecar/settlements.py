@@ -56,6 +56,8 @@ def open_record(call: Call, parts: tuple[OpenPart, ...], ceiling_nanos: int) -> 
         tags=tuple(storable(tag) for tag in call.tags[:MAX_TAGS]),
         stream=call.stream,
         admitted_at=call.started_at,
+        price_currency=call.price_currency,
+        exchange_rate=call.exchange_rate,
     )
 
 
@@ -82,6 +84,8 @@ def settled(opened: Opened, outcome: Outcome) -> list[charges_pb2.Settlement]:
         service_tier=storable(outcome.service_tier),
         region=storable(outcome.region),
         priced_as=storable(outcome.priced_as),
+        # Who names no price charges nothing, or what was reserved.
+        exchange=(outcome if outcome.price_version else opened),
         provider_request_id=storable(outcome.provider_request_id),
         http_status=outcome.http_status if 0 <= outcome.http_status <= 999 else 0,
         finished_at=outcome.finished_at,
@@ -96,6 +100,7 @@ def provisional(opened: Opened, reason: str, finished_at: int) -> list[charges_p
         cost_nanos=opened.reserved_nanos,
         usage=Usage(certainty="estimated", estimate_reason=reason),
         price_version=opened.price_version,
+        exchange=opened,
         provider_request_id="",
         http_status=0,
         finished_at=finished_at,
@@ -115,6 +120,7 @@ def _settlements(
     service_tier: str = "",
     region: str = "",
     priced_as: str = "",
+    exchange: Outcome | Opened,
 ) -> list[charges_pb2.Settlement]:
     parts: Sequence[OpenPart] = opened.parts
     messages = []
@@ -142,6 +148,8 @@ def _settlements(
             service_tier=service_tier,
             region=region,
             priced_as=priced_as,
+            price_currency=exchange.price_currency,
+            exchange_rate=exchange.exchange_rate,
         )
         admit, finish = message.admit_time, message.finish_time
         admit.seconds, admit.nanos = divmod(opened.admitted_at, NANOS_PER_SECOND)

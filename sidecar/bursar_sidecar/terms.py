@@ -10,8 +10,10 @@ from typing import Final
 
 import msgspec
 
+from bursar.exchange import Conversion
 from bursar.llm_tokens import input_llm_token_bound
 from bursar.pricing import Meter, Price, UnpricedError, ceiling
+from bursar_sidecar.conversion import CallRates, UnconvertibleError
 from bursar_sidecar.desk import Refusal
 from bursar_sidecar.dialects.openai import Facts
 from bursar_sidecar.routing import Route
@@ -54,10 +56,12 @@ class Bounds(msgspec.Struct, frozen=True):
     choices: int
     service_tier: str | None
     text_only: bool
+    conversion: Conversion | None = None
+    """To the organization's currency; None where the price is in it."""
 
     def ceiling_nanos(self, output_limit: int) -> int:
         """The most it can cost with so much output. Raises UnpricedError."""
-        return ceiling(
+        nanos = ceiling(
             self.price,
             input_llm_tokens=self.input_llm_tokens,
             output_llm_tokens=output_limit + self.predicted,
@@ -65,6 +69,7 @@ class Bounds(msgspec.Struct, frozen=True):
             service_tier=self.service_tier,
             text_only=self.text_only,
         )
+        return nanos if self.conversion is None else self.conversion.ceil_nanos(nanos)
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -72,6 +77,8 @@ class Terms(msgspec.Struct, frozen=True):
 
     price: Price | None
     """None when the model has no price; such a call costs nothing that we know of."""
+    rates: CallRates
+    """What its price is converted by, and a price of the model that answers instead."""
     ceiling_nanos: int
     input_bound: int
     """LLM tokens."""
@@ -89,13 +96,18 @@ class Terms(msgspec.Struct, frozen=True):
     clamped_output: int | None = None
     """The output limit per choice, if it was lowered to what could be reserved."""
 
+    @property
+    def conversion(self) -> Conversion | None:
+        """How its price's amounts become the organization's; None where there is nothing to do."""
+        return None if self.bounds is None else self.bounds.conversion
+
 
 def agree(
     facts: Facts,
     route: Route,
     *,
     budgeted: bool,
-    currency: str,
+    rates: CallRates,
     default_max_output: int,
     may_clamp: bool = False,
 ) -> Terms:
@@ -110,13 +122,8 @@ def agree(
     if price is None:
         if budgeted:
             raise _unpriced(route)
-        return _unpriced_terms(facts, default_max_output)
-    if currency and price.currency != currency:
-        raise Refusal(
-            "model_unpriced",
-            f"Model {route.model!r} is priced in {price.currency}, the organization keeps its "
-            f"books in {currency}, and no exchange rate is known.",
-        )
+        return _unpriced_terms(facts, rates, default_max_output)
+    conversion = _conversion(route, price, rates)
     limit, set_limit = _output_limit(facts, price, budgeted, default_max_output)
     asked_tier = facts.service_tier or route.provider.service_tier
     bounds = Bounds(
@@ -127,6 +134,7 @@ def agree(
         choices=facts.choices,
         service_tier=None if asked_tier == "auto" else asked_tier,
         text_only=facts.text_only,
+        conversion=conversion,
     )
     hidden_output = _hides_output(facts, route, price)
     try:
@@ -137,9 +145,10 @@ def agree(
     except UnpricedError:
         if budgeted:
             raise _unpriced(route) from None
-        return _unpriced_terms(facts, default_max_output)
+        return _unpriced_terms(facts, rates, default_max_output)
     return Terms(
         price=price,
+        rates=rates,
         ceiling_nanos=ceiling_nanos,
         input_bound=bounds.input_llm_tokens,
         output_bound=(limit + facts.predicted_bytes) * facts.choices,
@@ -217,10 +226,23 @@ def _unpriced(route: Route) -> Refusal:
     )
 
 
-def _unpriced_terms(facts: Facts, default_max_output: int) -> Terms:
+def _conversion(route: Route, price: Price, rates: CallRates) -> Conversion | None:
+    try:
+        return rates.conversion(price.currency)
+    except UnconvertibleError as error:
+        raise Refusal(
+            "exchange_rate_missing",
+            f"Model {route.model!r} is priced in {price.currency}, the organization keeps its "
+            f"books in {rates.currency}, and {error}. An administrator can set one with "
+            f"`bursar fx set {price.currency} {rates.currency} RATE`.",
+        ) from None
+
+
+def _unpriced_terms(facts: Facts, rates: CallRates, default_max_output: int) -> Terms:
     limit = 0 if facts.endpoint == "embeddings" else facts.output_limit or default_max_output
     return Terms(
         price=None,
+        rates=rates,
         ceiling_nanos=0,
         input_bound=input_llm_token_bound(facts.body_bytes, facts.messages),
         output_bound=limit * facts.choices,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from bursar.exchange import ExchangeRates
 from bursar.pricing import PriceBook, snapshot
 from bursar_sidecar.desk import (
     BudgetStanding,
@@ -38,6 +39,7 @@ class FakeDesk:
         """A limit of None means that no budget applies."""
         self.limit_nanos = limit_nanos
         self.book = book or snapshot()
+        self.rates = ExchangeRates()
         self.spenders = dict(spenders or {KEY: spender()})
         self.settled_nanos = 0
         self.open: dict[str, Call] = {}
@@ -58,6 +60,10 @@ class FakeDesk:
     def prices(self) -> PriceBook:
         """The book given at the start."""
         return self.book
+
+    def exchange_rates(self) -> ExchangeRates:
+        """Those a test put there."""
+        return self.rates
 
     async def reserve(self, call: Call) -> FakeReservation:
         """Admit the call, clamped if it may be, or refuse it with the budget's standing."""

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bursar.exchange import ExchangeRates
 from bursar.pricing import Price, charge, llm_token_price, snapshot
 from bursar.usage import Usage
+from bursar_sidecar.conversion import CallRates
 from bursar_sidecar.desk import Refusal
 from bursar_sidecar.dialects.openai import read
 from bursar_sidecar.routing import Route
@@ -16,6 +18,7 @@ from bursar_sidecar.settings import Provider
 from bursar_sidecar.terms import LEAST_OUTPUT_LLM_TOKENS, Terms, agree, clamp
 
 PROVIDER = Provider("openai", "http://p/v1")
+NO_RATES = ExchangeRates()
 
 
 def price_of(model: str) -> Price:
@@ -29,6 +32,7 @@ def terms_of(
     *,
     budgeted: bool = True,
     currency: str = "USD",
+    rates: ExchangeRates = NO_RATES,
     provider: Provider = PROVIDER,
     model: str = "gpt-4o-mini",
     may_clamp: bool = False,
@@ -40,7 +44,7 @@ def terms_of(
         facts,
         Route(provider, model, price),
         budgeted=budgeted,
-        currency=currency,
+        rates=CallRates(rates, currency, 0),
         default_max_output=4096,
         may_clamp=may_clamp,
     )
@@ -123,7 +127,9 @@ def test_an_explicit_zero_is_free_and_allowed() -> None:
 
 
 def test_a_price_in_another_currency_is_never_taken_at_its_number() -> None:
-    assert refused(price_of("gpt-4o-mini"), currency="EUR") == "model_unpriced"
+    price = price_of("gpt-4o-mini")
+    assert refused(price, currency="EUR") == "exchange_rate_missing"
+    assert refused(price, currency="EUR", budgeted=False) == "exchange_rate_missing"
 
 
 def test_tools_run_by_the_provider_are_refused_under_a_budget_alone() -> None:
@@ -139,7 +145,7 @@ def test_embeddings_have_no_output() -> None:
         read("embeddings", body),
         Route(PROVIDER, "text-embedding-3-small", price),
         budgeted=True,
-        currency="USD",
+        rates=CallRates(NO_RATES, "USD", 0),
         default_max_output=4096,
     )
     assert (terms.output_bound, terms.set_output_limit) == (0, None)
