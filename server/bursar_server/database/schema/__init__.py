@@ -5,7 +5,15 @@ store can be spread by it. Amounts are whole nanos of the organization's currenc
 are text with a CHECK, so that a row can be read without the program.
 """
 
-from bursar_server.database.schema import budgets, exchange_rates, identity, ledger, lending, prices
+from bursar_server.database.schema import (
+    budgets,
+    exchange_rates,
+    identity,
+    ledger,
+    lending,
+    prices,
+    ratings,
+)
 from bursar_server.database.schema.columns import PLATFORM_ORGANIZATION_ID, metadata
 
 __all__ = [
@@ -17,4 +25,5 @@ __all__ = [
     "lending",
     "metadata",
     "prices",
+    "ratings",
 ]

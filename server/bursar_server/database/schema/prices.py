@@ -7,6 +7,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKeyConstraint,
     Index,
+    Numeric,
     Table,
     Text,
     UniqueConstraint,
@@ -37,7 +38,10 @@ price_lists = Table(
     CheckConstraint("layer IN ('builtin','custom')", name="layer"),
 )
 
-# What one model costs from one instant on. Rows are never changed but to end them.
+# What one model costs for a stretch of time. Rows are never changed but to end them: a built-in or
+# imported price expires when the next list comes; a custom one that is cut short or corrected is
+# superseded, and what is left of its time is a row of its own, so that what was believed at any
+# time about any other can be told.
 prices = Table(
     "prices",
     metadata,
@@ -52,6 +56,8 @@ prices = Table(
     Column("effective_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True)),
     created_column(),
+    # When it was no longer believed. Null: it is.
+    Column("superseded_at", DateTime(timezone=True)),
     ForeignKeyConstraint(
         ["organization_id", "price_list_id"], ["price_lists.organization_id", "price_lists.id"]
     ),
@@ -64,3 +70,33 @@ Index(
     prices.c.model,
     prices.c.effective_at,
 )
+
+# Discounts, margins and fees. As with prices, one that is cut short is superseded.
+price_contracts = Table(
+    "price_contracts",
+    metadata,
+    organization_id_column(),
+    id_column(),
+    # What its name and version say: the same of what is left of it.
+    Column("number", BigInteger, nullable=False),
+    # Globs.
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("discount", Numeric),
+    Column("margin", Numeric),
+    Column("call_fee", Numeric),
+    # Of the fee; '' without one.
+    Column("currency", Text, nullable=False),
+    Column("effective_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    created_column(),
+    Column("superseded_at", DateTime(timezone=True)),
+    ForeignKeyConstraint(["organization_id"], ["organizations.id"]),
+    CheckConstraint(
+        "discount IS NOT NULL OR margin IS NOT NULL OR call_fee IS NOT NULL", name="terms"
+    ),
+    CheckConstraint("expires_at > effective_at", name="period"),
+)
+Index("price_contracts_number_idx", price_contracts.c.organization_id, price_contracts.c.number)
