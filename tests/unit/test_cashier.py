@@ -318,7 +318,7 @@ async def test_a_platform_budget_in_another_currency_is_not_passed_by(
     async with serving(Counter(plane.dial, tmp_path)) as counter:
         refusal = await refusal_of(counter, 300)
         assert refusal.reason == "no_allowance"
-        assert "no exchange rate" in refusal.message
+        assert "in EUR, the organization's books are in USD" in refusal.message
 
 
 async def test_a_call_under_no_budget_is_admitted_and_posted(
