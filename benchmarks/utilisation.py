@@ -3,7 +3,9 @@
 First 1 and 10 sidecars before the simulated provider, with calls over HTTP. Then a hundred sessions
 in this process, which are sidecars without HTTP (their real cores, over real gRPC), against the
 same control plane; with their settlements the transactions of Postgres are counted, too. Calls may
-cost five times what they cost, and go on coming until every one is refused. See docs/proof.md.
+cost five times what they cost, and go on coming until every one is refused. `--seconds` is how long
+each rate is kept for the transactions, `--spend` how long a budget lasts (0: neither). See
+docs/proof.md.
 """
 
 import asyncio
@@ -221,13 +223,16 @@ def _over_http(option: Callable[[str], int]) -> None:
 async def _over_sessions(stack: Stack, option: Callable[[str], int]) -> None:
     seconds, repeats = option("seconds"), option("repeats")
     rates = [rate for rate in RATES if rate <= option("most")]
-    async with sessions(stack, 1) as sides:
-        await transactions(stack, sides, rates, seconds, repeats)
+    if seconds:
+        async with sessions(stack, 1) as sides:
+            await transactions(stack, sides, rates, seconds, repeats)
     async with sessions(stack, SESSIONS) as sides:
-        await transactions(stack, sides, rates, seconds, repeats)
+        if seconds:
+            await transactions(stack, sides, rates, seconds, repeats)
         for rate in rates[-2:] if option("spend") else ():
             for name, weights in (("even", spending.even), ("skewed", spending.zipf)):
-                load = Load(rate, weights(SESSIONS), rate * seconds, duration_s=DURATION_S)
+                budget = rate * option("spend")
+                load = Load(rate, weights(SESSIONS), budget, duration_s=DURATION_S)
                 results = [
                     await over_sessions(stack, sides, structs.replace(load, seed=seed))
                     for seed in range(repeats)
@@ -235,7 +240,7 @@ async def _over_sessions(stack: Stack, option: Callable[[str], int]) -> None:
                 pace = spread([result.exhausted.offered_a_second for result in results])
                 spending.report(
                     f"{SESSIONS} sessions, {name} load, {pace} calls/s offered,"
-                    f" a budget of {rate * seconds} calls",
+                    f" a budget of {budget} calls",
                     results,
                 )
 
@@ -243,7 +248,7 @@ async def _over_sessions(stack: Stack, option: Callable[[str], int]) -> None:
 def main() -> None:
     """Run it."""
     option = parsed(
-        __doc__, repeats=1, calls=300, rate=60, seconds=4, most=1_000, http=1, sessions=1, spend=1
+        __doc__, repeats=1, calls=300, rate=60, seconds=4, most=1_000, http=1, sessions=1, spend=4
     )
     title("Utilisation and transactions, with real processes")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))

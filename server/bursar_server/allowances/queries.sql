@@ -36,7 +36,10 @@ INSERT INTO resolutions (organization_id, session_epoch, decision, reason, actor
 VALUES ($1, $2, 'spent', $3, $4, $5, $5, $6);
 
 -- name: check_shard
-SELECT owner_epoch, set_config('idle_in_transaction_session_timeout', $2::text, true)
+-- All that a step reads has an index. Plans are kept from when tables were empty until the next
+-- ANALYZE: none of them may read a table whole, which would take longer with each call.
+SELECT owner_epoch, set_config('idle_in_transaction_session_timeout', $2::text, true),
+       set_config('enable_seqscan', 'off', true)
 FROM shards WHERE id = $1 FOR SHARE;
 
 -- name: resume_session

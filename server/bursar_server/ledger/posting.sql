@@ -1,17 +1,26 @@
 -- name: entries_so_far
-SELECT e.session_epoch, e.n, e.last_k, e.amount_nanos, e.final, e.would_refuse_window_ids,
+-- For each call by the primary key, whatever the planner believes of the table: a plan made while
+-- it was empty is kept until the next ANALYZE, and a join would read all of it in each step. Of an
+-- empty table all indexes look alike; the order is what makes it the primary key's.
+SELECT asked.session_epoch, asked.n, e.last_k, e.amount_nanos, e.final, e.would_refuse_window_ids,
        t.budget_window_ids, t.armed_window_ids
-FROM (
-    SELECT session_epoch, n, max(k) AS last_k, sum(amount_nanos)::bigint AS amount_nanos,
+FROM unnest($2::bigint[], $3::bigint[]) AS asked (session_epoch, n)
+CROSS JOIN LATERAL (
+    SELECT max(k) AS last_k, sum(amount_nanos)::bigint AS amount_nanos,
            bool_or(kind = 'final') AS final,
            max(would_refuse_window_ids) AS would_refuse_window_ids,
            min(draw_set_id) AS draw_set_id
-    FROM entries
-    WHERE organization_id = $1
-      AND (session_epoch, n) IN (SELECT * FROM unnest($2::bigint[], $3::bigint[]))
-    GROUP BY session_epoch, n
+    FROM (
+        SELECT k, kind, amount_nanos, would_refuse_window_ids, draw_set_id FROM entries
+        WHERE organization_id = $1 AND session_epoch = asked.session_epoch AND n = asked.n
+        ORDER BY k
+    ) AS posted
 ) AS e
-JOIN draw_sets AS t ON t.organization_id = $1 AND t.id = e.draw_set_id;
+CROSS JOIN LATERAL (
+    SELECT budget_window_ids, armed_window_ids FROM draw_sets
+    WHERE organization_id = $1 AND id = e.draw_set_id
+    LIMIT 1
+) AS t;
 
 -- name: spent_before
 -- What a budget would have counted since $2, had it been there. A model is chosen under each of

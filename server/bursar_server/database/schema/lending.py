@@ -60,6 +60,7 @@ sessions = Table(
     CheckConstraint("state IN ('open','fenced','closed')", name="state"),
     CheckConstraint("stage IN ('heard','doubted','over')", name="stage"),
 )
+Index("sessions_epoch_idx", sessions.c.session_epoch)
 Index(
     "sessions_due_idx",
     sessions.c.stage,
@@ -103,6 +104,8 @@ allowances = Table(
         ["budget_windows.organization_id", "budget_windows.id"],
     ),
 )
+# A session is asked for by its epoch, which no other organization's has.
+Index("allowances_session_idx", allowances.c.session_epoch, allowances.c.budget_window_id)
 Index("allowances_window_idx", allowances.c.organization_id, allowances.c.budget_window_id)
 # The few of which something is in doubt, for whoever asks for how long.
 Index(
