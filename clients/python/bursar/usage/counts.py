@@ -1,4 +1,4 @@
-"""What a provider counted for one call, as meters that never count a thing twice.
+"""What a `Usage` is: the counts of one call, as meters that never count a thing twice.
 
 Providers disagree about what contains what: OpenAI counts cached LLM tokens inside
 `prompt_tokens`, Anthropic beside `input_tokens`, xAI counts reasoning outside
@@ -62,7 +62,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     estimate_reason: str = ""
 
     def __post_init__(self) -> None:
-        for name in _COUNTS:
+        for name in COUNTS:
             _check_count(name, getattr(self, name))
         for name, value in self.extra.items():
             _check_count(name, value)
@@ -87,7 +87,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.certainty == "exact"
 
 
-_COUNTS: Final = (
+# The fields that are counts.
+COUNTS: Final = (
     "input",
     "cached_input",
     "cache_write_5m",
@@ -110,7 +111,8 @@ def fault_of(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int):
         return f"a {type(value).__name__}"
     if value < 0:
-        return f"negative ({value})"
+        # A number of thousands of digits can't be printed at all.
+        return f"negative ({value})" if value >= -MAX_COUNT else "absurdly negative"
     if value > MAX_COUNT:
         return "absurdly large"
     return ""

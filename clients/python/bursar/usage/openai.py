@@ -1,4 +1,10 @@
-"""Usage as OpenAI and those who speak its dialect report it."""
+"""The `usage` object of OpenAI and of those who speak its dialect.
+
+OpenAI's Python library 3.54, whose types are made from its API description:
+`types/completion_usage.py`, `types/responses/response_usage.py`,
+`types/create_embedding_response.py`, `types/audio/transcription.py` (class UsageTokens). Details
+are parts of the count that they detail; predictions that were rejected are in `completion_tokens`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,8 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from .counts import MAX_COUNT, PART_OF, Usage, estimated
+from .counts import MAX_COUNT, PART_OF, Usage
+from .metered import Call, missing
 from .reader import Reader, fit_parts
 
 _SEARCH_SIZES: Final = ("low", "medium", "high")
@@ -83,32 +90,38 @@ def usage_from_openai(
     return _full_usage(obj, input_bound, output_bound)
 
 
+_INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+_OUTPUT_DETAILS: Final = (
+    "completion_tokens_details",
+    "output_tokens_details",
+    "output_token_details",
+)
+_WRITES_BY_TTL: Final = (
+    "cache_write_tokens_details",
+    "cache_creation_by_ttl",
+    "cache_creation_token_details",
+)
+
+
 def _full_usage(obj: object, input_bound: int | None, output_bound: int | None) -> Usage:
     if not isinstance(obj, Mapping):
         reason = "usage is missing" if obj is None else f"usage is a {type(obj).__name__}"
-        return estimated(
-            reason, input_llm_tokens=input_bound or 0, output_llm_tokens=output_bound or 0
-        )
+        return missing(reason, Call(input_bound, output_bound))
     read = Reader()
     prompt = read.count(obj, "prompt_tokens", "input_tokens")
     if prompt is None:
         if not read.faults:
-            read.faults.append("prompt_tokens is missing")
+            read.fault("prompt_tokens is missing")
         prompt = input_bound or 0
     fields = _input_fields(read, obj, prompt)
     fields.update(_output_fields(read, obj, prompt, output_bound))
     extra = {name: fields.pop(name) for name in tuple(fields) if name in PART_OF}
     extra.update(_beside(read, obj))
-    return Usage(
-        **fields,
-        extra={name: count for name, count in extra.items() if count},
-        certainty="estimated" if read.faults else "exact",
-        estimate_reason="; ".join(read.faults),
-    )
+    return read.usage(fields, extra)
 
 
 def _input_fields(read: Reader, obj: Mapping[str, Any], prompt: int) -> dict[str, int]:
-    details = read.section(obj, "prompt_tokens_details", "input_tokens_details")
+    details = read.section(obj, *_INPUT_DETAILS)
     cached = read.part(details, "cached_tokens")
     if not cached:
         # DeepSeek's name beside prompt_tokens; Anthropic's name as gateways pass it on.
@@ -116,21 +129,19 @@ def _input_fields(read: Reader, obj: Mapping[str, Any], prompt: int) -> dict[str
     written = read.part(details, "cache_creation_tokens", "cache_write_tokens")
     if not written:
         written = read.part(obj, "cache_creation_input_tokens")
-    by_ttl = read.section(
-        details, "cache_creation_by_ttl", "cache_creation_token_details"
-    ) or read.section(obj, "cache_creation")
+    by_ttl = read.section(details, *_WRITES_BY_TTL) or read.section(obj, "cache_creation")
     # Half an hour is OpenAI's default, billed like Anthropic's five minutes at the base write rate.
     write_5m = read.part(by_ttl, "ephemeral_5m_input_tokens")
-    write_5m += read.part(by_ttl, "ephemeral_30m_input_tokens")
-    write_12h = read.part(by_ttl, "ephemeral_12h_input_tokens")
+    write_5m += read.part(by_ttl, "ttl_30m_tokens", "ephemeral_30m_input_tokens")
+    write_12h = read.part(by_ttl, "ttl_12h_tokens", "ephemeral_12h_input_tokens")
     write_1h = read.part(by_ttl, "ephemeral_1h_input_tokens") + write_12h
     # What no time-to-live claims was written at the provider's default, the short one.
+    if written and write_5m + write_1h > written:
+        read.fault(f"cache writes by time-to-live exceed their sum ({written})")
     write_5m += max(0, written - write_5m - write_1h)
     fresh = prompt - cached - write_5m - write_1h
     if fresh < 0:
-        read.faults.append(
-            f"cached and cache-write counts exceed prompt_tokens ({prompt}) by {-fresh}"
-        )
+        read.fault(f"cached and cache-write counts exceed prompt_tokens ({prompt}) by {-fresh}")
         fresh = 0
     cached_kinds = read.section(details, "cached_tokens_details")
     cached_parts = {
@@ -159,7 +170,7 @@ def _input_fields(read: Reader, obj: Mapping[str, Any], prompt: int) -> dict[str
 def _output_fields(
     read: Reader, obj: Mapping[str, Any], prompt: int, bound: int | None
 ) -> dict[str, int]:
-    details = read.section(obj, "completion_tokens_details", "output_tokens_details")
+    details = read.section(obj, *_OUTPUT_DETAILS)
     total = read.count(obj, "total_tokens")
     known_faults = len(read.faults)
     output = read.count(obj, "completion_tokens", "output_tokens")
@@ -168,7 +179,7 @@ def _output_fields(
         embedding = bound is None and len(read.faults) == known_faults
         if not (embedding and total in (None, prompt)):
             if len(read.faults) == known_faults:
-                read.faults.append("completion_tokens is missing")
+                read.fault("completion_tokens is missing")
             output = bound or 0
         else:
             output = 0
@@ -176,8 +187,12 @@ def _output_fields(
     if reasoning and total is not None and total == prompt + output + reasoning:
         output += reasoning
     elif reasoning > output:
-        read.faults.append(f"reasoning_tokens ({reasoning}) exceed completion_tokens ({output})")
+        read.fault(f"reasoning_tokens ({reasoning}) exceed completion_tokens ({output})")
         output += reasoning
+    elif total is not None and total != prompt + output and not read.faults:
+        read.fault(f"total_tokens is {total}, but prompt and completion are {prompt + output}")
+        # Some count in the total alone what they don't break down: all beyond the prompt is output.
+        output = max(output, total - prompt)
     parts = {
         "audio_output": read.part(details, "audio_tokens"),
         "image_output": read.part(details, "image_tokens"),
