@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bursar.pricing import charge
+from bursar.pricing.book import snapshot
 from bursar.usage import (
     DIALECTS,
     MAX_COUNT,
@@ -178,6 +180,39 @@ def test_a_cost_that_can_not_be_is_none(cost: str) -> None:
     assert metered.usage == Usage(input=1, output=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "provider", "beside"),
+    [
+        ("xai_chat: xAI chat: reasoning beside the completion, cost in ticks", "xai", "0"),
+        # Three searches of X at $5 per 1,000, which the price list does not have.
+        (
+            "xai_responses: xAI response: reasoning within the output, tools by name",
+            "xai",
+            "0.015",
+        ),
+        (
+            "perplexity_chat: Perplexity deep research: reasoning, citations and searches beside",
+            "perplexity",
+            "0",
+        ),
+        (
+            "perplexity_chat: Perplexity search model with a fee by context size",
+            "perplexity",
+            "0",
+        ),
+    ],
+)
+def test_what_was_read_costs_what_the_provider_says(name: str, provider: str, beside: str) -> None:
+    """The counts of these answers, and what was billed for them, are the providers' own."""
+    metered = read(CASES[name])
+    price = snapshot().lookup(metered.model, provider)
+    assert price is not None
+    assert metered.reported_cost is not None
+    cost = charge(price, metered.usage).cost + Decimal(beside)
+    # Perplexity rounds each of its five amounts to five decimals.
+    assert abs(cost - metered.reported_cost) < Decimal("0.00001")
+
+
 def test_dialects_are_named() -> None:
     with pytest.raises(UnknownDialectError, match="expected one of openai_chat"):
         read_usage("carrier_pigeon", b"{}")
@@ -214,25 +249,31 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | Decimal) and not isinstance(value, bool)
 
 
-COUNTS = [
+def said_by(case: dict[str, Any]) -> tuple[str, Any]:
+    """What a case lets the provider say, and under which name."""
+    return ("answer", case["answer"]) if "answer" in case else ("events", case["events"])
+
+
+NUMBERS = [
     (name, path)
-    for name, case in PLAIN.items()
+    for name, case in CASES.items()
     if "estimated" not in case
-    for path in leaves(case["answer"])
-    if is_number(at(case["answer"], path))
+    for path in leaves(said_by(case)[1])
+    if is_number(at(said_by(case)[1], path))
 ]
 NONSENSE = [-1, True, "7", Decimal("1.5"), Decimal("NaN"), float("inf"), 10**13, -(10**5000), [1]]
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE, ids=lambda value: str(type(value).__name__))
 def test_nonsense_in_place_of_any_number_is_never_exact(nonsense: Any) -> None:
-    assert len(COUNTS) > 250
+    assert len(NUMBERS) > 400
     believed = []
-    for name, path in COUNTS:
-        case = PLAIN[name]
+    for name, path in NUMBERS:
+        case = CASES[name]
+        key, said = said_by(case)
         before = read(case)
-        after = read({**case, "answer": changed(case["answer"], path, nonsense)})
-        if nonsense == Decimal("1.5") and ("second" in path[-1] or path[-1] == "duration"):
+        after = read({**case, key: changed(said, path, nonsense)})
+        if nonsense == Decimal("1.5") and str(path[-1]).endswith(("seconds", "duration")):
             continue
         if after.usage.is_exact and after.usage != before.usage:
             believed.append((name, path))

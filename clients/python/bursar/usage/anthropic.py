@@ -10,7 +10,8 @@ Documentation on platform.claude.com: "Compaction at a token threshold", Underst
 what is billed, sum across all entries of `iterations`; the top level leaves compactions out);
 "Advisor tool", Usage and billing (an advisor is billed at its own model's rates and is in
 `iterations` alone; of several iterations the top level has the input of the first only); "Token
-counting", Pricing and rate limits (free to use).
+counting", Pricing and rate limits (free to use); "Pricing", Web fetch tool ("no additional charges
+beyond standard token costs").
 """
 
 from __future__ import annotations

@@ -4,11 +4,15 @@ AWS's service description of bedrock-runtime (botocore 1.44, `service-2.json`): 
 CacheDetail ("Number of tokens written to cache with this TTL"), ConverseStreamMetadataEvent,
 ServiceTier, InvokeModelResponse (header `X-Amzn-Bedrock-Service-Tier`), CountTokensResponse.
 
-Amazon Bedrock User Guide, "Prompt caching for faster model inference": with caching, `inputTokens`
-is what was not cached, and total input is `inputTokens + cacheReadInputTokens +
-cacheWriteInputTokens`. InvokeModel tells the same four in `X-Amzn-Bedrock-Input-Token-Count`,
-`-Output-Token-Count`, `-Cache-Read-Input-Token-Count` and `-Cache-Write-Input-Token-Count`, its
-stream in `amazon-bedrock-invocationMetrics` of the last event.
+Amazon Bedrock User Guide, "Prompt caching for faster model inference", Converse API: "the
+`inputTokens` field represents only the non-cached input tokens", and `total input tokens =
+inputTokens + cacheReadInputTokens + cacheWriteInputTokens`.
+
+InvokeModel's headers `X-Amzn-Bedrock-Input-Token-Count`, `-Output-Token-Count`,
+`-Cache-Read-Input-Token-Count` and `-Cache-Write-Input-Token-Count`, and
+`amazon-bedrock-invocationMetrics` in the last event of its stream, are no part of that description;
+they are read as instrumentation of AWS's libraries reads them, which is why a body that counts goes
+before them.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ def _read(answer: Mapping[str, Any], call: Call) -> Metered:
         usage = missing(f"{reason} from an error ({error})" if error else reason, call)
         return Metered(usage=usage, model=model, request_id=text_of(answer, "responseId"))
     read = Reader()
-    grounding = _grounding(read, answer, model)
-    usage = _usage(read, counted, call, grounding, searched_alone=_searched_alone(answer))
+    billed, ran = _grounding(read, answer, model)
+    usage = _usage(read, counted, call, billed, searched_alone=_searched_alone(answer))
     tier = tier_of(counted, "serviceTier")
     traffic = text_of(counted, "trafficType").upper()
     return Metered(
@@ -56,7 +56,7 @@ def _read(answer: Mapping[str, Any], call: Call) -> Metered:
         model=model,
         request_id=text_of(answer, "responseId"),
         service_tier=tier or _TIERS.get(traffic, traffic.lower()),
-        tool_calls=grounding,
+        tool_calls=ran,
     )
 
 
@@ -64,7 +64,7 @@ def _usage(
     read: Reader,
     counted: Mapping[str, Any],
     call: Call,
-    grounding: Mapping[str, int],
+    billed: Mapping[str, int],
     *,
     searched_alone: bool,
 ) -> Usage:
@@ -96,7 +96,7 @@ def _usage(
             "output": candidates + thoughts,
             "reasoning": thoughts,
         },
-        {**parts, **grounding},
+        {**parts, **billed},
     )
 
 
@@ -137,8 +137,11 @@ def _modalities(read: Reader, counted: Mapping[str, Any], *names: str) -> dict[s
     return found
 
 
-def _grounding(read: Reader, answer: Mapping[str, Any], model: str) -> dict[str, int]:
-    """Searches by the rule of the model's generation; by query where it is not known."""
+def _grounding(
+    read: Reader, answer: Mapping[str, Any], model: str
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Searches as they are billed, by the rule of the model's generation (by query where it is not
+    known), and as they were made."""
     queries: set[str] = set()
     mapped = False
     for candidate in listed(answer, "candidates"):
@@ -152,14 +155,16 @@ def _grounding(read: Reader, answer: Mapping[str, Any], model: str) -> dict[str,
         mapped = mapped or any("maps" in chunk for chunk in listed(metadata, "groundingChunks"))
     generation = _GENERATION.search(model)
     by_query = generation is None or int(generation[1]) >= FIRST_BILLED_BY_QUERY
-    found = {}
+    billed: dict[str, int] = {}
+    ran: dict[str, int] = {}
     if queries:
-        found["search"] = len(queries) if by_query else 1
+        ran["google_search"] = len(queries)
+        billed["search"] = len(queries) if by_query else 1
     if mapped:
-        found["maps_query"] = 1
+        ran["google_maps"] = billed["maps_query"] = 1
         if by_query:
             read.fault("queries to Google Maps are billed one by one, and not told")
-    return found
+    return billed, ran
 
 
 def _searched_alone(answer: Mapping[str, Any]) -> bool:
@@ -177,7 +182,7 @@ def _searched_alone(answer: Mapping[str, Any]) -> bool:
         ):
             return False
         for part in listed(inner(candidate, "content"), "parts"):
-            if part.keys() & {"executableCode", "codeExecutionResult", "functionResponse"}:
+            if any(name in part for name in _TELLING_PARTS):
                 return False
         searched = searched or bool(metadata.get("webSearchQueries"))
     return searched
@@ -192,7 +197,7 @@ def _fold(gathered: Gathered, event: Mapping[str, Any], name: str) -> None:
     blocked = bool(text_of(inner(event, "promptFeedback"), "blockReason"))
     # What tells which tools ran is spread over the chunks.
     told = gathered.answer.setdefault("candidates", [])
-    told += [_slim(candidate) for candidate in listed(event, "candidates")]
+    told += [slim for candidate in listed(event, "candidates") if (slim := _slim(candidate))]
     del told[:-MAX_ITEMS]
     counted = event.get("usageMetadata")
     if counted is not None:
@@ -204,13 +209,17 @@ _TELLING_PARTS: Final = ("executableCode", "codeExecutionResult", "functionRespo
 
 
 def _slim(candidate: Mapping[str, Any]) -> dict[str, Any]:
+    """What a candidate tells of the tools that ran; {} for one that is text alone."""
+    slim = {
+        name: candidate[name]
+        for name in ("groundingMetadata", "urlContextMetadata")
+        if candidate.get(name)
+    }
     parts = listed(inner(candidate, "content"), "parts")
     tools = [{name: True} for part in parts for name in _TELLING_PARTS if name in part]
-    return {
-        "groundingMetadata": candidate.get("groundingMetadata"),
-        "urlContextMetadata": candidate.get("urlContextMetadata"),
-        "content": {"parts": tools},
-    }
+    if tools:
+        slim["content"] = {"parts": tools}
+    return slim
 
 
 def _read_embedding(answer: Mapping[str, Any], call: Call) -> Metered:

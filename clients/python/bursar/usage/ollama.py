@@ -4,7 +4,8 @@ github.com/ollama/ollama, `docs/api/usage.mdx` (counts are in the final chunk, w
 and `api/types.go` (type Metrics: counts of 0 are left out). `prompt_eval_count` includes what came
 from the cache (`llm/llama_server.go`, promptEvalCount: CacheN + PromptN); older servers left
 it out when the prompt was cached (issue 2068, pull request 5371), so that a missing count is no
-zero. `prompt_eval_cached_count`, where it is told, is a part of it.
+zero. `prompt_eval_cached_count`, which newer servers tell, is a part of it (Metrics as described in
+stdapi-ai/stdapi.ai, issue 252).
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def read_responses(answer: Mapping[str, Any], call: Call) -> Metered:
     extra = {
         "search": calls["web_search"],
         "tool_session": calls.pop("container"),
-        "tool_call.file_search": calls["file_search"],
+        "file_search": calls["file_search"],
     }
     usage = msgspec.structs.replace(
         usage, extra={**usage.extra, **{name: count for name, count in extra.items() if count}}

@@ -1,9 +1,10 @@
 """OpenRouter: OpenAI's shape, and what the call costs.
 
 openrouter.ai, documentation, "Usage Accounting": every answer has `usage`, a stream in its last
-message; `cost` is "the total amount charged to your account", in credits (a credit is a US dollar);
-`cost_details.upstream_inference_cost` is what the provider behind it charges, and applies to
-requests with a key of one's own (`is_byok`). Cached and written LLM tokens are in `prompt_tokens`.
+message; `cost` is "the total amount charged to your account", in credits, whose "base currency is US
+dollars" (FAQ, What purchase options exist?); `cost_details.upstream_inference_cost` is what the
+provider behind it charges, and applies to requests with a key of one's own (`is_byok`). Cached and
+written LLM tokens are in `prompt_tokens`.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ def _read(answer: Mapping[str, Any], call: Call) -> Metered:
     }
     extra = {"search": sum(calls.get(name, 0) for name in _SEARCHES)}
     for name, count in calls.items():
-        if name not in _SEARCHES | _FREE:
+        if name == "file_search":
+            extra[name] = count
+        elif name not in _SEARCHES | _FREE:
             extra[f"tool_call.{name}"] = count
     usage = usage_in(answer, call)
     if usage.estimate_reason:
