@@ -27,6 +27,7 @@ from bursar.usage import (
     read_stream,
     read_usage,
 )
+from bursar.wire import usage_from_proto, usage_to_proto
 
 _DATA = Path(__file__).parents[1] / "data" / "usage"
 _DECODER = msgspec.json.Decoder(list[dict[str, Any]], float_hook=Decimal)
@@ -220,6 +221,16 @@ def test_dialects_are_named() -> None:
         read_stream("openai_embeddings")
 
 
+def test_a_provider_can_not_name_more_tools_than_can_be_kept() -> None:
+    calls = {f"{'t' * 40}{place}_calls": place + 1 for place in range(500)}
+    calls["y" * 900] = 1
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "server_side_tool_usage_details": calls}
+    metered = read_usage("xai_chat", {"usage": usage})
+    assert len(metered.tool_calls) <= 48
+    assert not metered.usage.is_exact
+    assert usage_from_proto(usage_to_proto(metered.usage)) == metered.usage
+
+
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Paths to everything in a JSON value, itself first."""
     yield path
@@ -331,6 +342,7 @@ _TELLING = st.recursive(
 def test_no_answer_makes_reading_fail(dialect: str, answer: Any, bound: int | None) -> None:
     metered = read_usage(dialect, answer, input_bound=bound, output_bound=bound)
     assert metered.usage.is_exact or metered.usage.estimate_reason
+    assert usage_from_proto(usage_to_proto(metered.usage)) == metered.usage
     if DIALECTS[dialect].fold is not None:
         stream = read_stream(dialect, input_bound=bound, output_bound=bound)
         stream.feed(answer)
@@ -361,6 +373,8 @@ def test_no_change_to_an_answer_makes_reading_fail(data: st.DataObject) -> None:
         usage = stream.usage()
     assert usage.is_exact or usage.estimate_reason
     assert usage.total_llm_tokens <= 5 * MAX_COUNT
+    # Whatever a provider sent, the control plane takes what was read of it.
+    assert usage_from_proto(usage_to_proto(usage)) == usage
 
 
 @settings(deadline=None)

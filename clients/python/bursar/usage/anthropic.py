@@ -32,6 +32,7 @@ from .metered import (
     error_of,
     in_parts,
     missing,
+    named_calls,
     tier_of,
 )
 from .reader import Reader, inner, text_of
@@ -53,25 +54,12 @@ def read_messages(answer: Mapping[str, Any], call: Call) -> Metered:
         parts=parts,
         service_tier=speed or tier_of(counted, "service_tier"),
         region=tier_of(counted, "inference_geo"),
-        tool_calls=_tool_calls(counted),
+        tool_calls=named_calls(Reader(), inner(counted, "server_tool_use"), "_requests"),
     )
 
 
 def _named(answer: Mapping[str, Any], usage: Usage) -> Metered:
     return Metered(usage=usage, model=text_of(answer, "model"), request_id=text_of(answer, "id"))
-
-
-def _tool_calls(counted: Mapping[str, Any]) -> dict[str, int]:
-    found = inner(counted, "server_tool_use").items()
-    return {
-        name.removesuffix("_requests"): count
-        for name, count in found
-        if isinstance(name, str) and type(count) is int and 0 < count <= _MOST_CALLS
-    }
-
-
-# A message runs a server's tools a few dozen times; a number beyond this is a fault.
-_MOST_CALLS: Final = 100_000
 
 
 def _sampled(reported: object, call: Call) -> tuple[Usage, tuple[Part, ...]]:
@@ -91,20 +79,27 @@ def _sampled(reported: object, call: Call) -> tuple[Usage, tuple[Part, ...]]:
         parts.append(Part(model, usage_from_anthropic(entry)))
     if read.faults or not parts:
         return doubted(whole, "; ".join(read.faults)), ()
-    if len(parts) == 1 and _same(parts[0].usage, whole):
-        return whole, ()
-    # Searches are counted once, at the top level.
+    kinds = {text_of(entry, "type") for entry in reported["iterations"]}
+    if kinds == {"message"} and not any(part.model for part in parts):
+        # Turns of the call's own model, which the top level sums up, or else holds the first of.
+        if _same(in_parts(parts)[0], whole):
+            return whole, ()
+        if len(parts) == 1:
+            return doubted(whole, "the only iteration says otherwise"), ()
     if whole.extra:
+        # Searches are counted once, at the top level.
         first = msgspec.structs.replace(parts[0].usage, extra=whole.extra)
         parts[0] = Part(parts[0].model, first)
-    return in_parts(parts)
+    summed, several = in_parts(parts)
+    return (summed if whole.is_exact else doubted(summed, whole.estimate_reason)), several
 
 
-def _same(one: Usage, other: Usage) -> bool:
-    return one.is_exact and (one.input_llm_tokens, one.output) == (
-        other.input_llm_tokens,
-        other.output,
-    )
+def _same(summed: Usage, whole: Usage) -> bool:
+    return all(getattr(summed, name) == getattr(whole, name) for name in _SUMMED)
+
+
+# Reasoning and the lifetime of writes are broken down at the top level only.
+_SUMMED: Final = ("input", "cached_input", "output")
 
 
 def usage_from_anthropic(

@@ -82,9 +82,6 @@ def _usage(counted: object, call: Call) -> Usage:
     )
 
 
-_EVENTS: Final = ("messageStart", "contentBlockDelta", "messageStop", "metadata")
-
-
 def _fold_converse(gathered: Gathered, event: Mapping[str, Any], name: str) -> None:
     """An event of the stream: `metadata` holds the usage, exceptions end it.
 
@@ -92,8 +89,9 @@ def _fold_converse(gathered: Gathered, event: Mapping[str, Any], name: str) -> N
     event is {type: data} instead.
     """
     if not name and len(event) == 1:
-        name, data = next(iter(event.items()))
-        event = data if isinstance(data, Mapping) else {}
+        kind, data = next(iter(event.items()))
+        if isinstance(data, Mapping) and isinstance(kind, str) and kind in _CONVERSE_FIELDS[1:]:
+            name, event = kind, data
     if name.endswith("Exception"):
         gathered.error = name[:40]
     elif name == "metadata" or (not name and "usage" in event):
@@ -178,10 +176,10 @@ def _read_count(answer: Mapping[str, Any], call: Call) -> Metered:
 
 
 _CONVERSE_FIELDS: Final = (
-    *("usage", "serviceTier", "metadata", "messageStart", "messageStop", "contentBlockStart"),
+    *("usage", "metadata", "messageStart", "messageStop", "contentBlockStart"),
     *("contentBlockDelta", "contentBlockStop", "internalServerException"),
     *("modelStreamErrorException", "validationException", "throttlingException"),
-    "serviceUnavailableException",
+    *("serviceUnavailableException", "serviceTier"),
 )
 
 DIALECTS: Final = (

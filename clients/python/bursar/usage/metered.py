@@ -270,10 +270,40 @@ def doubted(usage: Usage, reason: str) -> Usage:
     return msgspec.structs.replace(usage, certainty="estimated", estimate_reason=reason + said)
 
 
+def adding(usage: Usage, extra: Mapping[str, int], read: Reader | None = None) -> Usage:
+    """`usage` with more of some further meters, and with the faults that `read` has noted."""
+    read = read or Reader()
+    if usage.estimate_reason:
+        read.fault(usage.estimate_reason)
+    further = dict(usage.extra)
+    for name, count in extra.items():
+        further[name] = further.get(name, 0) + count
+    return read.usage({name: getattr(usage, name) for name in COUNTS}, further)
+
+
 def tier_of(source: Mapping[str, Any], *names: str) -> str:
     """The service tier or region named, lower case; "" for the standard one."""
     word = text_of(source, *names).strip().lower()
     return "" if word in _STANDARD_WORDS else word
+
+
+def named_calls(read: Reader, counted: Mapping[str, Any], suffix: str) -> dict[str, int]:
+    """Calls of a provider's tools, by the names it gives them (less `suffix`), without zeros."""
+    calls: dict[str, int] = {}
+    for name in counted:
+        count = read.part(counted, name)
+        if not count:
+            continue
+        if len(calls) >= MAX_TOOLS or len(name) > MAX_TOOL_NAME:
+            read.fault("more tools ran, or under longer names, than can be kept")
+        else:
+            calls[name.removesuffix(suffix)] = count
+    return calls
+
+
+MAX_TOOLS: Final = 32
+"""Tools of a provider that are told apart in one call; none has more."""
+MAX_TOOL_NAME: Final = 48
 
 
 def error_of(event: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from .metered import Call, Dialect, Gathered, Metered, doubted, tier_of
+from .metered import Call, Dialect, Gathered, Metered, adding, tier_of
 from .openai_answers import CHAT_FIELDS, fold_chat, identified, usage_in
 from .reader import Reader, inner, text_of
 
@@ -31,11 +31,7 @@ def _read(answer: Mapping[str, Any], call: Call) -> Metered:
         and total == prompt + output + beside
     ):
         answer = {**answer, "usage": {**counted, "prompt_tokens": prompt + beside}}
-    usage = usage_in(answer, call)
-    if read.faults:
-        usage = doubted(usage, "; ".join(read.faults))
-    if seconds:
-        usage = msgspec.structs.replace(usage, extra={**usage.extra, "input_audio_second": seconds})
+    usage = adding(usage_in(answer, call), {"input_audio_second": seconds}, read)
     metered = identified(answer, usage)
     tier = tier_of(counted, "service_tier") or metered.service_tier
     return msgspec.structs.replace(metered, service_tier=tier)

@@ -22,7 +22,7 @@ from .metered import (
     Gathered,
     Metered,
     Part,
-    doubted,
+    adding,
     error_of,
     in_parts,
     missing,
@@ -108,19 +108,14 @@ def read_responses(answer: Mapping[str, Any], call: Call) -> Metered:
     """
     read = Reader()
     calls = _hosted_calls(read, answer)
-    usage = usage_in(answer, call)
-    if read.faults:
-        usage = doubted(usage, "; ".join(read.faults))
     if calls["image_generation"] and not inner(answer, "tool_usage", "image_gen"):
-        usage = doubted(usage, "pictures were made whose LLM tokens are not told")
+        read.fault("pictures were made whose LLM tokens are not told")
     extra = {
         "search": calls["web_search"],
         "tool_session": calls.pop("container"),
         "file_search": calls["file_search"],
     }
-    usage = msgspec.structs.replace(
-        usage, extra={**usage.extra, **{name: count for name, count in extra.items() if count}}
-    )
+    usage = adding(usage_in(answer, call), extra, read)
     metered = identified(answer, usage)
     picture = picture_usage(inner(answer, "tool_usage", "image_gen"), call)
     if picture is not None:

@@ -25,6 +25,7 @@ from .openai_answers import identified, picture_usage, usage_in
 from .reader import Reader, inner, text_of
 
 _SIZE: Final = re.compile(r"(\d{2,5})x(\d{2,5})")
+_QUALITY: Final = re.compile(r"[a-z]{1,12}")
 # The defaults of `types/image_generate_params.py` where a request names none.
 _DEFAULT_SIZE: Final = "1024x1024"
 _DEFAULT_QUALITY: Final = "standard"
@@ -65,12 +66,13 @@ def _pieces(answer: Mapping[str, Any], call: Call, model: str) -> Metered:
     size = text_of(answer, "size") or text_of(call.request, "size") or _DEFAULT_SIZE
     quality = text_of(answer, "quality") or text_of(call.request, "quality") or _DEFAULT_QUALITY
     read = Reader()
-    extra = {f"output_picture.{quality}/{size}": len(pictures)}
     listed_as: tuple[str, ...] = ()
     sides = _SIZE.fullmatch(size)
-    if sides is None:
-        read.fault(f"pictures of size {size[:20]!r}")
+    if sides is None or _QUALITY.fullmatch(quality) is None:
+        read.fault(f"pictures of size {size[:20]!r} and quality {quality[:20]!r}")
+        extra = {"output_picture": len(pictures)}
     else:
+        extra = {f"output_picture.{quality}/{size}": len(pictures)}
         extra["output_pixel"] = len(pictures) * int(sides[1]) * int(sides[2])
         named = f"{sides[1]}-x-{sides[2]}/{model}"
         listed_as = (f"{quality}/{named}", named) if model else ()

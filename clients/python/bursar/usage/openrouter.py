@@ -1,8 +1,8 @@
 """OpenRouter: OpenAI's shape, and what the call costs.
 
 openrouter.ai, documentation, "Usage Accounting": every answer has `usage`, a stream in its last
-message; `cost` is "the total amount charged to your account", in credits, whose "base currency is US
-dollars" (FAQ, What purchase options exist?); `cost_details.upstream_inference_cost` is what the
+message; `cost` is "the total amount charged to your account", in credits, whose "base currency is
+US dollars" (FAQ, What purchase options exist?); `cost_details.upstream_inference_cost` is what the
 provider behind it charges, and applies to requests with a key of one's own (`is_byok`). Cached and
 written LLM tokens are in `prompt_tokens`.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from .metered import Call, Dialect, Metered, doubted, tier_of
+from .metered import Call, Dialect, Metered, adding, tier_of
 from .openai_answers import (
     CHAT_FIELDS,
     RESPONSE_FIELDS,
@@ -32,11 +32,7 @@ def _read(answer: Mapping[str, Any], call: Call) -> Metered:
     metered = identified(answer, usage_in(answer, call))
     read = Reader()
     searches = read.part(inner(counted, "server_tool_use"), "web_search_requests")
-    usage = metered.usage
-    if read.faults:
-        usage = doubted(usage, "; ".join(read.faults))
-    if searches:
-        usage = msgspec.structs.replace(usage, extra={**usage.extra, "search": searches})
+    usage = adding(metered.usage, {"search": searches}, read)
     return _costed(msgspec.structs.replace(metered, usage=usage), counted)
 
 

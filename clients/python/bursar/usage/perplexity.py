@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from .counts import MAX_COUNT, Usage
-from .metered import Call, Dialect, Metered, doubted
+from .metered import Call, Dialect, Metered, adding, named_calls
 from .openai_answers import (
     CHAT_FIELDS,
     RESPONSE_FIELDS,
@@ -31,22 +31,14 @@ def _read(answer: Mapping[str, Any], call: Call) -> Metered:
     counted = inner(answer, "usage")
     read = Reader()
     reasoning = read.part(counted, "reasoning_tokens")
-    usage = usage_in(answer, call)
+    usage = adding(usage_in(answer, call), {}, read)
     if reasoning:
-        usage = _with_reasoning(usage, reasoning)
-    return _costed(answer, counted, _noted(usage, read))
-
-
-def _with_reasoning(usage: Usage, reasoning: int) -> Usage:
-    return msgspec.structs.replace(
-        usage,
-        output=min(usage.output + reasoning, MAX_COUNT),
-        reasoning=min(usage.reasoning + reasoning, MAX_COUNT),
-    )
-
-
-def _noted(usage: Usage, read: Reader) -> Usage:
-    return doubted(usage, "; ".join(read.faults)) if read.faults else usage
+        usage = msgspec.structs.replace(
+            usage,
+            output=min(usage.output + reasoning, MAX_COUNT),
+            reasoning=min(usage.reasoning + reasoning, MAX_COUNT),
+        )
+    return _costed(answer, counted, usage)
 
 
 def _costed(answer: Mapping[str, Any], counted: Mapping[str, Any], usage: Usage) -> Metered:
@@ -69,26 +61,20 @@ def _read_responses(answer: Mapping[str, Any], call: Call) -> Metered:
     details.setdefault("cache_write_tokens", details.get("cache_creation_input_tokens"))
     if counted:
         answer = {**answer, "usage": {**counted, "input_tokens_details": details}}
-    calls = {
-        name: read.part(inner(tool), "invocation")
-        for name, tool in inner(counted, "tool_calls_details").items()
-        if isinstance(name, str) and len(name) <= _LONGEST_NAME and isinstance(tool, Mapping)
-    }
-    usage = _noted(usage_in(answer, call), read)
-    extra = {
-        "search" if name in _SEARCHES else f"tool_call.{name}": count
-        for name, count in calls.items()
-        if count
-    }
-    usage = msgspec.structs.replace(usage, extra={**usage.extra, **extra})
+    told = inner(counted, "tool_calls_details")
+    calls = named_calls(read, {name: inner(told, name).get("invocation") for name in told}, "")
+    extra: dict[str, int] = {}
+    for name, count in calls.items():
+        meter = "search" if name in _SEARCHES else f"tool_call.{name}"
+        extra[meter] = extra.get(meter, 0) + count
+    usage = adding(usage_in(answer, call), extra, read)
     return msgspec.structs.replace(
         _costed(answer, counted, usage),
-        tool_calls={name: count for name, count in calls.items() if count},
+        tool_calls=calls,
     )
 
 
 _SEARCHES: Final = frozenset({"web_search", "search_web"})
-_LONGEST_NAME: Final = 64
 
 
 def _read_embeddings(answer: Mapping[str, Any], call: Call) -> Metered:

@@ -15,6 +15,10 @@ MAX_ITEMS: Final = 10_000
 """Items of one list that are read. No answer has so many calls of tools, candidates or parts."""
 MAX_TEXT: Final = 256
 """Characters of a name (model, tier, id) that are kept; no provider's are longer."""
+MAX_METERS: Final = 48
+"""Further meters of one usage, those included that are named after a provider's tools."""
+MAX_METER_NAME: Final = 64
+"""Characters of a meter's name."""
 MAX_COST: Final = Decimal(10**9)
 """A cost above this is a fault of the sender, whatever the currency."""
 MAX_COST_DECIMALS: Final = 40
@@ -71,7 +75,7 @@ class Reader:
             fault = fault_of(value)
             if not fault:
                 return int(value)
-            self.fault(f"{name} is {fault}")
+            self.fault(f"{name[:MAX_METER_NAME]} is {fault}")
             return None
         return None
 
@@ -103,9 +107,17 @@ class Reader:
         if kept.get("reasoning", 0) > kept.get("output", 0):
             self.fault(f"reasoning ({kept['reasoning']}) exceeds output ({kept.get('output', 0)})")
             kept["output"] = kept["reasoning"]
+        further: dict[str, int] = {}
+        for name, count in extra.items():
+            if not count:
+                continue
+            if len(further) >= MAX_METERS or not 0 < len(name) <= MAX_METER_NAME:
+                self.fault("more is counted, or under longer names, than can be kept")
+            else:
+                further[name] = self._bounded(name, count)
         return Usage(
             **kept,
-            extra={name: self._bounded(name, count) for name, count in extra.items() if count},
+            extra=further,
             certainty="estimated" if self.faults else "exact",
             estimate_reason="; ".join(self.faults),
         )

@@ -16,8 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from .counts import COUNTS
-from .metered import Call, Dialect, Metered
+from .metered import Call, Dialect, Metered, adding, named_calls
 from .openai_answers import (
     CHAT_FIELDS,
     RESPONSE_FIELDS,
@@ -41,30 +40,20 @@ def _read(answer: Mapping[str, Any], call: Call) -> Metered:
     counted = inner(answer, "usage")
     read = Reader()
     details = read.section(counted, "server_side_tool_usage_details")
-    calls = {
-        name.removesuffix("_calls"): read.part(details, name)
-        for name in details
-        if isinstance(name, str) and len(name) <= _LONGEST_NAME
-    }
+    calls = named_calls(read, details, "_calls")
     extra = {"search": sum(calls.get(name, 0) for name in _SEARCHES)}
     for name, count in calls.items():
         if name == "file_search":
             extra[name] = count
         elif name not in _SEARCHES | _FREE:
             extra[f"tool_call.{name}"] = count
-    usage = usage_in(answer, call)
-    if usage.estimate_reason:
-        read.fault(usage.estimate_reason)
-    fields = {name: getattr(usage, name) for name in COUNTS}
+    usage = adding(usage_in(answer, call), extra, read)
     return msgspec.structs.replace(
-        identified(answer, read.usage(fields, {**usage.extra, **extra})),
+        identified(answer, usage),
         reported_cost=_cost(counted),
         currency="USD" if _cost(counted) is not None else "",
-        tool_calls={name: count for name, count in calls.items() if count},
+        tool_calls=calls,
     )
-
-
-_LONGEST_NAME: Final = 64
 
 
 def _cost(counted: Mapping[str, Any]) -> Decimal | None:
