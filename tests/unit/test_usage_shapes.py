@@ -5,6 +5,7 @@ be read out of it: `tests/data/usage/*.json`.
 """
 
 import copy
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -27,6 +28,7 @@ from bursar.usage import (
     read_stream,
     read_usage,
 )
+from bursar.usage.metered import Call
 from bursar.wire import usage_from_proto, usage_to_proto
 
 _DATA = Path(__file__).parents[1] / "data" / "usage"
@@ -212,6 +214,21 @@ def test_what_was_read_costs_what_the_provider_says(name: str, provider: str, be
     cost = charge(price, metered.usage).cost + Decimal(beside)
     # Perplexity rounds each of its five amounts to five decimals.
     assert abs(cost - metered.reported_cost) < Decimal("0.00001")
+
+
+def test_the_document_tells_how_a_dialect_is_added() -> None:
+    text = (_DATA.parents[2] / "docs" / "usage.md").read_text()
+    example = re.search(r"```python\n# clients/python/bursar/usage/acme.py\n(.*?)```", text, re.S)
+    assert example is not None
+    acme: dict[str, Any] = {"__name__": "bursar.usage.acme", "__package__": "bursar.usage"}
+    exec(example[1], acme)
+    (dialect,) = acme["DIALECTS"]
+    stream = Stream(dialect, Call(input_bound=9))
+    stream.feed(b'{"meter": {"in": 4}}')
+    assert not stream.usage().is_exact
+    stream.feed(b'{"meter": {"in": 7, "cached": 2, "out": 3}, "last": true}')
+    assert stream.usage() == Usage(input=5, cached_input=2, output=3)
+    assert not dialect.read({"meter": {"in": 1, "cached": 2, "out": 3}}, Call()).usage.is_exact
 
 
 def test_dialects_are_named() -> None:

@@ -82,10 +82,12 @@ def _sampled(reported: object, call: Call) -> tuple[Usage, tuple[Part, ...]]:
     kinds = {text_of(entry, "type") for entry in reported["iterations"]}
     if kinds == {"message"} and not any(part.model for part in parts):
         # Turns of the call's own model, which the top level sums up, or else holds the first of.
-        if _same(in_parts(parts)[0], whole):
+        only = in_parts(parts)[0]
+        if _same(only, whole):
             return whole, ()
         if len(parts) == 1:
-            return doubted(whole, "the only iteration says otherwise"), ()
+            more = max(whole, only, key=lambda usage: usage.total_llm_tokens)
+            return doubted(more, "the only iteration says otherwise"), ()
     if whole.extra:
         # Searches are counted once, at the top level.
         first = msgspec.structs.replace(parts[0].usage, extra=whole.extra)

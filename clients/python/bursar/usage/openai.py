@@ -96,10 +96,13 @@ _OUTPUT_DETAILS: Final = (
     "output_tokens_details",
     "output_token_details",
 )
+# OpenAI's name first; the others are those of gateways and of Alibaba's Model Studio.
+_WRITTEN: Final = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
 _WRITES_BY_TTL: Final = (
     "cache_write_tokens_details",
     "cache_creation_by_ttl",
     "cache_creation_token_details",
+    "cache_creation",
 )
 
 
@@ -126,7 +129,7 @@ def _input_fields(read: Reader, obj: Mapping[str, Any], prompt: int) -> dict[str
     if not cached:
         # DeepSeek's name beside prompt_tokens; Anthropic's name as gateways pass it on.
         cached = read.part(obj, "prompt_cache_hit_tokens", "cache_read_input_tokens")
-    written = read.part(details, "cache_creation_tokens", "cache_write_tokens")
+    written = max(read.part(details, name) for name in _WRITTEN)
     if not written:
         written = read.part(obj, "cache_creation_input_tokens")
     by_ttl = read.section(details, *_WRITES_BY_TTL) or read.section(obj, "cache_creation")

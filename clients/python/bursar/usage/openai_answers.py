@@ -74,6 +74,9 @@ def fold_usage(gathered: Gathered, event: Mapping[str, Any], usage: object) -> N
     if usage is not None:
         gathered.count("usage", usage)
         gathered.final = finished or not event.get("choices")
+    elif not finished:
+        # More is being written than was counted.
+        gathered.final = False
 
 
 def _read_embeddings(answer: Mapping[str, Any], call: Call) -> Metered:
