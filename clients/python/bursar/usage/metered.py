@@ -221,7 +221,7 @@ class Stream:
         elif gathered.final:
             reason = gathered.fell
         else:
-            reason = self._unreadable or "the stream has not ended"
+            reason = self._unreadable or "no final counts have come"
         usage = not_final(metered.usage, reason, self._call)
         return msgspec.structs.replace(metered, usage=usage)
 
