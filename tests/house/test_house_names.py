@@ -18,6 +18,7 @@ WIRE_NAMES = {
     "audio_tokens",
     "cache_creation_input_tokens",
     "cache_read_input_tokens",
+    "cache_write_tokens",
     "cached_tokens",
     "completion_tokens",
     "completion_tokens_details",

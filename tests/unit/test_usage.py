@@ -257,7 +257,9 @@ _PLAIN = st.fixed_dictionaries(
     optional={
         "prompt_tokens_details": st.none()
         | st.dictionaries(
-            st.sampled_from(["cached_tokens", "audio_tokens", "text_tokens", "unknown"]),
+            st.sampled_from(
+                ["cached_tokens", "cache_write_tokens", "audio_tokens", "text_tokens", "unknown"]
+            ),
             st.none() | st.integers(-1, 50),
         ),
         "completion_tokens_details": st.none()

@@ -203,7 +203,7 @@ class Stream:
 
     @property
     def is_final(self) -> bool:
-        """No event can change the counts any more."""
+        """The last counts have come."""
         return self._gathered.final
 
     def usage(self) -> Usage:

@@ -24,6 +24,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)] | None
 
 class _PlainInput(msgspec.Struct, forbid_unknown_fields=True):
     cached_tokens: _Count = 0
+    cache_write_tokens: _Count = 0
     audio_tokens: _Count = 0
     text_tokens: _Count = 0
     image_tokens: _Count = 0
@@ -64,6 +65,7 @@ def _plain_usage(obj: object) -> Usage | None:
     if (
         given.audio_tokens
         or given.image_tokens
+        or given.cache_write_tokens
         or produced.audio_tokens
         or not cached <= prompt <= MAX_COUNT
         or not reasoning <= output <= MAX_COUNT

@@ -5,9 +5,9 @@ OpenAI's Python library 3.54, whose types are made from its API description:
 `types/audio/transcription_create_response.py`, `transcription_verbose.py`,
 `transcription_text_done_event.py`, `speech_create_params.py`.
 
-DALL-E's answers count nothing: what was made is in `data`, in which size and quality in the
-request. A picture is counted by the piece and, by its size, in pixels; a price list has one of the
-two.
+DALL-E's answers, and those of others that bill by the piece, count nothing: what was made is in
+`data`, in which size and quality in the request. A picture is counted by the piece and, where its
+size is told, in pixels; a price list has one of the two.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ from .reader import Reader, inner, text_of
 
 _SIZE: Final = re.compile(r"(\d{2,5})x(\d{2,5})")
 _QUALITY: Final = re.compile(r"[a-z]{1,12}")
-# The defaults of `types/image_generate_params.py` where a request names none.
-_DEFAULT_SIZE: Final = "1024x1024"
-_DEFAULT_QUALITY: Final = "standard"
 
 
 def _read_images(answer: Mapping[str, Any], call: Call) -> Metered:
@@ -63,20 +60,18 @@ def _pieces(answer: Mapping[str, Any], call: Call, model: str) -> Metered:
             usage=missing(f"no pictures ({reason})" if reason else "no pictures", call),
             model=model,
         )
-    size = text_of(answer, "size") or text_of(call.request, "size") or _DEFAULT_SIZE
-    quality = text_of(answer, "quality") or text_of(call.request, "quality") or _DEFAULT_QUALITY
-    read = Reader()
+    size = text_of(answer, "size") or text_of(call.request, "size")
+    quality = text_of(answer, "quality") or text_of(call.request, "quality")
+    sides, known = _SIZE.fullmatch(size), _QUALITY.fullmatch(quality)
+    variant = "/".join([quality] * bool(known) + [size] * bool(sides))
+    extra = {f"output_picture.{variant}" if variant else "output_picture": len(pictures)}
     listed_as: tuple[str, ...] = ()
-    sides = _SIZE.fullmatch(size)
-    if sides is None or _QUALITY.fullmatch(quality) is None:
-        read.fault(f"pictures of size {size[:20]!r} and quality {quality[:20]!r}")
-        extra = {"output_picture": len(pictures)}
-    else:
-        extra = {f"output_picture.{quality}/{size}": len(pictures)}
+    if sides is not None:
         extra["output_pixel"] = len(pictures) * int(sides[1]) * int(sides[2])
         named = f"{sides[1]}-x-{sides[2]}/{model}"
-        listed_as = (f"{quality}/{named}", named) if model else ()
-    return Metered(usage=read.usage({}, extra), model=model, listed_as=listed_as)
+        listed_as = (f"{quality}/{named}", named) if known else (named,)
+    usage = Reader().usage({}, extra)
+    return Metered(usage=usage, model=model, listed_as=listed_as if model else ())
 
 
 def _fold_images(gathered: Gathered, event: Mapping[str, Any], name: str) -> None:
