@@ -41,6 +41,8 @@ def _read(answer: Mapping[str, Any], call: Call) -> Metered:
     read = Reader()
     details = read.section(counted, "server_side_tool_usage_details")
     calls = named_calls(read, details, "_calls")
+    if not details and read.part(counted, "num_server_side_tools_used"):
+        read.fault("tools were used, and not told which")
     extra = {"search": sum(calls.get(name, 0) for name in _SEARCHES)}
     for name, count in calls.items():
         if name == "file_search":
