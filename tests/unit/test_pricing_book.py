@@ -72,7 +72,9 @@ def test_rates_are_the_text_of_the_map_to_the_last_digit() -> None:
     for key, entry in exact.items():
         price = snapshot().lookup(key, family_of(entry))
         assert price is not None
-        rates = {c.meter: c for c in price.components if not (c.above or c.tier or c.variant)}
+        rates = {
+            c.meter: c for c in price.components if not (c.above or c.tier or c.variant or c.during)
+        }
         listed_rate = entry.get("input_cost_per_token")
         if listed_rate and "tiered_pricing" not in entry:
             assert rates[Meter.INPUT].rate == Decimal(str(listed_rate)) * 1_000_000, key

@@ -393,12 +393,12 @@ def test_bounds_of_other_meters_are_in_the_ceiling_or_refused() -> None:
         most({"search": -1})
 
 
-def test_twelve_hour_writes_have_their_own_rate_or_that_of_an_hour() -> None:
+def test_twelve_hour_writes_have_their_own_rate_or_that_of_the_base_write() -> None:
     writes = {
         "cache_creation_input_token_cost": 2.5e-06,
         "cache_creation_input_token_cost_above_1hr": 4e-06,
     }
     usage = Usage(cache_write_1h=1_000_000, extra={"cache_write_12h": 1_000_000})
-    assert cost(compile_entry("m", {**ENTRY, **writes}), usage) == 4
+    assert cost(compile_entry("m", {**ENTRY, **writes}), usage) == Decimal("2.5")
     own = {"cache_creation_input_token_cost_above_12hr": 6e-06}
     assert cost(compile_entry("m", {**ENTRY, **writes, **own}), usage) == 6

@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from bursar.pricing import Component, Contract, Meter, Price, llm_token_price, snapshot
+from bursar.pricing import (
+    Component,
+    Contract,
+    FreeQuota,
+    Meter,
+    Price,
+    Span,
+    Window,
+    llm_token_price,
+    snapshot,
+)
 from bursar.pricing.model import LLM_TOKEN_METERS
 from bursar.usage import MAX_COUNT, Usage
 from bursar.v1 import charges_pb2, contracts_pb2, prices_pb2
@@ -39,6 +49,23 @@ COMPONENTS = st.builds(
     above=st.one_of(st.just(0), st.integers(1, 10**6)),
     tier=st.sampled_from(["", "batch", "priority"]),
     variant=st.sampled_from(["", "high"]),
+    during=st.sampled_from(["", "nights"]),
+)
+CLOCK = st.sampled_from(["00:00", "06:30", "23:59"])
+SPANS = st.builds(
+    Span,
+    start=CLOCK,
+    end=CLOCK,
+    weekdays=st.sampled_from([(), (1, 7)]),
+    zone=st.sampled_from(["UTC", "Europe/Berlin"]),
+    weekday_zone=st.sampled_from(["", "Asia/Shanghai"]),
+)
+QUOTAS = st.builds(
+    FreeQuota,
+    meter=st.sampled_from(["search", "input_picture"]),
+    count=st.integers(0, 10**6),
+    period=st.sampled_from(["request", "day", "month"]),
+    group=st.sampled_from(["", "gemini-3"]),
 )
 PRICES = st.builds(
     Price,
@@ -46,13 +73,18 @@ PRICES = st.builds(
     model=st.text(min_size=1, max_size=20).filter(str.strip),
     currency=st.sampled_from(["USD", "EUR", "JPY"]),
     components=st.lists(
-        COMPONENTS, max_size=8, unique_by=lambda c: (c.meter, c.above, c.tier, c.variant)
+        COMPONENTS, max_size=8, unique_by=lambda c: (c.meter, c.above, c.tier, c.variant, c.during)
     ).map(tuple),
     mode=st.sampled_from(["chat", "embedding"]),
     max_input_llm_tokens=st.one_of(st.none(), st.integers(1, 10**7)),
     max_output_llm_tokens=st.one_of(st.none(), st.integers(1, 10**7)),
     multipliers=st.dictionaries(st.sampled_from(["region/eu", "tier/batch"]), RATES),
     price_version=st.sampled_from(["", "custom@17"]),
+    windows=st.lists(SPANS, min_size=1, max_size=3).map(
+        lambda spans: {"nights": Window(tuple(spans))}
+    ),
+    free_quotas=st.lists(QUOTAS, max_size=2).map(tuple),
+    search_per=st.sampled_from(["query", "request"]),
 )
 USAGES = st.builds(
     lambda output, reasoning, **rest: Usage(

@@ -7,13 +7,23 @@ not travel.
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Final, Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bursar.exchange import ExchangeError, ExchangeRate, format_rate, parse_rate
 from bursar.money import CURRENCIES
-from bursar.pricing import Component, Contract, Meter, Price, PriceError
+from bursar.pricing import (
+    Component,
+    Contract,
+    FreeQuota,
+    Meter,
+    Price,
+    PriceError,
+    Span,
+    Window,
+)
+from bursar.pricing.model import MAX_WINDOWS
 from bursar.usage import MAX_COUNT, Usage
 from bursar.v1 import charges_pb2, contracts_pb2, exchange_rates_pb2, prices_pb2
 
@@ -26,6 +36,17 @@ MAX_CONDITION_TEXT: Final = 64
 MAX_MODE_TEXT: Final = 64
 MAX_VERSION_TEXT: Final = 128
 MAX_REASON_TEXT: Final = 1024
+# Searches are paid by the query where nothing is said.
+_SEARCH_PER: Final[dict[str, Literal["query", "request"]]] = {
+    "": "query",
+    "query": "query",
+    "request": "request",
+}
+_PERIODS: Final[dict[str, Literal["request", "day", "month"]]] = {
+    "request": "request",
+    "day": "day",
+    "month": "month",
+}
 _METERS: Final = frozenset(meter.value for meter in Meter)
 _DIGITS: Final = frozenset("0123456789.")
 
@@ -55,6 +76,16 @@ def price_to_proto(price: Price) -> prices_pb2.Price:
         version=price.price_version,
         multipliers={name: format_decimal(value) for name, value in price.multipliers.items()},
     )
+    for name, window in price.windows.items():
+        message.windows.append(_window_to_proto(name, window))
+    for quota in price.free_quotas:
+        message.free_quotas.append(
+            prices_pb2.FreeQuota(
+                meter=quota.meter, count=quota.count, period=quota.period, group=quota.group
+            )
+        )
+    if price.search_per != "query":
+        message.search_per = price.search_per
     _set_times(message, price)
     return message
 
@@ -80,6 +111,8 @@ def price_from_proto(message: prices_pb2.Price) -> Price:
         for index, component in enumerate(message.components)
     )
     _check_distinct(components)
+    if message.search_per not in _SEARCH_PER:
+        raise WireError("search_per", message.search_per, "query or request")
     try:
         return Price(
             provider=message.provider,
@@ -93,6 +126,9 @@ def price_from_proto(message: prices_pb2.Price) -> Price:
             price_version=message.version,
             effective_at=_time(message, "effective_time"),
             expires_at=_time(message, "expire_time"),
+            windows=_windows_from_proto(message),
+            free_quotas=_quotas_from_proto(message),
+            search_per=_SEARCH_PER[message.search_per],
         )
     except PriceError as error:
         field = _named_field(str(error))
@@ -297,7 +333,63 @@ def _component_to_proto(component: Component) -> prices_pb2.PriceComponent:
         condition.service_tier = component.tier
     if component.variant:
         condition.variant = component.variant
+    if component.during:
+        condition.during = component.during
     return message
+
+
+def _window_to_proto(name: str, window: Window) -> prices_pb2.PriceWindow:
+    spans = [
+        prices_pb2.PriceSpan(
+            start=span.start,
+            end=span.end,
+            weekdays=span.weekdays,
+            time_zone=span.zone,
+            weekday_time_zone=span.weekday_zone,
+        )
+        for span in window.spans
+    ]
+    return prices_pb2.PriceWindow(name=name, spans=spans)
+
+
+def _windows_from_proto(message: prices_pb2.Price) -> dict[str, Window]:
+    if len(message.windows) > MAX_WINDOWS:
+        raise WireError("windows", len(message.windows), f"at most {MAX_WINDOWS} windows")
+    windows: dict[str, Window] = {}
+    for index, told in enumerate(message.windows):
+        if told.name in windows:
+            raise WireError(f"windows[{index}].name", told.name, "each name once")
+        try:
+            windows[told.name] = Window(tuple(map(_span_from_proto, told.spans)))
+        except PriceError as error:
+            field = f"windows[{index}].spans"
+            raise WireError(field, told.name, f"hours that can be: {error}") from error
+    return windows
+
+
+def _span_from_proto(told: prices_pb2.PriceSpan) -> Span:
+    return Span(
+        told.start,
+        told.end,
+        weekdays=tuple(told.weekdays),
+        zone=told.time_zone or "UTC",
+        weekday_zone=told.weekday_time_zone,
+    )
+
+
+def _quotas_from_proto(message: prices_pb2.Price) -> tuple[FreeQuota, ...]:
+    quotas = []
+    for index, told in enumerate(message.free_quotas):
+        period = _PERIODS.get(told.period)
+        if period is None:
+            field = f"free_quotas[{index}].period"
+            raise WireError(field, told.period, f"one of {', '.join(_PERIODS)}")
+        try:
+            quotas.append(FreeQuota(told.meter, told.count, period, group=told.group))
+        except PriceError as error:
+            field = f"free_quotas[{index}]"
+            raise WireError(field, told.meter, f"a quota that can be: {error}") from error
+    return tuple(quotas)
 
 
 def _component_from_proto(path: str, message: prices_pb2.PriceComponent) -> Component:
@@ -308,7 +400,7 @@ def _component_from_proto(path: str, message: prices_pb2.PriceComponent) -> Comp
         raise WireError(
             f"{path}.condition.region", condition.region, "no region: use multipliers region/NAME"
         )
-    for field in ("service_tier", "variant"):
+    for field in ("service_tier", "variant", "during"):
         _check_length(f"{path}.condition.{field}", getattr(condition, field), MAX_CONDITION_TEXT)
     above = condition.input_above_llm_tokens
     if condition.HasField("input_above_llm_tokens") and not 1 <= above <= MAX_COUNT:
@@ -323,6 +415,7 @@ def _component_from_proto(path: str, message: prices_pb2.PriceComponent) -> Comp
             above=above,
             tier=condition.service_tier,
             variant=condition.variant,
+            during=condition.during,
         )
     except PriceError as error:
         field = _COMPONENT_FIELDS.get(str(error).partition(" ")[0], "rate")
@@ -342,7 +435,7 @@ _COMPONENT_FIELDS: Final = {
 def _check_distinct(components: tuple[Component, ...]) -> None:
     seen = set()
     for index, one in enumerate(components):
-        when = (one.meter, one.above, one.tier, one.variant)
+        when = (one.meter, one.above, one.tier, one.variant, one.during)
         if when in seen:
             raise WireError(
                 f"components[{index}]", one.meter.value, "one rate for a meter and a condition"

@@ -6,13 +6,8 @@ the data that ships with the package, knowing who spends, and rounding more than
 """
 
 from .book import PriceBook, snapshot
-from .charging import (
-    Charge,
-    Line,
-    UnpricedError,
-    ceiling,
-    charge,
-)
+from .ceilings import ceiling
+from .charging import Charge, Line, UnpricedError, charge
 from .compile_litellm import compile_entry, compile_map
 from .conditions import FreeQuota, PriceError, Span, Window
 from .contracts import Contract, Terms, contracted, terms_for

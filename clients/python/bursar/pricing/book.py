@@ -176,11 +176,24 @@ class PriceBook:
                 price = self._overlay.get((seller, name))
                 if price is not None:
                     return price
-            for key in dict.fromkeys((name, f"{provider}/{name}", f"{family}/{name}")):
-                price = self._built_in.get(key, family)
-                if price is not None:
-                    return price
+            price = self._built_in_at(name, provider, family)
+            if price is not None:
+                return price
         return None
+
+    def _built_in_at(self, name: str, provider: str, family: str) -> Price | None:
+        """Where the list has a name both with its provider and without, they may differ: with a
+        provider named, its own entry goes first, unless only the other one has rates."""
+        keys = (f"{provider}/{name}", f"{family}/{name}", name)
+        if name.startswith((f"{provider}/", f"{family}/")):
+            keys = (name, *keys[:2])
+        found: Price | None = None
+        for key in keys:
+            price = self._built_in.get(key, family)
+            if price is not None and price.components:
+                return price
+            found = found or price
+        return found
 
     def provider_of(self, model: str) -> list[str]:
         """Who sells a model, by its name alone.

@@ -1,49 +1,27 @@
-"""What a call costs, and the most it can cost. Pure; exact in decimals; rounded once."""
+"""What a call costs. Pure; exact in decimals; rounded once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from decimal import Decimal
-from itertools import product
 from typing import Final, NamedTuple
 
 import msgspec
 
-from bursar.money import EXACT, ceil_to_nanos, round_to_nanos
+from bursar.money import EXACT, round_to_nanos
 from bursar.usage import MAX_COUNT, PART_OF, Usage
 
 from .conditions import PriceError
-from .model import (
-    BATCH_TIER,
-    INPUT_METERS,
-    OUTPUT_METERS,
-    OUTPUT_UNITS,
-    STANDARD_TIER,
-    Meter,
-    Price,
-)
-from .rates import RateTable, normal_tier, rate_table
+from .model import OUTPUT_METERS, OUTPUT_UNITS, Meter, Price
+from .rates import Level, normal_tier, rate_table
 
 _ZERO: Final = Decimal(0)
 
-# A request whose tier is left to the provider may be served by what its account is set to:
-# OpenAI projects can default to priority. Batch is never chosen by the provider.
-_TIERS_OF_AUTO: Final = (STANDARD_TIER, "priority")
-
-# What every call pays once, where the price has it.
-_ONCE: Final[Mapping[str, int]] = {Meter.REQUEST: 1, Meter.CALL_FEE: 1}
-
 _METER_BY_NAME: Final = {meter.value: meter for meter in Meter}
 
-_TEXT_INPUT: Final = (
-    Meter.INPUT,
-    Meter.CACHED_INPUT,
-    Meter.CACHE_WRITE_5M,
-    Meter.CACHE_WRITE_1H,
-    Meter.CACHE_WRITE_12H,
-)
-_TEXT_OUTPUT: Final = (Meter.OUTPUT, Meter.REASONING)
+# Searches that some prices bill once for a request, however many it made.
+_SEARCHES: Final = frozenset({Meter.SEARCH, Meter.MAPS_QUERY})
 
 
 class UnpricedError(PriceError):
@@ -93,15 +71,15 @@ def charge(
     "request" itself.
 
     `at` is the time that the provider prices the call by (aware); None charges no off-peak rate.
-    `free_used` says how many units of the price's free quotas, by meter, the account used in the
-    period before this call; what is not named there counts as used up, as only the account knows.
+    `free_used` says how many units of the price's free quotas of a day or month, by meter, the
+    account used in the period before this call; what is not named there counts as used up, as only
+    the account knows.
     Raises ValueError for a time without a zone.
     """
     table = rate_table(price)
     tiers = table.of(normal_tier(service_tier, price), region or "", table.window(at))
-    rates = tiers.at(usage.input_llm_tokens)
-    lines: list[Line] = []
-    unpriced: list[str] = []
+    level = tiers.at(usage.input_llm_tokens)
+    rates = level.llm_tokens
     left = {
         "input": usage.input,
         "cached_input": usage.cached_input,
@@ -109,83 +87,138 @@ def charge(
         "cache_write_1h": usage.cache_write_1h,
         "output": usage.output,
     }
+    bill = _Bill(price, level, left, free_used)
     if usage.reasoning and Meter.REASONING in rates:
         left["output"] -= usage.reasoning
-        lines.append(_line(Meter.REASONING, usage.reasoning, rates[Meter.REASONING]))
-    free = _free_left(price, free_used) if free_used and price.free_quotas else None
-    for name, count in usage.extra.items():
-        if count:
-            _charge_extra(name, count, left, rates, table, lines, unpriced, free)
-    fees = table.units.get(Meter.REQUEST)
-    if fees and not any(name.partition(".")[0] == Meter.REQUEST for name in usage.extra):
-        lines.append(_line(Meter.REQUEST, 1, max(fees.values())))
-    if contract_fee := table.units.get(Meter.CALL_FEE):
-        lines.append(_line(Meter.CALL_FEE, 1, max(contract_fee.values())))
+        bill.lines.append(_line(Meter.REASONING, usage.reasoning, rates[Meter.REASONING]))
+    if usage.extra:
+        bill.add_extra(usage.extra)
+    if level.units:
+        bill.add_fees(usage.extra)
     for name, count in left.items():
         if not count:
             continue
         rate = rates.get(Meter(name))
         if rate is None:
-            unpriced.append(name)
+            bill.unpriced.append(name)
         else:
-            lines.append(_line(Meter(name), count, rate))
-    return _total(price, lines, unpriced)
+            bill.lines.append(_line(Meter(name), count, rate))
+    return _total(price, bill.lines, bill.unpriced)
 
 
 def _line(meter: str, quantity: int, rate: Decimal) -> Line:
     return Line(meter, quantity, rate, EXACT.multiply(rate, quantity))
 
 
-def _charge_extra(
-    name: str,
-    count: int,
-    left: dict[str, int],
-    rates: dict[Meter, Decimal],
-    table: RateTable,
-    lines: list[Line],
-    unpriced: list[str],
-    free: dict[str, int] | None,
-) -> None:
-    whole = PART_OF.get(name)
-    if whole is not None:
+class _Bill:
+    """The lines of one charge, while they are written.
+
+    `left` are LLM tokens that no line is for yet, by the field of the usage.
+    """
+
+    __slots__ = ("_free", "_level", "_price", "_searched", "left", "lines", "unpriced")
+
+    def __init__(
+        self,
+        price: Price,
+        level: Level,
+        left: dict[str, int],
+        free_used: Mapping[str, int] | None,
+    ):
+        self._price = price
+        self._level = level
+        self._free = _free_left(price, free_used or {}) if price.free_quotas else None
+        self._searched: set[Meter] = set()
+        self.left = left
+        self.lines: list[Line] = []
+        self.unpriced: list[str] = []
+
+    def add_extra(self, counts: Mapping[str, int]) -> None:
+        """Further meters: parts of a field at their own rate, units beside the LLM tokens."""
+        for name, count in counts.items():
+            if count and name in PART_OF:
+                self._add_part(name, count)
+            elif count:
+                self._add_unit(name, count)
+
+    def add_fees(self, counts: Mapping[str, int]) -> None:
+        """What every call pays once, unless it counts the requests itself."""
+        fees = self._level.units.get(Meter.REQUEST)
+        if fees and not any(meter_named(name) is Meter.REQUEST for name in counts):
+            self.lines.append(_line(Meter.REQUEST, 1, max(fees.values())))
+        if fees := self._level.units.get(Meter.CALL_FEE):
+            self.lines.append(_line(Meter.CALL_FEE, 1, max(fees.values())))
+
+    def _add_part(self, name: str, count: int) -> None:
         # Without a rate of its own a part stays in its whole, and is billed with it.
-        rate = rates.get(Meter(name))
+        rate = self._level.llm_tokens.get(Meter(name))
         if rate is not None:
-            part = min(count, left[whole])
-            left[whole] -= part
-            lines.append(_line(name, part, rate))
-        return
-    rate = _unit_rate(name, rates, table)
-    if rate is not None:
-        if free is not None:
-            count -= _take_free(name, count, free, lines)
+            whole = PART_OF[name]
+            part = min(count, self.left[whole])
+            self.left[whole] -= part
+            self.lines.append(_line(name, part, rate))
+
+    def _add_unit(self, name: str, count: int) -> None:
+        meter = meter_named(name)
+        rate = None if meter is None else self._unit_rate(name, meter)
+        if meter is None or rate is None:
+            if not is_included(name, self._level.units):
+                self.unpriced.append(name)
+            return
+        if once_a_request(self._price, name):
+            count = 0 if meter in self._searched else 1
+            self._searched.add(meter)
+        count -= self._take_free(name, meter, count)
         if count:
-            lines.append(_line(name, count, rate))
-    elif not _is_included(name, table):
-        unpriced.append(name)
+            self.lines.append(_line(name, count, rate))
+
+    def _unit_rate(self, name: str, meter: Meter) -> Decimal | None:
+        """The rate of a meter such as "search" or, with a variant, "search.high".
+
+        An unknown or missing variant costs what the dearest one costs.
+        """
+        if meter in self._level.llm_tokens:
+            return self._level.llm_tokens[meter]
+        variants = self._level.units.get(meter)
+        if not variants:
+            return None
+        found = variants.get(name.partition(".")[2])
+        if found is None:
+            found = variants.get("")
+        return max(variants.values()) if found is None else found
+
+    def _take_free(self, name: str, meter: Meter, count: int) -> int:
+        """How many of `count` a free quota pays for; they get a line of their own, at nothing."""
+        taken = min(count, self._free.get(meter, 0)) if self._free else 0
+        if taken and self._free:
+            self._free[meter] -= taken
+            self.lines.append(_line(name, taken, _ZERO))
+        return taken
 
 
 def _free_left(price: Price, used: Mapping[str, int]) -> dict[str, int]:
-    """What is left of each free quota that `used` speaks of."""
-    _check_bounds({f"free_used of {name}": count for name, count in used.items()})
-    return {
-        quota.meter: quota.left(used[quota.meter])
-        for quota in price.free_quotas
-        if quota.meter in used
-    }
+    """What is left of each free quota: all of a request's, of the account's what `used` leaves."""
+    check_counts({f"free_used of {name}": count for name, count in used.items()})
+    left: dict[str, int] = {}
+    for quota in price.free_quotas:
+        is_known = quota.period == "request" or quota.meter in used
+        if is_known:
+            spent = 0 if quota.period == "request" else used[quota.meter]
+            left[quota.meter] = left.get(quota.meter, 0) + quota.left(spent)
+    return left
 
 
-def _take_free(name: str, count: int, free: dict[str, int], lines: list[Line]) -> int:
-    """How many of `count` a free quota pays for; they get a line of their own, at nothing."""
-    meter = name.partition(".")[0]
-    taken = min(count, free.get(meter, 0))
-    if taken:
-        free[meter] -= taken
-        lines.append(_line(name, taken, _ZERO))
-    return taken
+def meter_named(name: str) -> Meter | None:
+    """The meter of a count such as "search" or "search.high"; None if there is none."""
+    return _METER_BY_NAME.get(name.partition(".")[0])
 
 
-def _is_included(name: str, table: RateTable) -> bool:
+def once_a_request(price: Price, name: str) -> bool:
+    """Whether however many of `name` are paid as one."""
+    return price.search_per == "request" and meter_named(name) in _SEARCHES
+
+
+def is_included(name: str, units: Container[Meter]) -> bool:
     """Whether a meter without a rate is paid with the rest, by the rules of those who count it.
 
     Every call is a request, only some prices have a fee for it. Perplexity counts citations on all
@@ -193,28 +226,15 @@ def _is_included(name: str, table: RateTable) -> bool:
     """
     base = name.partition(".")[0]
     if base == Meter.SEARCH:
-        return Meter.REQUEST in table.units
+        return Meter.REQUEST in units
     return base in (Meter.REQUEST, Meter.CITATION, Meter.CALL_FEE)
 
 
-def _unit_rate(name: str, rates: dict[Meter, Decimal], table: RateTable) -> Decimal | None:
-    """The rate of a meter such as "search" or, with a variant, "search.high".
-
-    An unknown or missing variant costs what the dearest one costs.
-    """
-    base, _, variant = name.partition(".")
-    meter = _METER_BY_NAME.get(base)
-    if meter is None:
-        return None
-    if meter in rates:
-        return rates[meter]
-    variants = table.units.get(meter)
-    if not variants:
-        return None
-    found = variants.get(variant)
-    if found is None:
-        found = variants.get("")
-    return max(variants.values()) if found is None else found
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Raise ValueError naming the first that is no count."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
+            raise ValueError(f"{name} is {value!r}; expected a whole number 0..{MAX_COUNT}")
 
 
 def _total(price: Price, lines: list[Line], unpriced: list[str]) -> Charge:
@@ -236,95 +256,3 @@ def _total(price: Price, lines: list[Line], unpriced: list[str]) -> Charge:
         breakdown=lines,
         unpriced=tuple(unpriced),
     )
-
-
-def ceiling(
-    price: Price,
-    *,
-    input_llm_tokens: int,
-    output_llm_tokens: int,
-    choices: int = 1,
-    service_tier: str | None = None,
-    region: str | None = None,
-    text_only: bool = False,
-    extra: Mapping[str, int] | None = None,
-    at: datetime | None = None,
-    until: datetime | None = None,
-) -> int:
-    """The most a call can cost, in nanos of the price's currency, rounded up.
-
-    `input_llm_tokens` bounds the input (see `input_llm_token_bound`), `output_llm_tokens` what
-    each of `choices` answers may produce, reasoning included. Input is taken at the dearest of
-    input, cache write and long-context rates; output at the dearest of output and reasoning.
-    `service_tier` is the one the request names: None leaves it to the provider, whose account may
-    be set to priority. An answer may always be served at the standard tier instead. Without a
-    `region` the dearest is taken. `text_only` says that the request neither carries nor asks for
-    audio, images or video. `extra` bounds meters that are no LLM tokens, such as {"search": 5};
-    the price's fee per request is always in, a free quota counts as used up. The call is priced at
-    some moment from `at` to `until`; without both, at any, so no off-peak rate lowers the ceiling.
-    For every usage within the bounds and every such moment, `charge(...) <= ceiling(...)`.
-
-    Raises UnpricedError when the price has no rate for what is bounded, ValueError on bounds that
-    are no counts.
-    """
-    _check_bounds(
-        {
-            "input_llm_tokens": input_llm_tokens,
-            "output_llm_tokens": output_llm_tokens,
-            "choices": choices,
-            **(extra or {}),
-        }
-    )
-    table = rate_table(price)
-    windows = table.windows_of(at, until)
-    input_rate, output_rate = _dearest(
-        price, table, input_llm_tokens, service_tier, region, text_only, windows
-    )
-    if input_rate is None or (output_rate is None and output_llm_tokens):
-        raise UnpricedError(f"model {price.model} of {price.provider} has no rate to price it by")
-    amount = EXACT.multiply(input_rate, input_llm_tokens)
-    if output_rate is not None:
-        produced = EXACT.multiply(output_rate, output_llm_tokens * choices)
-        amount = EXACT.add(amount, produced)
-    for name, count in {**(extra or {}), **_ONCE}.items():
-        variants = table.units.get(Meter(name)) if name in _METER_BY_NAME else None
-        if variants:
-            amount = EXACT.add(amount, EXACT.multiply(max(variants.values()), count))
-        elif count and not _is_included(name, table):
-            raise UnpricedError(f"model {price.model} of {price.provider} has no rate for {name}")
-    return ceil_to_nanos(amount)
-
-
-def _check_bounds(bounds: Mapping[str, int]) -> None:
-    for name, value in bounds.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
-            raise ValueError(f"{name} is {value!r}; expected a whole number 0..{MAX_COUNT}")
-
-
-def _dearest(
-    price: Price,
-    table: RateTable,
-    input_llm_tokens: int,
-    service_tier: str | None,
-    region: str | None,
-    text_only: bool,
-    windows: Iterable[str],
-) -> tuple[Decimal | None, Decimal | None]:
-    if service_tier is None or service_tier.strip().lower() == "auto":
-        tiers: tuple[str, ...] = _TIERS_OF_AUTO
-    else:
-        tier = normal_tier(service_tier, price)
-        tiers = (tier,) if tier == BATCH_TIER else (STANDARD_TIER, tier)
-    regions = table.regions if region is None else (region,)
-    inputs = _TEXT_INPUT if text_only else INPUT_METERS
-    outputs = _TEXT_OUTPUT if text_only else OUTPUT_METERS
-    dearest_in: Decimal | None = None
-    dearest_out: Decimal | None = None
-    for tier, place, window in product(dict.fromkeys(tiers), regions, windows):
-        for rates in table.of(tier, place, window).up_to(input_llm_tokens):
-            for meter, rate in rates.items():
-                if meter in inputs and (dearest_in is None or rate > dearest_in):
-                    dearest_in = rate
-                elif meter in outputs and (dearest_out is None or rate > dearest_out):
-                    dearest_out = rate
-    return dearest_in, dearest_out

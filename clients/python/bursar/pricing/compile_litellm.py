@@ -5,6 +5,8 @@ flat object per model whose price fields follow a grammar:
 
     <what>[_above_<n>k_tokens][_<service tier>]
 
+and some nested parts, which `litellm_conditions` reads.
+
 Rates are floats for a single unit; they are read as the decimal that their text says, and those
 of LLM tokens are kept per million. A field that looks like a price and is not understood goes to
 `Price.unmodelled` by name.
@@ -15,13 +17,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from bursar.money import EXACT
 
-from .conditions import PriceError
+from .conditions import FreeQuota, PriceError, Window
+from .litellm_conditions import free_searches, input_ranges, off_peak, result_ranges
 from .model import LLM_TOKEN_METERS, LLM_TOKENS_PER, MAX_RATE, Component, Meter, Price
 from .rates import ANY_REGION
 
@@ -45,7 +48,7 @@ _SUFFIX_TIERS: Final = {
 }
 
 _FIELD: Final = re.compile(
-    r"(?P<what>[a-z_]+?(?:_above_(?:1|12)hr)?)"
+    r"(?P<what>[a-z_]+?(?:_above_(?:1|12)hr|_1k_calls)?)"
     r"(?:_above_(?P<above>\d+)(?P<kilo>k?)_tokens)?"
     rf"(?:_(?P<tier>{'|'.join(_SUFFIX_TIERS)}))?"
 )
@@ -55,6 +58,7 @@ _METERS: Final[Mapping[str, Meter]] = {
     "output_cost_per_token": Meter.OUTPUT,
     "output_cost_per_reasoning_token": Meter.REASONING,
     "cache_read_input_token_cost": Meter.CACHED_INPUT,
+    "explicit_cache_read_input_token_cost": Meter.EXPLICIT_CACHED_INPUT,
     "cache_read_input_audio_token_cost": Meter.CACHED_AUDIO_INPUT,
     "cache_read_input_image_token_cost": Meter.CACHED_IMAGE_INPUT,
     "cache_creation_input_token_cost": Meter.CACHE_WRITE_5M,
@@ -87,11 +91,17 @@ _METERS: Final[Mapping[str, Meter]] = {
     "output_cost_per_image": Meter.OUTPUT_PICTURE,
     "input_cost_per_pixel": Meter.INPUT_PIXEL,
     "output_cost_per_pixel": Meter.OUTPUT_PIXEL,
+    "file_search_cost_per_1k_calls": Meter.FILE_SEARCH,
+    "cost_per_second": Meter.CAPACITY_SECOND,
 }
 
-# Sizes and resolutions that the map writes behind the field's name.
+# Fields that are for more than one unit.
+_PER: Final = {"file_search_cost_per_1k_calls": 1000}
+
+# Sizes, resolutions and intervals that the map writes behind the field's name.
 _VARIANT_FIELD: Final = re.compile(
     r"(?P<what>output_cost_per_image|output_cost_per_second)_(?P<variant>[0-9][0-9.]*[a-zA-Z]*)"
+    r"|(?P<interval>input_cost_per_video_per_second)_(?P<above>above_[0-9]+s_interval)"
 )
 
 _REGION_FACTORS: Final = {
@@ -108,12 +118,16 @@ _SEARCHES_ALWAYS: Final = re.compile(
     r"|(?:.*/)?gpt-[^/]*-search-(?:preview|api)(?:-\d{4}-\d{2}-\d{2})?"
 )
 
-# Fields that are no price although their names might be taken for one.
+# What a price is called, or how one is counted; a fraction under another name is taken for one too.
 _PRICE_LIKE: Final = re.compile(
-    r"cost|pric|_uplift_|multiplier|billing|free_requests|provider_specific_entry"
+    r"cost|pric|charge|surcharge|discount|uplift|multiplier|billing|free_|quota|(?:^|_)fees?(?:_|$)"
+    r"|(?:^|_)rates?(?:_|$)|provider_specific_entry"
 )
+# For people; some say a price in words or per another unit.
+_NO_PRICE: Final = frozenset({"metadata", "comment"})
 
 _CACHED_ALIAS: Final = "input_cost_per_token_cache_hit"
+_OFF_PEAK: Final = "off_peak"
 
 _FAMILIES: Final = {
     "bedrock_converse": "bedrock",
@@ -123,6 +137,14 @@ _FAMILIES: Final = {
     "text-completion-codestral": "codestral",
     "text-completion-inception": "inception",
 }
+# Google's own models are paid by the grounded prompt unless the map says by the query; so does
+# LiteLLM's calculator read it.
+_SEARCH_PER_REQUEST: Final = frozenset({"gemini", "vertex_ai", "vertex_ai-language-models"})
+_SEARCH_UNITS: Final[Mapping[Any, Literal["query", "request"]]] = {
+    "per_query": "query",
+    "per_prompt": "request",
+}
+
 # Keys of the map that are no models: its own documentation, and LiteLLM's routing rules.
 _NO_MODELS: Final = frozenset({"sample_spec", "fallback_generalizations"})
 
@@ -172,6 +194,9 @@ def compile_entry(key: str, entry: Any, *, provider: str = "") -> Price:
         max_output_llm_tokens=_limit(entry.get("max_output_tokens")),
         multipliers=reading.multipliers,
         unmodelled=tuple(sorted(reading.unmodelled)),
+        windows=reading.windows,
+        free_quotas=tuple(reading.free_quotas),
+        search_per=reading.search_per(listed),
     )
 
 
@@ -183,15 +208,28 @@ def _limit(value: Any) -> int | None:
     return whole if whole > 0 and whole == value else None
 
 
+class _Condition(NamedTuple):
+    """What a rate is for."""
+
+    meter: Meter
+    above: int
+    tier: str
+    variant: str
+    during: str
+
+
 class _Reading:
     """Collects what one entry says."""
 
     def __init__(self, key: str, provider: str):
         self._key = key
         self._provider = provider
-        self._found: dict[tuple[Meter, int, str, str], Decimal] = {}
+        self._found: dict[_Condition, Decimal] = {}
+        self._search_unit: Any = None
         self.multipliers: dict[str, Decimal] = {}
         self.unmodelled: set[str] = set()
+        self.windows: dict[str, Window] = {}
+        self.free_quotas: list[FreeQuota] = []
 
     def take(self, field: str, value: Any) -> None:
         if field in _REGION_FACTORS:
@@ -200,35 +238,71 @@ class _Reading:
             self._take_search(field, value)
         elif field == "provider_specific_entry":
             self._take_specific(field, value)
-        elif field == "tiered_pricing":
-            pass  # needs the other fields first: see finish()
-        elif field == _CACHED_ALIAS:
-            pass  # likewise
-        elif not self._take_rate(field, value) and _PRICE_LIKE.search(field):
+        elif field == "off_peak_pricing":
+            self._take_off_peak(field, value)
+        elif field == "guardrail_cost_per_unit" and isinstance(value, Mapping):
+            for unit, rate in value.items():
+                self._add(Meter.GUARDRAIL_UNIT, self._number(field, rate), str(unit))
+        elif field == "search_free_requests" and (quota := free_searches(value)) is not None:
+            self.free_quotas.append(quota)
+        elif field == "web_search_billing_unit" and value in tuple(_SEARCH_UNITS):
+            self._search_unit = value
+        elif field in ("tiered_pricing", _CACHED_ALIAS):
+            pass  # they need the other fields first: see finish()
+        elif not self._take_rate(field, value) and _is_price_like(field, value):
             self.unmodelled.add(field)
 
     def _take_rate(self, field: str, value: Any) -> bool:
         variant = _VARIANT_FIELD.fullmatch(field)
         if variant is not None:
-            self._add(_METERS[variant["what"]], self._number(field, value), variant["variant"])
+            meter = _METERS[variant["what"] or variant["interval"]]
+            self._add(meter, self._number(field, value), variant["variant"] or variant["above"])
             return True
         parts = _FIELD.fullmatch(field)
         if parts is None or parts["what"] not in _METERS:
             return False
         meter = _METERS[parts["what"]]
         above = int(parts["above"]) * (1000 if parts["kilo"] else 1) if parts["above"] else 0
-        if above and meter not in LLM_TOKEN_METERS:
-            return False
         tier = _SUFFIX_TIERS[parts["tier"]] if parts["tier"] else ""
-        self._add(meter, self._number(field, value), above=above, tier=tier)
+        rate = self._number(field, value)
+        if parts["what"] in _PER:
+            rate = EXACT.divide(rate, Decimal(_PER[parts["what"]]))
+        self._add(meter, rate, above=above, tier=tier)
         return True
 
     def _add(
-        self, meter: Meter, rate: Decimal, variant: str = "", *, above: int = 0, tier: str = ""
+        self,
+        meter: Meter,
+        rate: Decimal,
+        variant: str = "",
+        *,
+        above: int = 0,
+        tier: str = "",
+        during: str = "",
     ) -> None:
         if above and self._provider in _INCLUSIVE_THRESHOLDS:
             above -= 1
-        self._found[(meter, above, tier, variant)] = rate
+        self._found[_Condition(meter, above, tier, variant, during)] = rate
+
+    def _take_off_peak(self, field: str, value: Any) -> None:
+        """An off-peak rate replaces the one that would apply, so it has no further condition."""
+        read = off_peak(value)
+        if read is None:
+            self.unmodelled.add(field)
+            return
+        self.windows[_OFF_PEAK] = read.window
+        for name, rate in read.rates.items():
+            if name in _METERS:
+                self._add(_METERS[name], self._number(f"{field}.{name}", rate), during=_OFF_PEAK)
+            else:
+                self.unmodelled.add(f"{field}.{name}")
+
+    def search_per(self, litellm_provider: Any) -> Literal["query", "request"]:
+        """Whether a search is paid by the query, or by the request that searched."""
+        searches = {Meter.SEARCH, Meter.MAPS_QUERY} & {found.meter for found in self._found}
+        if self._search_unit is None and searches and litellm_provider in _SEARCH_PER_REQUEST:
+            return "request"
+        return _SEARCH_UNITS.get(self._search_unit, "query")
 
     def _take_search(self, field: str, value: Any) -> None:
         sizes = value if isinstance(value, Mapping) else {"": value}
@@ -243,7 +317,9 @@ class _Reading:
             return
         for name, factor in value.items():
             numeric = isinstance(factor, int | float | Decimal) and not isinstance(factor, bool)
-            if numeric and name == "fast":
+            if name == "minimax_free_input_images" and type(factor) is int and factor >= 0:
+                self.free_quotas.append(FreeQuota(Meter.INPUT_PICTURE, factor, "request"))
+            elif numeric and name == "fast":
                 self.multipliers["tier/fast"] = self._number(field, factor)
             elif numeric and len(name) == 2:
                 self.multipliers[f"region/{name}"] = self._number(field, factor)
@@ -271,9 +347,9 @@ class _Reading:
     def finish(self, entry: Mapping[str, Any]) -> None:
         """Rules that look at several fields together."""
         base = {
-            meter: rate
-            for (meter, above, tier, _), rate in self._found.items()
-            if not above and not tier
+            found.meter: rate
+            for found, rate in self._found.items()
+            if not found.above and not found.tier and not found.during
         }
         alias = entry.get(_CACHED_ALIAS)
         if alias is not None:
@@ -284,29 +360,39 @@ class _Reading:
                 self.unmodelled.add(_CACHED_ALIAS)
         tiers = entry.get("tiered_pricing")
         if tiers is not None:
-            self._take_tiers(tiers)
+            self._take_tiers(tiers, base)
         base_input = base.get(Meter.INPUT)
-        if self._provider == "fireworks_ai" and base_input and Meter.CACHED_INPUT not in base:
+        if (
+            entry.get("litellm_provider") == "fireworks_ai"
+            and base_input
+            and Meter.CACHED_INPUT not in base
+        ):
             self._add(Meter.CACHED_INPUT, EXACT.multiply(base_input, FIREWORKS_CACHED_FACTOR))
         image_output = base.get(Meter.IMAGE_OUTPUT)
         if image_output and not base.get(Meter.OUTPUT):
             # A model that only makes images counts all it produces as image LLM tokens.
             self._add(Meter.OUTPUT, image_output)
         if _SEARCHES_ALWAYS.fullmatch(self._key):
-            for meter, above, tier, variant in tuple(self._found):
-                if meter == Meter.SEARCH:
-                    rate = self._found.pop((meter, above, tier, variant))
-                    self._found[(Meter.REQUEST, above, tier, variant)] = rate
-        if any(meter in (Meter.INPUT, Meter.OUTPUT) for meter, *_ in self._found):
+            for found in tuple(self._found):
+                if found.meter == Meter.SEARCH:
+                    fee = found._replace(meter=Meter.REQUEST)
+                    self._found[fee] = self._found.pop(found)
+        if any(found.meter in (Meter.INPUT, Meter.OUTPUT) for found in self._found):
             self.multipliers["tier/batch"] = BATCH_FACTOR
 
-    def _take_tiers(self, tiers: Any) -> None:
+    def _take_tiers(self, tiers: Any, base: Mapping[Meter, Decimal]) -> None:
         """Ranges of input that each re-price the whole request.
 
         A range's rates stand alone: what it leaves out is billed at its own input rate, except
         output, which falls back on the model's flat rate. The last range has no upper end.
         """
-        ranges = _input_ranges(tiers)
+        results = result_ranges(tiers)
+        for most, rate in results or ():
+            query = self._number("tiered_pricing.input_cost_per_query", rate)
+            self._add(Meter.QUERY, query, f"results_{most}")
+        if results is not None:
+            return
+        ranges = input_ranges(tiers)
         if ranges is None:
             self.unmodelled.add("tiered_pricing")
             return
@@ -317,6 +403,8 @@ class _Reading:
                 if field in _METERS
             }
             own.setdefault(Meter.CACHED_INPUT, own[Meter.INPUT])
+            if Meter.EXPLICIT_CACHED_INPUT in base:
+                own.setdefault(Meter.EXPLICIT_CACHED_INPUT, own[Meter.CACHED_INPUT])
             own.setdefault(Meter.CACHE_WRITE_5M, own[Meter.INPUT])
             own.setdefault(Meter.CACHE_WRITE_1H, own[Meter.CACHE_WRITE_5M])
             if Meter.OUTPUT in own:
@@ -334,30 +422,31 @@ class _Reading:
             return ()
         return tuple(
             Component(
-                meter=meter,
-                rate=_per_million(rate) if meter in LLM_TOKEN_METERS else rate,
-                per=LLM_TOKENS_PER if meter in LLM_TOKEN_METERS else 1,
-                above=above,
-                tier=tier,
-                variant=variant,
+                meter=found.meter,
+                rate=_per_million(rate) if found.meter in LLM_TOKEN_METERS else rate,
+                per=LLM_TOKENS_PER if found.meter in LLM_TOKEN_METERS else 1,
+                above=found.above,
+                tier=found.tier,
+                variant=found.variant,
+                during=found.during,
             )
-            for (meter, above, tier, variant), rate in sorted(self._found.items())
+            for found, rate in sorted(self._found.items())
         )
 
 
-def _input_ranges(tiers: Any) -> list[tuple[int, Mapping[str, Any]]] | None:
-    """(start, fields) of ranges over input LLM tokens, ascending; None if it is something else."""
-    if not isinstance(tiers, list | tuple) or not tiers:
-        return None
-    ranges: list[tuple[int, Mapping[str, Any]]] = []
-    for tier in tiers:
-        if not isinstance(tier, Mapping) or "input_cost_per_token" not in tier:
-            return None
-        bounds = tier.get("range")
-        if not isinstance(bounds, list | tuple) or len(bounds) != 2:
-            return None
-        ranges.append((int(bounds[0]), tier))
-    return sorted(ranges, key=lambda one: one[0])
+def _is_price_like(field: str, value: Any) -> bool:
+    """Whether a field may be a price: by its name, or because there is a fraction in it."""
+    if field in _NO_PRICE:
+        return False
+    return bool(_PRICE_LIKE.search(field)) or _has_fraction(value)
+
+
+def _has_fraction(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_fraction, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_fraction, value))
+    return isinstance(value, float | Decimal) and not float(value).is_integer()
 
 
 def _per_million(rate: Decimal) -> Decimal:

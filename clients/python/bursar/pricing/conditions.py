@@ -86,15 +86,17 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class FreeQuota(msgspec.Struct, frozen=True, omit_defaults=True):
-    """So many of `meter` cost nothing in every `period`, counted over the provider's account.
+    """So many of `meter` cost nothing in every `period`.
 
-    `group` names what is counted together: models with the same group share one quota. Only the
-    account knows how many are left, so a charge takes the quota as used up unless told otherwise.
+    That of a request is the request's own. Those of a day or month are counted over the provider's
+    account; `group` names what is counted together: models with the same group share one quota.
+    Only the account knows how many are left of those, so a charge takes them as used up unless
+    told otherwise.
     """
 
     meter: str
     count: int
-    period: Literal["day", "month"]
+    period: Literal["request", "day", "month"]
     group: str = ""
 
     def __post_init__(self) -> None:

@@ -126,7 +126,7 @@ def cost_per_llm_token(
     price = _price(model, provider, book, at)
     table = rate_table(price)
     tiers = table.of(normal_tier(service_tier, price), region or "", table.window(at))
-    rates = tiers.at(input_llm_tokens)
+    rates = tiers.at(input_llm_tokens).llm_tokens
     given = rates.get(Meter.INPUT)
     if given is None:
         raise UnpricedError(f"model {price.model} of {price.provider} has no rate for input")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -37,6 +37,7 @@ class Meter(StrEnum):
 
     INPUT = "input"
     CACHED_INPUT = "cached_input"
+    EXPLICIT_CACHED_INPUT = "explicit_cached_input"
     CACHE_WRITE_5M = "cache_write_5m"
     CACHE_WRITE_1H = "cache_write_1h"
     CACHE_WRITE_12H = "cache_write_12h"
@@ -72,6 +73,10 @@ class Meter(StrEnum):
     OUTPUT_PICTURE = "output_picture"
     INPUT_PIXEL = "input_pixel"
     OUTPUT_PIXEL = "output_pixel"
+    FILE_SEARCH = "file_search"
+    GUARDRAIL_UNIT = "guardrail_unit"
+    # Rented by the time, whatever is called: no call of a model counts it.
+    CAPACITY_SECOND = "capacity_second"
     # Of a contract, once for each call: no provider counts it.
     CALL_FEE = "call_fee"
 
@@ -145,7 +150,8 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
     - `effective_at`, `expires_at`: the stretch of time it is a price for, None is open; the end is
       outside it. Both are for whoever looks prices up: `charge` applies the price it is given.
     - `windows`: when the components of that `during` hold (off-peak hours), asked in order.
-    - `free_quotas`: what the provider gives its account for nothing.
+    - `free_quotas`: what the provider gives a request or its account for nothing.
+    - `search_per`: whether a search is paid by the query, or by the request that searched at all.
     - `unmodelled`: fields of the source that this engine does not price yet, kept by name so that
       nothing is dropped silently.
     - `price_version`: the version of the list it came from; a charge names it.
@@ -165,6 +171,7 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
     expires_at: datetime | None = None
     windows: dict[str, Window] = {}
     free_quotas: tuple[FreeQuota, ...] = ()
+    search_per: Literal["query", "request"] = "query"
 
     def __post_init__(self) -> None:
         for name in ("provider", "model"):
@@ -227,6 +234,7 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
     def is_priced(self) -> bool:
         """Whether a call of this model's mode can be priced at all. Unpriced is not free."""
         standard = {c.meter for c in self.components if not c.tier and not c.during}
+        standard.discard(Meter.CAPACITY_SECOND)
         if self.mode in _TWO_WAY_MODES:
             return Meter.INPUT in standard and Meter.OUTPUT in standard
         if self.mode == "embedding":

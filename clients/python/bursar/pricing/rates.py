@@ -6,9 +6,9 @@ The rules, in the order they are asked:
 2. With long contexts, the same question for each threshold the request crossed, ascending: the
    highest one that has an answer wins, for the whole request.
 3. Where a meter has no rate at all, the meter it is part of, or stands for: cached input and
-   cache writes are input, one-hour writes are cache writes, reasoning is output.
+   cache writes are input, longer writes are cache writes, reasoning is output.
 4. A tier without an input rate of its own, for which the price has a factor: the standard rates
-   times the factor (the providers' batch discount of one half covers every rate of the request).
+   times the factor (the providers' batch discount of one half covers every rate of LLM tokens).
 5. While a window of the price is open, its rates go before all of these: an off-peak rate replaces
    the one that would apply, in every tier but batch (a batch job has no time of day) and at every
    context level.
@@ -17,10 +17,11 @@ The rules, in the order they are asked:
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
+from itertools import product
 from typing import Final, NamedTuple
 
 from bursar.money import EXACT
@@ -36,21 +37,29 @@ _STANDARD_NAMES: Final = frozenset({"", "default", "auto", "standard", "standard
 _TIER_ALIASES: Final = {"fast": "priority", "batches": BATCH_TIER}
 
 # Meters that fall back on another when they have no rate of their own. LiteLLM's map and the
-# providers' pages agree that cached LLM tokens without a published cache price are ordinary input.
+# providers' pages agree that cached LLM tokens without a published cache price are ordinary input;
+# a longer life without a rate of its own is the base one.
 _FALLBACK: Final = {
     Meter.CACHED_INPUT: Meter.INPUT,
     Meter.CACHE_WRITE_5M: Meter.INPUT,
     Meter.CACHE_WRITE_1H: Meter.CACHE_WRITE_5M,
+    Meter.CACHE_WRITE_12H: Meter.CACHE_WRITE_5M,
 }
 
-_BASE: Final = (
-    Meter.INPUT,
-    Meter.OUTPUT,
-    Meter.CACHED_INPUT,
-    Meter.CACHE_WRITE_5M,
-    Meter.CACHE_WRITE_1H,
+# Those that others fall back on come before them.
+_ASKED_IN_ORDER: Final = tuple(
+    dict.fromkeys(
+        (
+            Meter.INPUT,
+            Meter.OUTPUT,
+            *_FALLBACK,
+            *map(Meter, PART_OF),
+            Meter.CITATION,
+            Meter.REASONING,
+        )
+    )
 )
-_DETAILS: Final = (*map(Meter, PART_OF), Meter.CITATION)
+_ZERO: Final = Decimal(0)
 _ONE: Final = Decimal(1)
 
 # The factor of every region but the global one, for providers that price all of them alike.
@@ -70,48 +79,62 @@ def normal_tier(service_tier: str | None, price: Price) -> str:
     return _TIER_ALIASES.get(tier, tier)
 
 
+class Level(NamedTuple):
+    """The rates of one context level: money for one LLM token, and for one of each other unit.
+
+    `units` has them by size ("" is any) under the meter.
+    """
+
+    llm_tokens: dict[Meter, Decimal]
+    units: dict[Meter, dict[str, Decimal]]
+
+
 class TierRates:
-    """The rates of one price in one tier and region: per context level, money for one unit."""
+    """The rates of one price in one tier, region and window, per context level."""
 
     __slots__ = ("levels", "thresholds")
 
-    def __init__(self, thresholds: tuple[int, ...], levels: tuple[dict[Meter, Decimal], ...]):
+    def __init__(self, thresholds: tuple[int, ...], levels: tuple[Level, ...]):
         self.thresholds = thresholds
         self.levels = levels
 
-    def at(self, input_llm_tokens: int) -> dict[Meter, Decimal]:
+    def at(self, input_llm_tokens: int) -> Level:
         """The rates of a request with so much input (a threshold is crossed by more than it)."""
         return self.levels[bisect_left(self.thresholds, input_llm_tokens)]
 
-    def up_to(self, input_llm_tokens: int) -> tuple[dict[Meter, Decimal], ...]:
-        """The rates of every level a request with at most so much input can be on."""
-        return self.levels[: bisect_left(self.thresholds, input_llm_tokens) + 1]
+
+class Dearest(NamedTuple):
+    """The highest rates that a call may be charged; None where the price has none."""
+
+    given: Decimal | None
+    produced: Decimal | None
+    units: dict[Meter, Decimal]
 
 
 class RateTable:
-    """All rates of one price, resolved once per tier and region and kept."""
+    """All rates of one price, resolved once per tier, region and window, and kept."""
 
     def __init__(self, price: Price):
         self._price = price
-        self.windows: Final = ("", *price.windows)
+        self._windows: Final = ("", *price.windows)
+        self._thresholds: Final = price.thresholds
         self._resolved: dict[tuple[str, str, str], TierRates] = {}
-        self._by_tier: dict[str, dict[tuple[Meter, int], Component]] = {}
-        self._by_window: dict[tuple[str, str], dict[tuple[Meter, int], Component]] = {}
+        self._dearest: dict[tuple[object, ...], tuple[Dearest, ...]] = {}
+        self._by_place: dict[tuple[str, str], dict[_Place, Component]] = {}
+        self._unit_meters: dict[Meter, set[str]] = {}
         for component in price.components:
-            if component.meter in LLM_TOKEN_METERS and not component.variant:
-                key = (component.meter, component.above)
-                if component.during:
-                    place = (component.during, component.tier)
-                    self._by_window.setdefault(place, {})[key] = component
-                else:
-                    self._by_tier.setdefault(component.tier, {})[key] = component
+            place = (component.during, component.tier)
+            key = (component.meter, component.variant, component.above)
+            self._by_place.setdefault(place, {})[key] = component
+            if component.meter not in LLM_TOKEN_METERS:
+                self._unit_meters.setdefault(component.meter, set()).add(component.variant)
 
     @cached_property
     def tiers(self) -> tuple[str, ...]:
         """Every tier the price distinguishes, the standard one included."""
         factors = {n.removeprefix("tier/") for n in self._price.multipliers if n[:5] == "tier/"}
-        timed = {tier for _, tier in self._by_window}
-        return tuple(sorted({STANDARD_TIER, *self._by_tier, *timed, *factors}))
+        own = {tier for _, tier in self._by_place}
+        return tuple(sorted({STANDARD_TIER, *own, *factors}))
 
     @cached_property
     def regions(self) -> tuple[str, ...]:
@@ -119,27 +142,17 @@ class RateTable:
         named = (n.removeprefix("region/") for n in self._price.multipliers if n[:7] == "region/")
         return ("", *sorted(named))
 
-    @cached_property
-    def units(self) -> dict[Meter, dict[str, Decimal]]:
-        """Rates of what is not LLM tokens: meter -> variant -> money for one."""
-        units: dict[Meter, dict[str, Decimal]] = {}
-        for component in self._price.components:
-            plain = not component.tier and not component.during
-            if component.meter not in LLM_TOKEN_METERS and plain:
-                units.setdefault(component.meter, {})[component.variant] = _unit_rate(component)
-        return units
-
     def window(self, at: datetime | None) -> str:
         """The window that is open at `at`; "" is none, and the answer where no time is given."""
         if at is None or not self._price.windows:
             return ""
         return open_window(self._price.windows, at)
 
-    def windows_of(self, since: datetime | None, until: datetime | None) -> Iterable[str]:
+    def windows_of(self, since: datetime | None, until: datetime | None) -> tuple[str, ...]:
         """Every window, "" included, that may be open from `since` to `until`; None is no bound."""
         if since is None or until is None or not self._price.windows:
-            return self.windows
-        return windows_between(self._price.windows, since, until)
+            return self._windows
+        return tuple(sorted(windows_between(self._price.windows, since, until)))
 
     def of(self, tier: str, region: str, window: str = "") -> TierRates:
         """The rates of a tier and region; one the price does not know is the standard one.
@@ -157,92 +170,149 @@ class RateTable:
             self._resolved[(tier, region, window)] = known
         return known
 
+    def dearest(
+        self,
+        input_llm_tokens: int,
+        tiers: tuple[str, ...],
+        region: str | None,
+        windows: tuple[str, ...],
+        given: frozenset[Meter],
+        produced: frozenset[Meter],
+    ) -> Dearest:
+        """The highest rates of a request with at most so much input.
+
+        Over all of `tiers` and `windows`, in `region` or, None, in any; `given` and `produced` say
+        which meters of LLM tokens count.
+        """
+        if region is not None and region not in self.regions:
+            region = ANY_REGION if ANY_REGION in self.regions else ""
+        tiers = tuple(tier if tier in self.tiers else STANDARD_TIER for tier in tiers)
+        key = (tiers, region, windows, given)
+        known = self._dearest.get(key)
+        if known is None:
+            regions = self.regions if region is None else (region,)
+            places = tuple(product(dict.fromkeys(tiers), regions, windows))
+            known = self._dearest[key] = self._highest(places, given, produced)
+        return known[bisect_left(self._thresholds, input_llm_tokens)]
+
+    def _highest(
+        self,
+        places: Sequence[tuple[str, str, str]],
+        given: frozenset[Meter],
+        produced: frozenset[Meter],
+    ) -> tuple[Dearest, ...]:
+        """Per context level, the highest rates of that level and all below it."""
+        found: list[Dearest] = []
+        inputs: list[Decimal] = []
+        outputs: list[Decimal] = []
+        units: dict[Meter, Decimal] = {}
+        for threshold in (-1, *self._thresholds):
+            for place in places:
+                level = self.of(*place).at(threshold + 1)
+                inputs += (rate for meter, rate in level.llm_tokens.items() if meter in given)
+                outputs += (rate for meter, rate in level.llm_tokens.items() if meter in produced)
+                for meter, variants in level.units.items():
+                    units[meter] = max(units.get(meter, _ZERO), *variants.values())
+            inputs, outputs = inputs and [max(inputs)], outputs and [max(outputs)]
+            found.append(
+                Dearest(inputs[0] if inputs else None, outputs[0] if outputs else None, dict(units))
+            )
+        return tuple(found)
+
     def _resolve(self, tier: str, region: str, window: str) -> TierRates:
-        own = self._by_tier.get(tier, {})
-        standard = self._by_tier.get(STANDARD_TIER, {})
-        factor = self._factor(region)
+        own = self._by_place.get(("", tier), {})
+        standard = self._by_place.get(("", STANDARD_TIER), {})
+        factor = self._price.multipliers.get(f"region/{region}", _ONE)
         discount = self._price.multipliers.get(f"tier/{tier}", _ONE) if tier else _ONE
-        whole_by_factor = discount != _ONE and (Meter.INPUT, 0) not in own
-        if whole_by_factor:
-            own = {}
         layers = [_Layer(own, factor), _Layer(standard, EXACT.multiply(factor, discount))]
         # A batch list that names an input rate but no cache rates gives no cache discount: LLM
         # tokens read from a cache are then ordinary batch input, never the standard cache rate.
-        narrow = layers[:1] if tier == BATCH_TIER and not whole_by_factor else layers
+        has_input = (Meter.INPUT, "", 0) in own
+        narrow = layers[:1] if tier == BATCH_TIER and has_input else layers
         timed: list[_Layer] = []
         if window and tier != BATCH_TIER:
             places = dict.fromkeys(((window, tier), (window, STANDARD_TIER)))
-            timed = [_Layer(self._by_window.get(place, {}), factor) for place in places]
+            timed = [_Layer(self._by_place.get(place, {}), factor) for place in places]
+        # A tier with an output rate of its own, but no reasoning rate, bills reasoning as its
+        # output.
+        own_output = tier == BATCH_TIER or (tier and (Meter.OUTPUT, "", 0) in own)
+        asked = _Asked(timed, layers, narrow, layers[:1] if own_output else layers)
         every = (*timed, *layers)
-        thresholds = tuple(sorted({above for layer in every for _, above in layer.rates if above}))
-        own_output = self._has_own_output(tier)
-        levels = tuple(
-            _level(timed, layers, narrow, thresholds[:crossed], own_output=own_output)
-            for crossed in range(len(thresholds) + 1)
+        thresholds = tuple(sorted({key[2] for layer in every for key in layer.rates if key[2]}))
+        return TierRates(
+            thresholds,
+            tuple(
+                Level(
+                    _llm_token_rates(asked, thresholds[:crossed]),
+                    self._unit_rates((*timed, *layers), thresholds[:crossed]),
+                )
+                for crossed in range(len(thresholds) + 1)
+            ),
         )
-        return TierRates(thresholds, levels)
 
-    def _factor(self, region: str) -> Decimal:
-        return self._price.multipliers.get(f"region/{region}", _ONE)
+    def _unit_rates(
+        self, layers: Sequence[_Layer], crossed: tuple[int, ...]
+    ) -> dict[Meter, dict[str, Decimal]]:
+        """Factors are for LLM tokens: a page or a search costs what the list says of it."""
+        plain = [_Layer(layer.rates, _ONE) for layer in layers]
+        units: dict[Meter, dict[str, Decimal]] = {}
+        for meter, variants in self._unit_meters.items():
+            found = {variant: _find(plain, (meter, variant), crossed) for variant in variants}
+            rates = {variant: rate for variant, rate in found.items() if rate is not None}
+            if rates:
+                units[meter] = rates
+        return units
 
-    def _has_own_output(self, tier: str) -> bool:
-        """Whether the tier sets an output rate of its own, by a component or by its factor."""
-        if tier == STANDARD_TIER:
-            return False
-        own = self._by_tier.get(tier, {})
-        return (Meter.OUTPUT, 0) in own or tier == BATCH_TIER
+
+_Place = tuple[Meter, str, int]
+"""Meter, variant and threshold that a component is for."""
 
 
 class _Layer(NamedTuple):
-    """One tier's components, and the factor that its rates are taken at."""
+    """The components of one tier and window, and the factor that their rates are taken at."""
 
-    rates: dict[tuple[Meter, int], Component]
+    rates: dict[_Place, Component]
     factor: Decimal
 
 
-def _level(
-    timed: Sequence[_Layer],
-    layers: Sequence[_Layer],
-    narrow: Sequence[_Layer],
-    crossed: tuple[int, ...],
-    *,
-    own_output: bool,
-) -> dict[Meter, Decimal]:
-    """All rates of a request that crossed the thresholds `crossed`.
+class _Asked(NamedTuple):
+    """Who is asked for a rate, in order: `timed` before the others, for every meter.
 
-    `timed` are asked before all, then `layers` in order; meters that fall back on input ask only
-    `narrow`.
+    Then `narrow` for meters that fall back on input, `reasoning` for reasoning, `all` for the rest.
     """
+
+    timed: Sequence[_Layer]
+    all: Sequence[_Layer]
+    narrow: Sequence[_Layer]
+    reasoning: Sequence[_Layer]
+
+
+def _llm_token_rates(asked: _Asked, crossed: tuple[int, ...]) -> dict[Meter, Decimal]:
+    """All rates of LLM tokens of a request that crossed the thresholds `crossed`."""
     level: dict[Meter, Decimal] = {}
-    for meter in _BASE:
-        falls_back = meter in _FALLBACK
-        rate = _find(timed, meter, crossed)
+    for meter in _ASKED_IN_ORDER:
+        layers = asked.all
+        if meter in _FALLBACK:
+            layers = asked.narrow
+        elif meter is Meter.REASONING:
+            layers = asked.reasoning
+        rate = _find(asked.timed, (meter, ""), crossed)
         if rate is None:
-            rate = _find(narrow if falls_back else layers, meter, crossed)
-        if rate is None and falls_back:
+            rate = _find(layers, (meter, ""), crossed)
+        if rate is None and meter in _FALLBACK:
             rate = level.get(_FALLBACK[meter])
         if rate is not None:
             level[meter] = rate
-    for meter in _DETAILS:
-        rate = _find(timed, meter, crossed)
-        if rate is None:
-            rate = _find(layers, meter, crossed)
-        if rate is not None:
-            level[meter] = rate
-    # A tier with an output rate of its own, but no reasoning rate, bills reasoning as its output.
-    reasoning = _find(timed, Meter.REASONING, crossed)
-    if reasoning is None:
-        reasoning = _find(layers[:1] if own_output else layers, Meter.REASONING, crossed)
-    if reasoning is not None:
-        level[Meter.REASONING] = reasoning
     return level
 
 
-def _find(layers: Sequence[_Layer], meter: Meter, crossed: tuple[int, ...]) -> Decimal | None:
+def _find(
+    layers: Sequence[_Layer], what: tuple[Meter, str], crossed: tuple[int, ...]
+) -> Decimal | None:
     rate: Decimal | None = None
     for threshold in (0, *crossed):
         for layer in layers:
-            component = layer.rates.get((meter, threshold))
+            component = layer.rates.get((*what, threshold))
             if component is not None:
                 rate = EXACT.multiply(_unit_rate(component), layer.factor)
                 break

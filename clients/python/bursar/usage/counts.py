@@ -27,6 +27,7 @@ PART_OF: Final[Mapping[str, str]] = MappingProxyType(
         "audio_input": "input",
         "image_input": "input",
         "video_input": "input",
+        "explicit_cached_input": "cached_input",
         "cached_audio_input": "cached_input",
         "cached_image_input": "cached_input",
         "cache_write_audio": "cache_write_5m",

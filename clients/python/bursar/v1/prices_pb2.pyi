@@ -44,6 +44,7 @@ class PriceCondition(_message.Message):
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
+    DURING_FIELD_NUMBER: _builtins.int
     input_above_llm_tokens: _builtins.int
     """The call's whole input (cached and cache-write LLM tokens included) exceeds this many."""
     service_tier: _builtins.str
@@ -52,6 +53,8 @@ class PriceCondition(_message.Message):
     """Provider's region, or empty. Refused for now: regions are factors, see Price.multipliers."""
     variant: _builtins.str
     """Size, resolution or search context the rate is for, or empty: any."""
+    during: _builtins.str
+    """Name of the price's window that must be open, or empty: always. Goes before rates without one."""
     def __init__(
         self,
         *,
@@ -59,16 +62,119 @@ class PriceCondition(_message.Message):
         service_tier: _builtins.str = ...,
         region: _builtins.str = ...,
         variant: _builtins.str = ...,
+        during: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens", "input_above_llm_tokens", b"input_above_llm_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens", "input_above_llm_tokens", b"input_above_llm_tokens", "region", b"region", "service_tier", b"service_tier", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens", "during", b"during", "input_above_llm_tokens", b"input_above_llm_tokens", "region", b"region", "service_tier", b"service_tier", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input_above_llm_tokens: _TypeAlias = _typing.Literal["input_above_llm_tokens"]  # noqa: Y015
     _WhichOneofArgType__input_above_llm_tokens: _TypeAlias = _typing.Literal["_input_above_llm_tokens", b"_input_above_llm_tokens"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input_above_llm_tokens) -> _WhichOneofReturnType__input_above_llm_tokens | None: ...
 
 Global___PriceCondition: _TypeAlias = PriceCondition  # noqa: Y015
+
+@_typing.final
+class PriceSpan(_message.Message):
+    """One stretch of the day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    WEEKDAYS_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    WEEKDAY_TIME_ZONE_FIELD_NUMBER: _builtins.int
+    start: _builtins.str
+    """"HH:MM", when it begins."""
+    end: _builtins.str
+    """"HH:MM", when it is over. Before the start: the next day; equal to it: a whole day."""
+    time_zone: _builtins.str
+    """IANA name of the clock that the hours are of, or empty: UTC."""
+    weekday_time_zone: _builtins.str
+    """IANA name of the calendar that the days are of, or empty: that of the hours."""
+    @_builtins.property
+    def weekdays(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """ISO numbers, 1 is Monday. None: every day. The day of the moment itself counts."""
+
+    def __init__(
+        self,
+        *,
+        start: _builtins.str = ...,
+        end: _builtins.str = ...,
+        weekdays: _abc.Iterable[_builtins.int] | None = ...,
+        time_zone: _builtins.str = ...,
+        weekday_time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start", "time_zone", b"time_zone", "weekday_time_zone", b"weekday_time_zone", "weekdays", b"weekdays"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriceSpan: _TypeAlias = PriceSpan  # noqa: Y015
+
+@_typing.final
+class PriceWindow(_message.Message):
+    """When a price's rates of one window hold: off-peak hours."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What conditions name."""
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceSpan]:
+        """Open while any of these holds."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        spans: _abc.Iterable[Global___PriceSpan] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "spans", b"spans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriceWindow: _TypeAlias = PriceWindow  # noqa: Y015
+
+@_typing.final
+class FreeQuota(_message.Message):
+    """So many of a meter that cost nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    meter: _builtins.str
+    """"search"."""
+    count: _builtins.int
+    """How many."""
+    period: _builtins.str
+    """"request", or "day" or "month" over the provider's account."""
+    group: _builtins.str
+    """Models that name the same group share one quota of the account."""
+    def __init__(
+        self,
+        *,
+        meter: _builtins.str = ...,
+        count: _builtins.int = ...,
+        period: _builtins.str = ...,
+        group: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "group", b"group", "meter", b"meter", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FreeQuota: _TypeAlias = FreeQuota  # noqa: Y015
 
 @_typing.final
 class PriceComponent(_message.Message):
@@ -145,6 +251,9 @@ class Price(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     MULTIPLIERS_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    FREE_QUOTAS_FIELD_NUMBER: _builtins.int
+    SEARCH_PER_FIELD_NUMBER: _builtins.int
     LAYER_FIELD_NUMBER: _builtins.int
     RECORD_TIME_FIELD_NUMBER: _builtins.int
     SUPERSEDE_TIME_FIELD_NUMBER: _builtins.int
@@ -163,6 +272,8 @@ class Price(_message.Message):
     """"chat", "completion", "responses", "embedding" ..."""
     version: _builtins.str
     """"builtin@1f0c9a55d2e1" or "custom@17": what a charge names."""
+    search_per: _builtins.str
+    """"request": however many searches a request made, it pays for one. Empty or "query": each."""
     layer: _builtins.str
     """Where it is from: "builtin", "imported", "platform" or "custom". Made by the server."""
     source: _builtins.str
@@ -184,6 +295,14 @@ class Price(_message.Message):
         """Factors on all LLM-token rates, exact decimal text by name: "region/eu", "tier/batch". A
         tier's factor applies where the tier has no input rate of its own.
         """
+
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceWindow]:
+        """What conditions name by `during`. Of several that are open the first one holds."""
+
+    @_builtins.property
+    def free_quotas(self) -> _containers.RepeatedCompositeFieldContainer[Global___FreeQuota]:
+        """What the provider gives for nothing. Those of an account are charged as if used up."""
 
     @_builtins.property
     def record_time(self) -> _timestamp_pb2.Timestamp:
@@ -209,6 +328,9 @@ class Price(_message.Message):
         effective_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         multipliers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        windows: _abc.Iterable[Global___PriceWindow] | None = ...,
+        free_quotas: _abc.Iterable[Global___FreeQuota] | None = ...,
+        search_per: _builtins.str = ...,
         layer: _builtins.str = ...,
         record_time: _timestamp_pb2.Timestamp | None = ...,
         supersede_time: _timestamp_pb2.Timestamp | None = ...,
@@ -216,7 +338,7 @@ class Price(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "expire_time", b"expire_time", "record_time", b"record_time", "supersede_time", b"supersede_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "currency", b"currency", "effective_time", b"effective_time", "expire_time", b"expire_time", "layer", b"layer", "max_input_llm_tokens", b"max_input_llm_tokens", "max_output_llm_tokens", b"max_output_llm_tokens", "mode", b"mode", "model", b"model", "multipliers", b"multipliers", "provider", b"provider", "record_time", b"record_time", "source", b"source", "supersede_time", b"supersede_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "currency", b"currency", "effective_time", b"effective_time", "expire_time", b"expire_time", "free_quotas", b"free_quotas", "layer", b"layer", "max_input_llm_tokens", b"max_input_llm_tokens", "max_output_llm_tokens", b"max_output_llm_tokens", "mode", b"mode", "model", b"model", "multipliers", b"multipliers", "provider", b"provider", "record_time", b"record_time", "search_per", b"search_per", "source", b"source", "supersede_time", b"supersede_time", "version", b"version", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
