@@ -25,12 +25,14 @@ from bursar.money import EXACT
 
 from .conditions import FreeQuota, PriceError, Window
 from .litellm_conditions import free_searches, input_ranges, off_peak, result_ranges
-from .model import LLM_TOKEN_METERS, LLM_TOKENS_PER, MAX_RATE, Component, Meter, Price
+from .model import BATCH_TIER, LLM_TOKEN_METERS, LLM_TOKENS_PER, MAX_RATE, Component, Meter, Price
 from .rates import ANY_REGION
 
 # The batch interfaces of OpenAI, Anthropic, Google and Amazon cost half of every rate unless the
-# list says otherwise; the map's own field for it, `_batches`, goes first.
+# list says otherwise; the map's own field for it, `_batches`, goes first. xAI's are 20 % off
+# (docs.x.ai, the models' pages), Moonshot's cost 60 % (platform.kimi.ai, "Batch").
 BATCH_FACTOR: Final = Decimal("0.5")
+_BATCH_FACTORS: Final = {"xai": Decimal("0.8"), "moonshot": Decimal("0.6")}
 
 # Fireworks bills cached input at half of input where the model's page names no other price.
 FIREWORKS_CACHED_FACTOR: Final = Decimal("0.5")
@@ -137,9 +139,9 @@ _FAMILIES: Final = {
     "text-completion-codestral": "codestral",
     "text-completion-inception": "inception",
 }
-# Google's own models are paid by the grounded prompt unless the map says by the query; so does
-# LiteLLM's calculator read it.
-_SEARCH_PER_REQUEST: Final = frozenset({"gemini", "vertex_ai", "vertex_ai-language-models"})
+# Google's own models. Their searches are paid by the grounded prompt unless the map says by the
+# query, as its prices are listed (ai.google.dev, "Pricing": "$35 / 1,000 grounded prompts").
+_OF_GOOGLE: Final = frozenset({"gemini", "vertex_ai", "vertex_ai-language-models"})
 _SEARCH_UNITS: Final[Mapping[Any, Literal["query", "request"]]] = {
     "per_query": "query",
     "per_prompt": "request",
@@ -300,7 +302,7 @@ class _Reading:
     def search_per(self, litellm_provider: Any) -> Literal["query", "request"]:
         """Whether a search is paid by the query, or by the request that searched."""
         searches = {Meter.SEARCH, Meter.MAPS_QUERY} & {found.meter for found in self._found}
-        if self._search_unit is None and searches and litellm_provider in _SEARCH_PER_REQUEST:
+        if self._search_unit is None and searches and litellm_provider in _OF_GOOGLE:
             return "request"
         return _SEARCH_UNITS.get(self._search_unit, "query")
 
@@ -378,7 +380,18 @@ class _Reading:
                     fee = found._replace(meter=Meter.REQUEST)
                     self._found[fee] = self._found.pop(found)
         if any(found.meter in (Meter.INPUT, Meter.OUTPUT) for found in self._found):
-            self.multipliers["tier/batch"] = BATCH_FACTOR
+            self.multipliers["tier/batch"] = _BATCH_FACTORS.get(self._provider, BATCH_FACTOR)
+        if entry.get("litellm_provider") in _OF_GOOGLE:
+            self._add_cached_batches()
+
+    def _add_cached_batches(self) -> None:
+        """Google's batches read caches at the ordinary cache rate, where they list no other."""
+        in_batches = {found.meter for found in self._found if found.tier == BATCH_TIER}
+        if Meter.INPUT not in in_batches or Meter.CACHED_INPUT in in_batches:
+            return
+        for found, rate in tuple(self._found.items()):
+            if found.meter == Meter.CACHED_INPUT and not found.tier and not found.during:
+                self._found[found._replace(tier=BATCH_TIER)] = rate
 
     def _take_tiers(self, tiers: Any, base: Mapping[Meter, Decimal]) -> None:
         """Ranges of input that each re-price the whole request.
