@@ -1,11 +1,14 @@
 """Which rate applies, what it comes to, and that no call costs more than its ceiling."""
 
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cache
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from bursar.pricing import (
     Component,
@@ -23,8 +26,9 @@ from bursar.pricing import (
     prices_to_json,
     snapshot,
 )
+from bursar.pricing.model import LLM_TOKEN_METERS
 from bursar.pricing.rates import rate_table
-from bursar.usage import Usage
+from bursar.usage import PART_OF, Usage
 
 ENTRY = {
     "litellm_provider": "openai",
@@ -240,6 +244,11 @@ def test_prices_survive_json_exactly() -> None:
     assert all(price_from_json(price_to_json(price)) == price for price in kept)
 
 
+UNITS = frozenset(Meter) - LLM_TOKEN_METERS - {Meter.CALL_FEE}
+YEAR = datetime(2026, 1, 1, tzinfo=ZoneInfo("Asia/Shanghai"))
+MOMENTS = st.integers(0, 365 * 24 * 60).map(lambda minutes: YEAR + timedelta(minutes=minutes))
+
+
 @cache
 def priced_models() -> list[Price]:
     book = snapshot()
@@ -248,13 +257,21 @@ def priced_models() -> list[Price]:
     return [price for price in prices if any(c.meter == "input" for c in price.components)]
 
 
+@cache
+def rarer_models() -> list[Price]:
+    """Those with parts of the grammar that few have."""
+    return [p for p in priced_models() if p.windows or p.free_quotas or p.search_per != "query"]
+
+
 @st.composite
 def priced_calls(draw: st.DrawFn) -> tuple[Price, Usage]:
-    price = draw(st.sampled_from(priced_models()))
+    price = draw(st.sampled_from(priced_models()) | st.sampled_from(rarer_models()))
     edges = [0, 1, 777, *price.thresholds, *(t + 1 for t in price.thresholds), 2_000_000]
     count = st.sampled_from(edges) | st.integers(0, 10**6)
     output = draw(count)
-    audio = {"audio_input": draw(count), "audio_output": draw(count), "image_input": draw(count)}
+    kinds = st.dictionaries(st.sampled_from(sorted(PART_OF)), count)
+    price_kinds = [c.meter.value for c in price.components if c.meter in UNITS]
+    units = st.dictionaries(st.sampled_from(price_kinds), count) if price_kinds else st.just({})
     return price, Usage(
         input=draw(count),
         cached_input=draw(count),
@@ -262,7 +279,7 @@ def priced_calls(draw: st.DrawFn) -> tuple[Price, Usage]:
         cache_write_1h=draw(count),
         output=output,
         reasoning=draw(st.integers(0, output)),
-        extra=draw(st.sampled_from([{}, audio])),
+        extra=draw(st.just({}) | st.builds(lambda a, b: {**a, **b}, kinds, units)),
     )
 
 
@@ -277,16 +294,24 @@ def test_no_usage_within_the_bounds_costs_more_than_the_ceiling(
 ) -> None:
     price, usage = call
     if not any(component.meter == "output" for component in price.components):
-        usage = Usage(input=usage.input, cached_input=usage.cached_input)
+        usage = Usage(input=usage.input, cached_input=usage.cached_input, extra=usage.extra)
+    bounds = {name: count for name, count in usage.extra.items() if name not in PART_OF}
     most = ceiling(
         price,
         input_llm_tokens=usage.input_llm_tokens,
         output_llm_tokens=usage.output,
         service_tier=asked,
+        extra=bounds,
     )
     served = {None: ["default", "priority"], "batch": ["batch"]}.get(asked, ["default", asked])
     region = data.draw(st.sampled_from(rate_table(price).regions))
-    charged = charge(price, usage, service_tier=data.draw(st.sampled_from(served)), region=region)
+    charged = charge(
+        price,
+        usage,
+        service_tier=data.draw(st.sampled_from(served)),
+        region=region,
+        at=data.draw(st.none() | MOMENTS),
+    )
     assert charged.cost_nanos <= most
     assert not charged.unpriced
     if not usage.extra:
@@ -300,33 +325,32 @@ def test_no_usage_within_the_bounds_costs_more_than_the_ceiling(
         assert charged.cost_nanos <= text <= most
 
 
-@settings(max_examples=200, deadline=None)
-@given(priced_calls(), st.integers(0, 1_000), st.data())
+@settings(max_examples=300, deadline=None)
+@given(priced_calls(), st.integers(0, 10**6), st.data())
 def test_cost_is_never_negative_grows_with_every_count_and_ignores_component_order(
     call: tuple[Price, Usage], more: int, data: st.DataObject
 ) -> None:
     price, usage = call
-    base = charge(price, usage)
+    at = data.draw(st.none() | MOMENTS)
+    base = charge(price, usage, at=at)
     assert base.cost >= 0
     assert sum(line.amount for line in base.breakdown) == base.cost
-    shuffled = Price(
-        provider=price.provider,
-        model=price.model,
-        components=tuple(data.draw(st.permutations(price.components))),
-        mode=price.mode,
-        multipliers=price.multipliers,
+    shuffled = structs.replace(
+        price, components=tuple(data.draw(st.permutations(price.components)))
     )
-    assert charge(shuffled, usage).cost == base.cost
-    grown = Usage(
-        input=usage.input,
-        cached_input=usage.cached_input,
-        cache_write_5m=usage.cache_write_5m,
-        cache_write_1h=usage.cache_write_1h,
-        output=usage.output + more,
-        reasoning=usage.reasoning,
-        extra=usage.extra,
+    assert charge(shuffled, usage, at=at).cost == base.cost
+    units = [name for name in usage.extra if name not in PART_OF]
+    name = data.draw(
+        st.sampled_from(
+            ["input", "cached_input", "cache_write_5m", "cache_write_1h", "output", *units]
+        )
     )
-    assert charge(price, grown).cost >= base.cost
+    if name in units:
+        extra = {**usage.extra, name: usage.extra[name] + more}
+        grown = structs.replace(usage, extra=extra)
+    else:
+        grown = structs.replace(usage, **{name: getattr(usage, name) + more})
+    assert charge(price, grown, at=at).cost >= base.cost
 
 
 def test_two_calls_cost_what_they_cost_together_below_every_threshold() -> None:

@@ -168,6 +168,10 @@ def a_price(**changed: object) -> prices_pb2.Price:
     return prices_pb2.Price(**{**fields, **changed})  # type: ignore[arg-type]  # by name, from a table
 
 
+def a_window(name: str = "night") -> prices_pb2.PriceWindow:
+    return prices_pb2.PriceWindow(name=name, spans=[{"start": "22:00", "end": "06:00"}])
+
+
 def a_component(**changed: object) -> prices_pb2.PriceComponent:
     fields: dict[str, object] = {"meter": "input", "rate": "1", "per": 1}
     return prices_pb2.PriceComponent(**{**fields, **changed})  # type: ignore[arg-type]  # as above
@@ -195,6 +199,21 @@ def a_component(**changed: object) -> prices_pb2.PriceComponent:
         (a_price(components=[a_component(rate="x")]), "components[0].rate"),
         (a_price(components=[a_component(rate="9999999999")]), "components[0].rate"),
         (a_price(components=[a_component(per=-1)]), "components[0].per"),
+        (a_price(search_per="moon"), "search_per"),
+        (a_price(free_quotas=[{"meter": "search", "period": "year"}]), "free_quotas[0].period"),
+        (
+            a_price(free_quotas=[{"meter": "search", "period": "day", "count": -1}]),
+            "free_quotas[0]",
+        ),
+        (a_price(free_quotas=[{"meter": "input", "period": "day"}]), "free_quotas"),
+        (a_price(windows=[{"name": "night"}]), "windows[0].spans"),
+        (
+            a_price(windows=[{"name": "n", "spans": [{"start": "7:00", "end": "08:00"}]}]),
+            "windows[0].spans",
+        ),
+        (a_price(windows=[a_window()] * 2), "windows[1].name"),
+        (a_price(windows=[a_window(name=f"w{n}") for n in range(17)]), "windows"),
+        (a_price(components=[a_component(condition={"during": "night"})]), "components"),
         (
             a_price(components=[a_component(condition={"variant": "high"})]),
             "components[0].condition.variant",
