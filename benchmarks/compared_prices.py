@@ -187,7 +187,7 @@ def _spelled(clause: Any) -> set[str]:
 def _costs(genai: Any, provider: str, name: str, model: Any) -> Iterator[tuple[str, str]]:
     conditions = [one.when for one in model.price_variants or ()]
     tiers = [tier for tier, (key, value) in TIERS.items() if {key: value} in conditions]
-    asked = [(probe, "", {}) for probe in PROBES]
+    asked: list[tuple[str, str, dict[str, str]]] = [(probe, "", {}) for probe in PROBES]
     asked += [(probe, tier, dict([TIERS[tier]])) for tier in tiers for probe in IN_TIERS]
     for probe, tier, context in asked:
         try:

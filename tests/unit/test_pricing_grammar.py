@@ -106,6 +106,17 @@ def test_caches_that_were_made_explicitly_have_their_own_rate() -> None:
     assert cost(ranged, explicit) == 2
 
 
+def test_a_range_without_an_output_rate_has_the_flat_one_not_that_of_the_range_below() -> None:
+    ranges = [
+        {"range": [0, 10], "input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06},
+        {"range": [10, 20], "input_cost_per_token": 2e-06},
+    ]
+    price = compiled(tiered_pricing=ranges, output_cost_per_reasoning_token=5e-06)
+    assert cost(price, Usage(input=10, output=1_000_000)) == 2 + Decimal("0.00001")
+    above = Usage(input=11, output=1_000_000, reasoning=500_000)
+    assert cost(price, above) == Decimal("4.5") + Decimal("0.000022")
+
+
 def test_searches_are_paid_by_the_query_or_by_the_request_that_searched() -> None:
     sizes = {f"search_context_size_{size}": 0.035 for size in ("low", "medium", "high")}
     grounded = {"search_context_cost_per_query": sizes, "litellm_provider": "gemini"}
@@ -117,8 +128,8 @@ def test_searches_are_paid_by_the_query_or_by_the_request_that_searched() -> Non
     assert cost(by_request, Usage(extra={"search": 4, "maps_query": 2})) == Decimal("0.06")
     assert cost(by_request, Usage(extra={"search.low": 4, "search.high": 2})) == Decimal("0.035")
     for price, most in ((by_request, 35_000_000), (by_query, 140_000_000)):
-        bounds = {"input_llm_tokens": 0, "output_llm_tokens": 0}
-        assert ceiling(price, **bounds, extra={"search": 4}) == most
+        bounds = {"search": 4}
+        assert ceiling(price, input_llm_tokens=0, output_llm_tokens=0, extra=bounds) == most
     # Elsewhere every search is paid, unless the list says otherwise.
     anthropic = compiled(search_context_cost_per_query=sizes, litellm_provider="anthropic")
     assert cost(anthropic, searches) == Decimal("0.14")
@@ -269,9 +280,9 @@ def test_a_fee_by_request_may_depend_on_the_tier() -> None:
     )
     assert cost(price, Usage()) == Decimal("0.01")
     assert cost(price, Usage(), "priority") == Decimal("0.02")
-    bounds = {"input_llm_tokens": 0, "output_llm_tokens": 0}
-    assert ceiling(price, **bounds) == 20_000_000
-    assert ceiling(price, **bounds, service_tier="default") == 10_000_000
+    for tier, most in ((None, 20_000_000), ("default", 10_000_000)):
+        found = ceiling(price, input_llm_tokens=0, output_llm_tokens=0, service_tier=tier)
+        assert found == most
 
 
 @pytest.mark.parametrize(

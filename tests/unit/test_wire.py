@@ -169,7 +169,8 @@ def a_price(**changed: object) -> prices_pb2.Price:
 
 
 def a_window(name: str = "night") -> prices_pb2.PriceWindow:
-    return prices_pb2.PriceWindow(name=name, spans=[{"start": "22:00", "end": "06:00"}])
+    span = prices_pb2.PriceSpan(start="22:00", end="06:00")
+    return prices_pb2.PriceWindow(name=name, spans=[span])
 
 
 def a_component(**changed: object) -> prices_pb2.PriceComponent:

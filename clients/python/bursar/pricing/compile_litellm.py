@@ -397,7 +397,8 @@ class _Reading:
         """Ranges of input that each re-price the whole request.
 
         A range's rates stand alone: what it leaves out is billed at its own input rate, except
-        output, which falls back on the model's flat rate. The last range has no upper end.
+        output, which falls back on the model's flat rate. It begins above its start, whoever the
+        provider is; the last one has no upper end.
         """
         results = result_ranges(tiers)
         for most, rate in results or ():
@@ -420,10 +421,15 @@ class _Reading:
                 own.setdefault(Meter.EXPLICIT_CACHED_INPUT, own[Meter.CACHED_INPUT])
             own.setdefault(Meter.CACHE_WRITE_5M, own[Meter.INPUT])
             own.setdefault(Meter.CACHE_WRITE_1H, own[Meter.CACHE_WRITE_5M])
+            if any(found.meter is Meter.CACHE_WRITE_12H for found in self._found):
+                own.setdefault(Meter.CACHE_WRITE_12H, own[Meter.CACHE_WRITE_5M])
             if Meter.OUTPUT in own:
                 own.setdefault(Meter.REASONING, own[Meter.OUTPUT])
+            elif Meter.OUTPUT in base:
+                own[Meter.OUTPUT] = base[Meter.OUTPUT]
+                own.setdefault(Meter.REASONING, base.get(Meter.REASONING, base[Meter.OUTPUT]))
             for meter, rate in own.items():
-                self._add(meter, rate, above=above)
+                self._found[_Condition(meter, above, "", "", "")] = rate
             self.unmodelled.update(
                 f"tiered_pricing.{field}"
                 for field in fields
