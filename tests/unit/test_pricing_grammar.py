@@ -188,15 +188,15 @@ def test_units_have_tiers_and_thresholds_like_llm_tokens() -> None:
     assert cost(price, long) - cost(price, short) == 1 + Decimal("0.000001")
 
 
-@pytest.mark.parametrize("tokens", [128_000, 128_001])
-def test_the_ceiling_of_units_knows_the_thresholds(tokens: int) -> None:
+@pytest.mark.parametrize("size", [128_000, 128_001])
+def test_the_ceiling_of_units_knows_the_thresholds(size: int) -> None:
     price = compiled(
         input_cost_per_character=1e-06, input_cost_per_character_above_128k_tokens=2e-06
     )
-    usage = Usage(input=tokens, extra={"input_character": 1_000_000})
+    usage = Usage(input=size, extra={"input_character": 1_000_000})
     most = ceiling(
         price,
-        input_llm_tokens=tokens,
+        input_llm_tokens=size,
         output_llm_tokens=0,
         service_tier="default",
         extra={"input_character": 1_000_000},
