@@ -11,11 +11,11 @@ from typing import Final
 import msgspec
 
 from bursar.exchange import Conversion
-from bursar.llm_tokens import input_llm_token_bound
 from bursar.pricing import Meter, Price, UnpricedError, ceiling
 from bursar_sidecar.conversion import CallRates, UnconvertibleError
 from bursar_sidecar.desk import Refusal
 from bursar_sidecar.dialects.openai import Facts
+from bursar_sidecar.input_bounds import images_bound, request_bound, text_and_framing_bound
 from bursar_sidecar.routing import Route
 
 HIDDEN_OUTPUT_MODELS: Final = (
@@ -203,19 +203,22 @@ def _output_limit(
 
 
 def _input_bound(facts: Facts, route: Route, price: Price, budgeted: bool) -> int:
-    if not facts.unbounded_input:
-        return input_llm_token_bound(facts.body_bytes, facts.messages)
+    bounded = request_bound(facts, route.model)
+    if bounded is not None:
+        return bounded
     if price.max_input_llm_tokens:
-        # Whatever the input refers to, the model takes no more than its context window.
-        return price.max_input_llm_tokens
+        # Whatever the input refers to, the model takes no more than its context window; some bill
+        # images at many times what they take of it.
+        return price.max_input_llm_tokens + (images_bound(facts, route.model) or 0)
     if budgeted:
+        reason = facts.unbounded_input or "messages hold images"
         raise Refusal(
             "unbounded_input",
-            f"{facts.unbounded_input[:1].upper()}{facts.unbounded_input[1:]}, whose size in LLM "
-            f"tokens is not bounded by the request; the context window of {route.model!r} is not "
-            "known, and this call falls under a hard budget.",
+            f"{reason[:1].upper()}{reason[1:]}, whose size in LLM tokens is not bounded by the "
+            f"request; the context window of {route.model!r} is not known, and this call falls "
+            "under a hard budget.",
         )
-    return input_llm_token_bound(facts.body_bytes, facts.messages)
+    return text_and_framing_bound(facts, route.model)
 
 
 def _unpriced(route: Route) -> Refusal:
@@ -244,7 +247,7 @@ def _unpriced_terms(facts: Facts, rates: CallRates, default_max_output: int) -> 
         price=None,
         rates=rates,
         ceiling_nanos=0,
-        input_bound=input_llm_token_bound(facts.body_bytes, facts.messages),
+        input_bound=text_and_framing_bound(facts, ""),
         output_bound=limit * facts.choices,
         set_output_limit=None,
         hidden_output=False,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from bursar_sidecar.dialects.images import MAX_IMAGES, ImagePart
 from bursar_sidecar.dialects.openai import DialectError, Endpoint, Facts, edited, read
 
 CHAT: dict[str, Any] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
@@ -146,7 +147,7 @@ def test_parts_of_text_are_bounded_by_their_bytes() -> None:
 @pytest.mark.parametrize(
     "part",
     [
-        {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+        {"type": "image_url"},
         {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
         {"type": "file", "file": {"file_id": "file-1"}},
         {"type": "something_new"},
@@ -159,12 +160,54 @@ def test_parts_that_refer_elsewhere_are_not_bounded(part: dict[str, Any]) -> Non
     assert not facts.text_only
 
 
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAyAAAAJYCAYAAACadoJwAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+)
+
+
+@pytest.mark.parametrize(
+    ("image", "part"),
+    [
+        ({"url": "https://example.org/a.png"}, ImagePart(None)),
+        ({"url": "https://example.org/a.png", "detail": "low"}, ImagePart(None, "low")),
+        ({"url": f"data:image/png;base64,{PIXEL}"}, ImagePart((800, 600))),
+        (f"data:image/png;base64,{PIXEL}", ImagePart((800, 600))),
+        ({"url": "data:image/png;base64,AAAA"}, ImagePart(None)),
+        ({"url": 7, "detail": 9}, ImagePart(None)),
+        ("\u00e9", ImagePart(None)),
+        (None, ImagePart(None)),
+    ],
+)
+def test_images_are_told_by_their_size_and_detail(image: Any, part: ImagePart) -> None:
+    parts = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": image}]
+    facts = facts_of(messages=[{"role": "user", "content": parts}])
+    assert facts.images == (part,)
+    assert facts.image_bytes == len(json.dumps(image, separators=(",", ":")))
+    assert not facts.unbounded_input
+    assert not facts.text_only
+
+
+def test_an_address_with_escaped_slashes_is_read_all_the_same() -> None:
+    body = b'{"model":"a","messages":[{"role":"user","content":[{"type":"image_url","image_url":'
+    body += b'{"url":"data:image\\/png;base64,' + PIXEL.encode() + b'"}}]}]}'
+    assert read("chat", body).images == (ImagePart((800, 600)),)
+
+
+def test_images_beyond_the_most_that_are_looked_at_have_no_bound() -> None:
+    part = {"type": "image_url", "image_url": "https://x"}
+    facts = facts_of(messages=[{"role": "user", "content": [part] * (MAX_IMAGES + 1)}])
+    assert len(facts.images) == MAX_IMAGES
+    assert facts.unbounded_input
+
+
 def test_an_escaped_part_type_does_not_hide() -> None:
     body = (
         b'{"model":"a","messages":[{"role":"user","content":'
         b'[{"type":"image\\u005furl","image_url":{"url":"https://x"}}]}]}'
     )
-    assert read("chat", body).unbounded_input
+    facts = read("chat", body)
+    assert facts.images == (ImagePart(None),)
+    assert not facts.text_only
 
 
 def test_a_reference_to_earlier_audio_is_not_bounded() -> None:

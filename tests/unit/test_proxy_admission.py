@@ -148,8 +148,8 @@ async def test_without_a_budget_no_limit_is_set() -> None:
 
 
 async def test_input_outside_the_request_is_bounded_by_the_context_window_or_refused() -> None:
-    image = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
-    messages = [{"role": "user", "content": [image]}]
+    file = {"type": "file", "file": {"file_id": "file-1"}}
+    messages = [{"role": "user", "content": [file]}]
     known = Bench()
     known.post({**CHAT, "messages": messages})
     (await known.provider.request()).send_json(chat_answer())

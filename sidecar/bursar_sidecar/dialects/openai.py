@@ -11,6 +11,8 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from bursar_sidecar.dialects.images import MAX_IMAGES, ImagePart, read_image
+
 Endpoint = Literal["chat", "embeddings"]
 
 MAX_OUTPUT_LIMIT: Final = 100_000_000
@@ -57,6 +59,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     text_only: bool = True
     unbounded_input: str = ""
     """Why the input is not bounded by the body's bytes; "" when it is."""
+    images: tuple[ImagePart, ...] = ()
+    """Images, in the request or by their address; what they cost depends on the model."""
+    image_bytes: int = 0
+    """Bytes of the body that are images."""
     unbounded_tools: str = ""
     """Which tool the provider itself runs and bills; "" when none."""
     reasoning: bool = False
@@ -76,6 +82,7 @@ class _Message(msgspec.Struct):
 
 class _Part(msgspec.Struct):
     type: str = ""
+    image_url: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _PartsMessage(msgspec.Struct):
@@ -200,7 +207,7 @@ def _chat_facts(
     choices = _field(fields, "n", _optional_int, "a whole number")
     if choices is not None and not 1 <= choices <= MAX_CHOICES:
         raise DialectError(f"n is {_shown(choices)}; expected 1 to {MAX_CHOICES}.", "n")
-    messages, unbounded = _messages(fields)
+    messages, unbounded, images, image_bytes = _messages(fields)
     audio = _asks_audio(fields)
     reasoning = _field(fields, "reasoning_effort", _optional_str, "a string") or "none"
     predicted = fields.get("prediction")
@@ -214,8 +221,10 @@ def _chat_facts(
         body_bytes=body_bytes,
         predicted_bytes=len(memoryview(predicted)) if predicted is not None else 0,
         service_tier=tier,
-        text_only=not unbounded and not audio,
+        text_only=not unbounded and not audio and not images,
         unbounded_input=unbounded,
+        images=tuple(images),
+        image_bytes=image_bytes,
         unbounded_tools=_provider_tools(fields),
         reasoning=reasoning != "none" or "reasoning" in fields or "thinking" in fields,
         usage_asked=stream and _asks_usage(fields),
@@ -303,8 +312,12 @@ def _own_limit(fields: dict[str, msgspec.Raw], name: str) -> int | None:
     return _field(fields, name, _optional_int, "a whole number")
 
 
-def _messages(fields: dict[str, msgspec.Raw]) -> tuple[int, str]:
-    """How many messages, and why their input is not bounded by bytes ("" when it is)."""
+_Input = tuple[int, str, list[ImagePart], int]
+
+
+def _messages(fields: dict[str, msgspec.Raw]) -> _Input:
+    """How many messages; why their input is not bounded by bytes and images ("" when it is); the
+    images; and how many bytes those are."""
     raw = fields.get("messages")
     if raw is None:
         raise DialectError(
@@ -317,23 +330,28 @@ def _messages(fields: dict[str, msgspec.Raw]) -> tuple[int, str]:
     except (*_DEPENDS_ON_BODY, ValueError):
         raise DialectError("messages is not a list of messages.", "messages") from None
     if any(message.audio is not None for message in texts):
-        return len(texts), "messages refer to earlier audio"
-    return len(texts), ""
+        return len(texts), "messages refer to earlier audio", [], 0
+    return len(texts), "", [], 0
 
 
-def _parts_in_messages(fields: dict[str, msgspec.Raw]) -> tuple[int, str]:
+def _parts_in_messages(fields: dict[str, msgspec.Raw]) -> _Input:
     messages = _field(fields, "messages", _parts_messages, "a list of messages")
     unbounded = ""
-    parts = 0
+    images: list[ImagePart] = []
+    parts = image_bytes = 0
     for message in messages or ():
         if message.audio is not None:
             unbounded = "messages refer to earlier audio"
         if isinstance(message.content, list):
             parts += len(message.content)
             for part in message.content:
-                if part.type not in _TEXT_PARTS:
+                size = len(memoryview(part.image_url))
+                if part.type == "image_url" and size and len(images) < MAX_IMAGES:
+                    images.append(read_image(part.image_url))
+                    image_bytes += size
+                elif part.type not in _TEXT_PARTS:
                     unbounded = f"messages hold content of type {_shown(part.type)!r}"
-    return len(messages or ()) + parts, unbounded
+    return len(messages or ()) + parts, unbounded, images, image_bytes
 
 
 def _asks_audio(fields: dict[str, msgspec.Raw]) -> bool:
