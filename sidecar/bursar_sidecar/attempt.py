@@ -7,7 +7,8 @@ import msgspec
 from bursar.pricing import Price, PriceBook, charge
 from bursar.usage import Usage, estimated
 from bursar_sidecar.desk import Clock, Desk, Outcome, OutcomeKind, Receipt, Reservation
-from bursar_sidecar.meter import CUT_SLACK_LLM_TOKENS, Reading, count
+from bursar_sidecar.meter import Reading, count
+from bursar_sidecar.produced import CUT_SLACK_LLM_TOKENS
 from bursar_sidecar.routing import Route, lookup
 from bursar_sidecar.terms import Terms
 
@@ -28,6 +29,8 @@ class Attempt:
         "_clock",
         "_desk",
         "_reservation",
+        "_streaming_since",
+        "counted",
         "kind",
         "reading",
         "receipt",
@@ -61,6 +64,9 @@ class Attempt:
         """The provider's own, from its headers."""
         self.reading: Reading | None = None
         """What the answer has said so far; None before it began."""
+        self.counted: int | None = None
+        """LLM tokens of the text the reading kept, once they are counted."""
+        self._streaming_since = 0.0
         self.receipt: Receipt | None = None
         self.usage: Usage = _NO_USAGE
         self.kind: OutcomeKind | None = None
@@ -77,8 +83,14 @@ class Attempt:
             input_bound=self.terms.input_bound,
             output_bound=self.terms.output_bound,
             hidden_output=self.terms.hidden_output,
+            counted=self.counted,
         )
         return self._settle_used("final", usage, reading)
+
+    def streams(self, reading: Reading) -> None:
+        """The answer has begun, and is a stream."""
+        self.reading = reading
+        self._streaming_since = self._clock.monotonic()
 
     def release(self) -> Receipt:
         """Provably never sent: costs nothing."""
@@ -97,11 +109,12 @@ class Attempt:
         )
         return self._settle(kind, usage, self._reservation.ceiling_nanos, self.terms.price)
 
-    def cut(self, reason: str, *, nothing_produced: bool = False) -> Receipt:
+    def cut(self, reason: str, *, nothing_produced: bool = False, hung_up: bool = True) -> Receipt:
         """The answer did not come to its end: charge what was produced, as far as is known.
 
         `nothing_produced` says that no answer had begun and the request was for a stream: only
-        what the model may hide can have been produced.
+        what the model may hide can have been produced. `hung_up`: the provider was cut off, and may
+        have gone on for a moment.
         """
         if self.reading is None and nothing_produced and not self.terms.hidden_output:
             output = min(self.terms.output_bound, CUT_SLACK_LLM_TOKENS)
@@ -117,6 +130,8 @@ class Attempt:
             output_bound=self.terms.output_bound,
             cut=reason,
             hidden_output=self.terms.hidden_output,
+            counted=self.counted,
+            streamed_for_s=self._clock.monotonic() - self._streaming_since if hung_up else None,
         )
         return self._settle_used("aborted", usage, self.reading)
 

@@ -30,10 +30,12 @@ class NeverSent(Exception):
 class Broken(Exception):
     """The call was sent and did not come to its end: what was billed is unknown."""
 
-    def __init__(self, reason: str, *, timed_out: bool = False) -> None:
+    def __init__(self, reason: str, *, timed_out: bool = False, by_provider: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.timed_out = timed_out
+        self.by_provider = by_provider
+        """The provider ended it: it produces no more. Otherwise it may not know yet."""
 
 
 class PoolLimits(msgspec.Struct, frozen=True):
@@ -334,7 +336,8 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange.status and self._close_delimited and exc is None:
             exchange.got_end()
         else:
-            exchange.fail(Broken("the provider closed the connection"))
+            # After a reset, what had come and was not read yet is lost.
+            exchange.fail(Broken("the provider closed the connection", by_provider=exc is None))
 
     def _stated_keep_alive(self, value: bytes) -> float:
         for part in value.split(b","):

@@ -15,13 +15,11 @@ import msgspec
 from bursar.money import format_nanos
 from bursar.usage import Usage, estimated, usage_from_openai
 from bursar_sidecar.desk import Receipt
+from bursar_sidecar.produced import Produced, visible_bound
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 """The largest server-sent event read whole; a larger one flows through unread, and the call is
 charged at its reservation."""
-CUT_SLACK_LLM_TOKENS: Final = 32
-"""Output of a cut stream that may have been sampled, and is billed, but did not reach us: some
-chunks are always under way."""
 
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
 _BOM: Final = b"\xef\xbb\xbf"
@@ -32,6 +30,7 @@ class _Choice(msgspec.Struct):
     delta: dict[str, Any] | None = None
     message: dict[str, Any] | None = None
     finish_reason: str | None = None
+    index: Any = 0
 
 
 class _Answer(msgspec.Struct):
@@ -65,6 +64,7 @@ class Reading:
     """What an answer has said about itself so far."""
 
     __slots__ = (
+        "kept",
         "model",
         "produced_bytes",
         "request_id",
@@ -84,6 +84,8 @@ class Reading:
         """No more output follows that usage."""
         self.produced_bytes = 0
         """UTF-8 bytes of produced content seen."""
+        self.kept: Produced | None = None
+        """The produced text, where it may have to be counted."""
         self.unreadable = ""
         """Why (a part of) the answer could not be read; "" when it could."""
 
@@ -103,6 +105,10 @@ class Reading:
         finished = False
         for choice in answer.choices or ():
             self.produced_bytes += content_bytes(choice.delta) + content_bytes(choice.message)
+            if self.kept is not None and choice.delta is not None:
+                text = choice.delta.get("content")
+                if isinstance(text, str) and text:
+                    self.kept.keep(choice.index if isinstance(choice.index, int) else 0, text)
             finished = finished or choice.finish_reason is not None
         if answer.usage is None:
             return False
@@ -168,8 +174,10 @@ class StreamMeter(Reading):
 
     __slots__ = ("_tail", "_withhold", "ended", "held")
 
-    def __init__(self, *, withhold_usage: bool) -> None:
+    def __init__(self, *, withhold_usage: bool, keep_text: bool = False) -> None:
         super().__init__()
+        if keep_text:
+            self.kept = Produced()
         self._tail = b""
         self._withhold = withhold_usage
         self.ended = False
@@ -259,6 +267,11 @@ def _payload(event: bytes) -> bytes:
     return b"\n".join(lines).strip()
 
 
+def lacks_usage(reading: Reading, *, cut: bool) -> bool:
+    """Whether the provider's own usage of the whole answer is not known."""
+    return reading.usage is None or (cut and not reading.usage_is_final)
+
+
 def count(
     reading: Reading,
     *,
@@ -266,14 +279,17 @@ def count(
     output_bound: int,
     cut: str = "",
     hidden_output: bool = False,
+    counted: int | None = None,
+    streamed_for_s: float | None = None,
 ) -> Usage:
     """The usage of an answer, exact where the provider counted, else estimated from bounds.
 
     `cut` says why the answer did not come to its end ("" when it did); `hidden_output` that the
     model may produce what is billed but not shown, so that bytes seen bound nothing. Bounds are in
-    LLM tokens; `output_bound` covers all choices and is 0 where nothing is produced.
+    LLM tokens; `output_bound` covers all choices and is 0 where nothing is produced. `counted` are
+    the LLM tokens of the kept text, where they were counted; `streamed_for_s`: see `visible_bound`.
     """
-    if reading.usage is not None and (reading.usage_is_final or not cut):
+    if not lacks_usage(reading, cut=bool(cut)):
         return usage_from_openai(
             reading.usage,
             input_bound=input_bound,
@@ -283,8 +299,14 @@ def count(
     if hidden_output or reading.unreadable:
         output = output_bound
     else:
-        slack = CUT_SLACK_LLM_TOKENS if cut else 0
-        output = min(output_bound, reading.produced_bytes + slack)
+        visible = visible_bound(
+            reading.produced_bytes,
+            cut=bool(cut),
+            kept_bytes=0 if reading.kept is None else reading.kept.size,
+            counted=counted,
+            streamed_for_s=streamed_for_s,
+        )
+        output = min(output_bound, visible)
     return estimated(reason, input_llm_tokens=input_bound, output_llm_tokens=output)
 
 

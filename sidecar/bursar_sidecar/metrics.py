@@ -56,6 +56,12 @@ class Metrics:
             "Calls whose output limit was lowered to what could be reserved.",
             registry=self.registry,
         )
+        self._recounts = Counter(
+            "bursar_sidecar_streams_without_usage",
+            "Streams whose usage never came, by what they were charged by: counted, or bytes.",
+            ("charged_by",),
+            registry=self.registry,
+        )
         # Looking a labelled child up costs more than counting: children are kept.
         self._plain_seconds = self._seconds.labels("false")
         self._stream_seconds = self._seconds.labels("true")
@@ -84,6 +90,10 @@ class Metrics:
             settled = self._settled_children[account] = self._settled.labels(*account)
         settled.inc(receipt.cost_nanos)
         (self._stream_seconds if stream else self._plain_seconds).observe(seconds)
+
+    def recounted(self, charged_by: str) -> None:
+        """Count a stream without usage that could be counted ("counted"), or not ("bytes")."""
+        self._recounts.labels(charged_by).inc()
 
     def refused(self, reason: str) -> None:
         """Count a call that was not sent."""

@@ -22,6 +22,7 @@ from bursar_sidecar.allowances import Book
 from bursar_sidecar.cashier import Cashier
 from bursar_sidecar.channel import dialer
 from bursar_sidecar.clock import SystemClock
+from bursar_sidecar.counting.counter import SharedCounter, StartedProcess
 from bursar_sidecar.draining import Draining
 from bursar_sidecar.identity import Identity
 from bursar_sidecar.journal import Journal, JournalError, machine_boot_id
@@ -91,7 +92,11 @@ async def _serve(settings: Settings) -> int:
     cashier = Cashier(
         clock, book, identity, journal, session, reserve_wait_ms=settings.reserve_wait_ms
     )
-    proxy = build_proxy(settings, cashier, clock, readiness=cashier.readiness)
+    counter = None
+    if settings.cut_streams == "count":  # its process is started by the first stream that needs it
+        counting = StartedProcess(Path(settings.data_dir))
+        counter = SharedCounter(counting.connect, clock.monotonic)
+    proxy = build_proxy(settings, cashier, clock, readiness=cashier.readiness, counter=counter)
     draining = Draining(cashier, session, longest_call_s=settings.longest_call_s)
     MoneyMetrics(book, journal, session, cashier, clock).register(proxy.metrics.registry)
     stream = asyncio.create_task(session.run(), name="session")

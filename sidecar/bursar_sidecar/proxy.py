@@ -20,6 +20,7 @@ from bursar_sidecar.app_headers import (
 )
 from bursar_sidecar.attempt import Attempt
 from bursar_sidecar.conversion import CallRates
+from bursar_sidecar.counting.counter import LlmTokenCounter
 from bursar_sidecar.desk import Call, Clock, Desk, Refusal
 from bursar_sidecar.dialects import openai
 from bursar_sidecar.dialects.openai import DialectError, Facts
@@ -28,6 +29,7 @@ from bursar_sidecar.http_server import HttpServer, Limits
 from bursar_sidecar.meter import StreamMeter, cost_comment, read_plain
 from bursar_sidecar.metrics import Admin, Metrics
 from bursar_sidecar.provider_pool import HOP_BY_HOP, ProviderPool
+from bursar_sidecar.recount import Recount
 from bursar_sidecar.refusals import render
 from bursar_sidecar.routing import Router
 from bursar_sidecar.settings import Settings, split_address
@@ -56,6 +58,7 @@ class Proxy:
         clock: Clock,
         readiness: Callable[[], str],
         dial: Dial,
+        counter: LlmTokenCounter | None,
     ) -> None:
         self._settings = settings
         self._desk = desk
@@ -64,6 +67,7 @@ class Proxy:
         self._router = Router({provider.name: provider for provider in settings.providers})
         self._upstreams = {p.name: ProviderPool(p, settings, dial) for p in settings.providers}
         self.metrics = Metrics()
+        self._recount = Recount(counter, self.metrics)
         limits = Limits(max_body_bytes=settings.max_request_bytes)
         self._http = HttpServer(self.handle, limits)
         self._admin = HttpServer(Admin(self.metrics, self.readiness).handle)
@@ -92,6 +96,7 @@ class Proxy:
     async def drain(self) -> None:
         """Take no new calls, let those in flight end (for `drain_s`), settle all, close."""
         await self._http.drain(self._settings.drain_s)
+        self._recount.close()
         for upstream in self._upstreams.values():
             upstream.pool.close()
         await self._admin.drain(0)
@@ -211,7 +216,7 @@ class Proxy:
             attempt.status = await exchange.head()
             await self._answer(attempt, facts, exchange, respond)
         except Broken as broken:
-            self._broke(attempt, broken, facts, respond)
+            await self._broke(attempt, broken, facts, respond)
         finally:
             respond.on_hang_up(None)
             exchange.close()
@@ -280,14 +285,18 @@ class Proxy:
         respond: Responder,
     ) -> None:
         """A stream flows through event by event; it is settled before its last one goes out."""
-        meter = StreamMeter(withhold_usage=facts.stream and not facts.usage_asked)
-        attempt.reading = meter
+        meter = StreamMeter(
+            withhold_usage=facts.stream and not facts.usage_asked,
+            keep_text=self._recount.keeps_text(attempt, facts),
+        )
+        attempt.streams(meter)
         headers.append((b"x-bursar-charge-id", attempt.charge_id.encode()))
         respond.start(attempt.status, headers)
         while True:
             chunk = await exchange.read()
             out = meter.feed(chunk) if chunk else meter.flush()
             if attempt.receipt is None and (meter.ended or not chunk):
+                await self._recount.count(attempt, cut=False)
                 receipt = attempt.charge(meter)
                 if chunk or not out or meter.ended:  # never inside an event without its end
                     out += cost_comment(receipt)
@@ -329,15 +338,18 @@ class Proxy:
         else:
             exchange.shorten(grace_s)
 
-    def _broke(self, attempt: Attempt, broken: Broken, facts: Facts, respond: Responder) -> None:
-        if attempt.receipt is None:
-            waiting = facts.stream and respond.gone and attempt.status == 0
-            reason = "the app hung up" if respond.gone else broken.reason
-            attempt.cut(reason, nothing_produced=waiting)
-        if respond.gone:
-            return
-        if respond.started:
+    async def _broke(
+        self, attempt: Attempt, broken: Broken, facts: Facts, respond: Responder
+    ) -> None:
+        hung_up = respond.gone
+        reason = "the app hung up" if hung_up else broken.reason
+        if respond.started and not hung_up:
             respond.cut()
+        if attempt.receipt is None:
+            waiting = facts.stream and hung_up and attempt.status == 0
+            await self._recount.count(attempt, cut=True)
+            attempt.cut(reason, nothing_produced=waiting, hung_up=not broken.by_provider)
+        if hung_up or respond.started:
             return
         charged = {
             "provider_error": "Nothing was charged.",
@@ -417,12 +429,14 @@ def build_proxy(
     *,
     readiness: Callable[[], str] = _ready,
     dial: Dial = dial,
+    counter: LlmTokenCounter | None = None,
 ) -> Proxy:
     """The data path over a desk. `readiness` says why `/readyz` should fail, "" when it should not.
+    `counter` counts streams without usage; None charges them by their bytes.
 
     `start()` listens, `drain()` ends; `http_address` and `admin_address` say where.
     """
-    return Proxy(settings, desk, clock, readiness, dial)
+    return Proxy(settings, desk, clock, readiness, dial, counter)
 
 
 def _dialect_error(error: DialectError) -> bytes:

@@ -88,6 +88,11 @@ class Settings(msgspec.Struct, frozen=True):
     says so; "wait" leaves every limit as it is, and refuses. Clamping is the default because the
     worst case is many times what calls cost: without it the last part of a budget refuses calls
     that would have fitted into it."""
+    cut_streams: str = "count"
+    """How the output of a stream whose usage never came is charged, where the model's tokenizer is
+    public: "count" counts what was seen, with a margin; "bytes" takes each byte as an LLM token,
+    which no sampling can exceed and which is about four times the truth. Counting is the default
+    because most streams are cut by people who press stop."""
     longest_call_s: int = 1_800
     """A call is cut after so long; the control plane relies on it when a sidecar falls silent."""
     max_request_bytes: int = 50 * 1024 * 1024
@@ -269,6 +274,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "reserve_wait_ms": _whole(0, 60_000),
     "max_waiters": _whole(0, 100_000),
     "when_short": _word("clamp", "wait"),
+    "cut_streams": _word("count", "bytes"),
     "longest_call_s": _whole(1, 86_400),
     "max_request_bytes": _whole(1_024, 1 << 30),
     "connect_timeout_s": _whole(1, 600),

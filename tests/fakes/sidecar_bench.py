@@ -21,13 +21,16 @@ CHAT: dict[str, Any] = {
 
 
 class FixedClock:
-    """Time stands still."""
+    """Time stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = 1.0
 
     def wall_ns(self) -> int:
         return 1_700_000_000_000_000_000
 
     def monotonic(self) -> float:
-        return 1.0
+        return self.seconds
 
 
 class Bench:
@@ -37,10 +40,12 @@ class Bench:
         self.desk = desk or FakeDesk()
         self.provider = FakeProvider()
         upstream = settings.pop("upstream", {})
+        counter = settings.pop("counter", None)
+        self.clock = FixedClock()
         openai = Provider("openai", "http://provider.test/v1", api_key="sk-upstream", **upstream)
         self.settings = Settings(providers=(openai,), **settings)
         self.proxy: Proxy = build_proxy(
-            self.settings, self.desk, FixedClock(), dial=self.provider.dial
+            self.settings, self.desk, self.clock, dial=self.provider.dial, counter=counter
         )
         self.app = self.connect()
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from bursar_sidecar.desk import Receipt
 from bursar_sidecar.meter import (
-    CUT_SLACK_LLM_TOKENS,
     MAX_EVENT_BYTES,
     Reading,
     StreamMeter,
@@ -19,6 +18,7 @@ from bursar_sidecar.meter import (
     count,
     read_plain,
 )
+from bursar_sidecar.produced import CUT_SLACK_LLM_TOKENS
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
 

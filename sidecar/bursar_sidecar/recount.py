@@ -1,0 +1,64 @@
+"""Counting what a stream produced, where its usage never came.
+
+Only for models with a public tokenizer that show all they produce, and for requests that leave the
+choice of LLM tokens to them; all else is charged by its bytes, and so is every count that is late.
+"""
+
+from typing import Final
+
+from bursar.llm_tokens import has_public_tokenizer, tokenizer_of
+from bursar_sidecar.attempt import Attempt
+from bursar_sidecar.counting.counter import LlmTokenCounter
+from bursar_sidecar.dialects.openai import Facts
+from bursar_sidecar.meter import lacks_usage
+from bursar_sidecar.metrics import Metrics
+from bursar_sidecar.produced import samples_freely
+
+END_WAITS_S: Final = 0.25
+"""How long the end of a stream without usage is held back for a count: the app waits for it."""
+CUT_WAITS_S: Final = 2.0
+"""How long a cut call stays reserved for a count; nobody waits. Covers the process's start."""
+
+
+class Recount:
+    """Asks the counter about streams without usage."""
+
+    def __init__(self, counter: LlmTokenCounter | None, metrics: Metrics) -> None:
+        self._counter = counter
+        self._metrics = metrics
+
+    def keeps_text(self, attempt: Attempt, facts: Facts) -> bool:
+        """Whether a stream's text should be kept: whether it could be counted in the end."""
+        return (
+            self._counter is not None
+            and not attempt.terms.hidden_output
+            and has_public_tokenizer(attempt.route.model)
+            and samples_freely(facts.fields)
+        )
+
+    def close(self) -> None:
+        """Whoever waits for a count settles without it, now."""
+        if self._counter is not None:
+            self._counter.close()
+
+    async def count(self, attempt: Attempt, *, cut: bool) -> None:
+        """Tell the attempt how many LLM tokens its answer shows, if that can be known in time."""
+        reading = attempt.reading
+        if (
+            self._counter is None
+            or reading is None
+            or reading.kept is None
+            or not reading.kept.size
+            or reading.unreadable
+            or not lacks_usage(reading, cut=cut)
+        ):
+            return
+        model = reading.model or attempt.route.model
+        if not has_public_tokenizer(model):
+            return
+        attempt.counted = await self._counter.count(
+            tokenizer_of(model).encoding,
+            reading.kept.texts(),
+            CUT_WAITS_S if cut else END_WAITS_S,
+        )
+        self._metrics.recounted("bytes" if attempt.counted is None else "counted")
