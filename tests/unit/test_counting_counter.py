@@ -8,6 +8,7 @@ from bursar_sidecar.counting import counter as module
 from bursar_sidecar.counting.counter import SharedCounter, Streams, Unavailable
 from bursar_sidecar.counting.frames import MAX_FRAME_BYTES, Text
 from tests.fakes.counting import FakeProcess
+from tests.fakes.wire import delivered
 
 HELLO = (Text(b"hello world", (5, 11)),)
 LONG_S = 3_600.0
@@ -147,6 +148,13 @@ async def test_what_nobody_waits_for_any_more_still_counts_as_work(
     await asyncio.wait((given_up,))
     assert await setting.ask(b"b") is None
     assert len(setting.process.peers[0].requests()) == 1
+    # What a process that is gone did not answer, it will not.
+    setting.process.readers[0].feed_eof()
+    await delivered()
+    again = setting.ask(b"c")
+    await setting.process.asked(1, connection=2)
+    setting.process.answer(2, 7)
+    assert await again == 7
 
 
 async def test_a_text_too_long_is_no_count() -> None:

@@ -58,6 +58,7 @@ def test_what_the_bound_rests_on_holds_for_the_shipped_ranks(name: str) -> None:
 @example("don't've'rest'll")
 @example(" " * 80)
 @example("'t" * 40)
+@example("\x7fw" * 30)  # nothing merges: each run of one letter costs one
 def test_no_text_has_more_llm_tokens_than_its_bound(text: str) -> None:
     forms = (
         text.encode("utf-8", "surrogatepass"),

@@ -126,6 +126,14 @@ def test_images_are_counted_by_the_formula_and_not_by_their_bytes() -> None:
     assert found.llm_tokens <= bound < 2_000
 
 
+def test_the_same_image_again_costs_again() -> None:
+    twin = image(png_url(1024, 1024))
+    facts = read("chat", json.dumps(asked(twin, twin, twin)).encode())
+    once = images_bound(read("chat", json.dumps(asked(twin)).encode()), "gpt-4o")
+    assert once is not None
+    assert images_bound(facts, "gpt-4o") == 3 * once >= 3 * 765
+
+
 def test_an_image_by_its_address_is_bounded_by_the_formula_s_most() -> None:
     body = asked(image("https://example.org/a.png", "high"))
     bound = request_bound(read("chat", json.dumps(body).encode()), "gpt-4o")

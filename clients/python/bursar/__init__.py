@@ -11,7 +11,7 @@ everywhere else. The modules below it: `money`, `usage`, `pricing`, `llm_tokens`
 generated messages and stubs of the gRPC services, `client` the client over them.
 """
 
-from .llm_tokens import count_llm_tokens
+from .llm_tokens import count_llm_tokens, count_request_llm_tokens
 from .pricing.library import (
     LlmTokenRates,
     UnknownModelError,
@@ -29,6 +29,7 @@ __all__ = [
     "cost",
     "cost_per_llm_token",
     "count_llm_tokens",
+    "count_request_llm_tokens",
     "quote",
     "register_model",
 ]

@@ -147,7 +147,6 @@ class SharedCounter:
             log.warning("no counting process", reason=str(error), again_in_s=again_s)
         else:
             self._writer = writer
-            self._unanswered = 0
             self._reading = asyncio.create_task(self._read(reader), name="counts")
         finally:
             self._connecting = None
@@ -176,6 +175,7 @@ class SharedCounter:
             log.info("counting process is gone", reason=reason)
         reading, self._reading = self._reading, None
         writer, self._writer = self._writer, None
+        self._unanswered = 0
         if writer is not None:
             writer.close()
         if self._closed and reading is not None:
@@ -207,10 +207,10 @@ class StartedProcess:
         except (FileNotFoundError, ConnectionRefusedError):
             raise Unavailable("another sidecar is starting it", OTHER_STARTS_S) from None
 
-    def running(self) -> int:
-        """How many of those started here still run; collects the others."""
+    def running(self) -> list[int]:
+        """The process ids of those started here that still run; collects the others."""
         self._processes = [process for process in self._processes if process.poll() is None]
-        return len(self._processes)
+        return [process.pid for process in self._processes]
 
     async def _started(self) -> None:
         process = self._start()

@@ -9,7 +9,7 @@ it against both, on text made to break it):
    no two LLM tokens of a single letter stand side by side, and the most there can be is one, two,
    one, two letters ...: (2m + 1) / 3. Each run but the first begins behind another byte.
 3. The text is cut into pieces before it is encoded; inside a run of letters that happens only
-   behind an apostrophe ("don't"), which adds a third.
+   behind an apostrophe ("don't"), which adds a third (no text was found that needs it).
 4. Every run of up to 79 spaces is an LLM token, so of two adjacent ones of spaces alone the sum is
    80 or more: at most 1 + 2 (s // 80) in a piece of s spaces. A run of spaces is cut at most once,
    before its last: 2 + 2 (s // 80), which is no more than what the squeezing below leaves of it.
