@@ -30,12 +30,21 @@ class NeverSent(Exception):
 class Broken(Exception):
     """The call was sent and did not come to its end: what was billed is unknown."""
 
-    def __init__(self, reason: str, *, timed_out: bool = False, by_provider: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        timed_out: bool = False,
+        by_provider: bool = False,
+        unread: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.timed_out = timed_out
         self.by_provider = by_provider
         """The provider ended it: it produces no more. Otherwise it may not know yet."""
+        self.unread = unread
+        """The provider was made to wait, and much of what it had sent may never have been read."""
 
 
 class PoolLimits(msgspec.Struct, frozen=True):
@@ -142,7 +151,7 @@ class Exchange:
 
     def abort(self, reason: str) -> None:
         """Cut the call off; a waiting reader gets Broken."""
-        self.fail(Broken(reason))
+        self.fail(Broken(reason, unread=self._buffered > HIGH_WATER_BYTES))
 
     def shorten(self, within_s: float) -> None:
         """Nobody waits any more: the answer must be whole within so many seconds from now."""
@@ -197,7 +206,8 @@ class Exchange:
     def sweep(self, now: float) -> None:
         """Enforce the time limits as of `now`."""
         if now > self.deadline:
-            self.fail(Broken("the answer took too long", timed_out=True))
+            unread = self._buffered > HIGH_WATER_BYTES
+            self.fail(Broken("the answer took too long", timed_out=True, unread=unread))
         elif now > self.stall_at and self._buffered <= HIGH_WATER_BYTES:
             self.fail(Broken("the provider sent nothing for too long", timed_out=True))
 

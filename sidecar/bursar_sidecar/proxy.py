@@ -347,7 +347,8 @@ class Proxy:
             respond.cut()
         if attempt.receipt is None:
             waiting = facts.stream and hung_up and attempt.status == 0
-            await self._recount.count(attempt, cut=True)
+            if not broken.unread:
+                await self._recount.count(attempt, cut=True)
             attempt.cut(reason, nothing_produced=waiting, hung_up=not broken.by_provider)
         if hung_up or respond.started:
             return

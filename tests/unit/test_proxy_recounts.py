@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bursar_sidecar.counting.frames import Text
+from bursar_sidecar.exchange import HIGH_WATER_BYTES
 from bursar_sidecar.produced import (
     CUT_SLACK_LLM_TOKENS,
     MAX_KEPT_BYTES,
@@ -18,6 +19,7 @@ from bursar_sidecar.produced import (
 from bursar_sidecar.recount import CUT_WAITS_S, END_WAITS_S
 from tests.fakes.counting import FakeCounter
 from tests.fakes.sidecar_bench import CHAT, DONE, USAGE_CHUNK, Bench, chunk
+from tests.fakes.wire import delivered
 
 STREAM = {**CHAT, "stream": True}
 WORDS = "the quick brown fox jumps over"
@@ -65,6 +67,26 @@ async def test_when_the_app_hangs_up_the_provider_goes_on_for_a_second_at_its_pa
 async def test_a_reset_may_have_lost_what_was_under_way() -> None:
     output = await broken_off(Bench(counter=FakeCounter(COUNTED)), by="reset")
     assert output > 8 + CUT_SLACK_LLM_TOKENS
+
+
+async def test_an_app_that_reads_too_slowly_leaves_output_unseen_and_nothing_is_counted() -> None:
+    counter = FakeCounter(COUNTED)
+    bench = Bench(counter=counter)
+    bench.post(STREAM)
+    call = await bench.provider.request()
+    call.start_stream()
+    call.send_chunk(chunk(WORDS))
+    await bench.app.until(lambda: chunk(WORDS) in bench.app.body_so_far)
+    bench.app.stop_reading()
+    # What the app's connection takes, what is held for it, and more than that.
+    much = chunk("x" * HIGH_WATER_BYTES)
+    for _ in range(4):
+        call.send_chunk(much)
+        await delivered()
+    bench.app.hang_up()
+    await bench.provider.until(lambda: call.lost)
+    assert (await bench.settled()).kind == "aborted"
+    assert not counter.asked
 
 
 @pytest.mark.parametrize("by", ["provider", "app"])
