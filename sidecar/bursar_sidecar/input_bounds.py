@@ -29,6 +29,8 @@ def request_bound(facts: Facts, model: str) -> int | None:
 def images_bound(facts: Facts, model: str) -> int | None:
     """LLM tokens of all images; None where the model's formula is not published."""
     total = 0
+    if not facts.images:
+        return total
     for image, number in Counter(facts.images).items():
         bound = image_llm_token_bound(model, image.size, image.detail)
         if bound is None:

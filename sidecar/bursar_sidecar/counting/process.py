@@ -29,7 +29,7 @@ from bursar_sidecar.counting.frames import (
 from bursar_sidecar.counting.work import IDLE_S, Idleness, answer
 
 MAX_MEMORY_BYTES: Final = 1_073_741_824
-"""Address space; both encodings and the largest request take a third of it."""
+"""Address space; both encodings and the largest request take a fifth of it."""
 NICENESS: Final = 10
 """Counting is never as urgent as the calls beside it."""
 MAX_CLIENTS: Final = 64
