@@ -105,7 +105,7 @@ async def through_the_process(repeats: int) -> None:
             data = f"{number} {pieces}".encode()
             ends = tuple(range(5, len(data), 5))
             began = time.perf_counter()
-            assert await counter.count(O200K, (Text(data, ends),), 60.0) is not None
+            assert await counter.count(O200K, (Text(data, ends),), b"", 60.0) is not None
             took.append((time.perf_counter() - began) * 1_000)
         say("first count, the process's start included", f"{took[0]:.0f}", "ms")
         say("count of 8 kB in pieces of 5 B, round trip", spread(took[1:]), "ms")

@@ -31,6 +31,7 @@ class Attempt:
         "_reservation",
         "_streaming_since",
         "counted",
+        "input_bound",
         "kind",
         "reading",
         "receipt",
@@ -66,6 +67,8 @@ class Attempt:
         """What the answer has said so far; None before it began."""
         self.counted: int | None = None
         """LLM tokens of the text the reading kept, once they are counted."""
+        self.input_bound = terms.input_bound
+        """LLM tokens; lower than the terms' once the input is counted."""
         self._streaming_since = 0.0
         self.receipt: Receipt | None = None
         self.usage: Usage = _NO_USAGE
@@ -80,7 +83,7 @@ class Attempt:
         """The answer came to its end: settle on the provider's usage, or on bounds without it."""
         usage = count(
             reading,
-            input_bound=self.terms.input_bound,
+            input_bound=self.input_bound,
             output_bound=self.terms.output_bound,
             hidden_output=self.terms.hidden_output,
             counted=self.counted,
@@ -118,15 +121,13 @@ class Attempt:
         """
         if self.reading is None and nothing_produced and not self.terms.hidden_output:
             output = min(self.terms.output_bound, CUT_SLACK_LLM_TOKENS)
-            usage = estimated(
-                reason, input_llm_tokens=self.terms.input_bound, output_llm_tokens=output
-            )
+            usage = estimated(reason, input_llm_tokens=self.input_bound, output_llm_tokens=output)
             return self._settle_used("aborted", usage, Reading())
         if self.reading is None:
             return self.charge_reserved(reason)
         usage = count(
             self.reading,
-            input_bound=self.terms.input_bound,
+            input_bound=self.input_bound,
             output_bound=self.terms.output_bound,
             cut=reason,
             hidden_output=self.terms.hidden_output,

@@ -50,3 +50,14 @@ def text_and_framing_bound(facts: Facts, model: str) -> int:
         messages = bytes(facts.fields["messages"])
         bound -= len(messages) - text_bound(messages)
     return bound
+
+
+def counted_bound(facts: Facts, counted: int) -> int:
+    """LLM tokens of a countable request's input, the strings of its messages being `counted`."""
+    messages = len(memoryview(facts.fields["messages"]))
+    return counted + input_llm_token_bound(facts.body_bytes - messages, facts.messages)
+
+
+def countable(facts: Facts) -> bool:
+    """Whether counting a request's messages bounds its input."""
+    return facts.endpoint == "chat" and not facts.unbounded_input and not facts.images

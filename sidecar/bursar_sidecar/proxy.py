@@ -296,7 +296,7 @@ class Proxy:
             chunk = await exchange.read()
             out = meter.feed(chunk) if chunk else meter.flush()
             if attempt.receipt is None and (meter.ended or not chunk):
-                await self._recount.count(attempt, cut=False)
+                await self._recount.count(attempt, facts, cut=False, unread=False)
                 receipt = attempt.charge(meter)
                 if chunk or not out or meter.ended:  # never inside an event without its end
                     out += cost_comment(receipt)
@@ -347,8 +347,8 @@ class Proxy:
             respond.cut()
         if attempt.receipt is None:
             waiting = facts.stream and hung_up and attempt.status == 0
-            if not broken.unread:
-                await self._recount.count(attempt, cut=True)
+            if attempt.reading is not None or waiting:
+                await self._recount.count(attempt, facts, cut=True, unread=broken.unread)
             attempt.cut(reason, nothing_produced=waiting, hung_up=not broken.by_provider)
         if hung_up or respond.started:
             return

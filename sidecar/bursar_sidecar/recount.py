@@ -1,7 +1,8 @@
-"""Counting what a stream produced, where its usage never came.
+"""Counting what a stream was asked and produced, where its usage never came.
 
-Only for models with a public tokenizer that show all they produce, and for requests that leave the
-choice of LLM tokens to them; all else is charged by its bytes, and so is every count that is late.
+Only for models with a public tokenizer; what was produced only of those that show all of it, and
+where the request left the choice of LLM tokens to the model. All else is charged by its bytes, and
+so is every count that is late.
 """
 
 from typing import Final
@@ -9,7 +10,9 @@ from typing import Final
 from bursar.llm_tokens import has_public_tokenizer, tokenizer_of
 from bursar_sidecar.attempt import Attempt
 from bursar_sidecar.counting.counter import LlmTokenCounter
+from bursar_sidecar.counting.frames import MAX_MESSAGES_BYTES
 from bursar_sidecar.dialects.openai import Facts
+from bursar_sidecar.input_bounds import countable, counted_bound
 from bursar_sidecar.meter import lacks_usage
 from bursar_sidecar.metrics import Metrics
 from bursar_sidecar.produced import samples_freely
@@ -41,24 +44,31 @@ class Recount:
         if self._counter is not None:
             self._counter.close()
 
-    async def count(self, attempt: Attempt, *, cut: bool) -> None:
-        """Tell the attempt how many LLM tokens its answer shows, if that can be known in time."""
+    async def count(self, attempt: Attempt, facts: Facts, *, cut: bool, unread: bool) -> None:
+        """Tell the attempt how many LLM tokens went in and are seen to have come out, if that can
+        be known in time. `unread`: more came out than was seen."""
         reading = attempt.reading
-        if (
-            self._counter is None
-            or reading is None
-            or reading.kept is None
-            or not reading.kept.size
-            or reading.unreadable
-            or not lacks_usage(reading, cut=cut)
-        ):
+        if self._counter is None or (reading is not None and not lacks_usage(reading, cut=cut)):
             return
-        model = reading.model or attempt.route.model
+        model = (reading.model if reading is not None else "") or attempt.route.model
         if not has_public_tokenizer(model):
             return
-        attempt.counted = await self._counter.count(
+        kept = None if reading is None or reading.unreadable or unread else reading.kept
+        messages = b""
+        if countable(facts) and len(memoryview(facts.fields["messages"])) <= MAX_MESSAGES_BYTES:
+            messages = bytes(facts.fields["messages"])
+        if not messages and (kept is None or not kept.size):
+            return
+        counted = await self._counter.count(
             tokenizer_of(model).encoding,
-            reading.kept.texts(),
+            () if kept is None else kept.texts(),
+            messages,
             CUT_WAITS_S if cut else END_WAITS_S,
         )
-        self._metrics.recounted("bytes" if attempt.counted is None else "counted")
+        self._metrics.recounted("bytes" if counted is None else "counted")
+        if counted is None:
+            return
+        if kept is not None and kept.size:
+            attempt.counted = counted.produced
+        if messages:
+            attempt.input_bound = min(attempt.input_bound, counted_bound(facts, counted.asked))

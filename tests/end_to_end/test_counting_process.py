@@ -27,6 +27,12 @@ def text(written: str = PROSE) -> tuple[Text, ...]:
     return (Text(written.encode()),)
 
 
+async def produced(counter: SharedCounter, encoding: str, texts: tuple[Text, ...]) -> int | None:
+    """What is counted of the texts."""
+    counted = await counter.count(encoding, texts, b"", PATIENTLY_S)
+    return None if counted is None else counted.produced
+
+
 @asynccontextmanager
 async def counting(
     directory: Path, now: Callable[[], float] = lambda: 0.0
@@ -58,9 +64,9 @@ async def started(directory: Path, *arguments: str) -> tuple[asyncio.subprocess.
 async def test_it_starts_when_first_needed_and_counts_as_the_library_does(tmp_path: Path) -> None:
     async with counting(tmp_path) as counter:
         assert not (tmp_path / SOCKET_NAME).exists()
-        counted = await counter.count("o200k_base", text(), PATIENTLY_S)
+        counted = await produced(counter, "o200k_base", text())
         assert counted == count_llm_tokens(PROSE, "gpt-4o")
-        older = await counter.count("cl100k_base", text(), PATIENTLY_S)
+        older = await produced(counter, "cl100k_base", text())
         assert older == count_llm_tokens(PROSE, "gpt-4")
         assert (tmp_path / SOCKET_NAME).stat().st_mode & 0o077 == 0
 
@@ -74,8 +80,8 @@ async def test_sidecars_of_one_directory_share_it(tmp_path: Path) -> None:
     async with counting(tmp_path) as one, counting(tmp_path) as other:
         expected = count_llm_tokens(PROSE, "gpt-4o")
         counts = await asyncio.gather(
-            one.count("o200k_base", text(), PATIENTLY_S),
-            other.count("o200k_base", text(), PATIENTLY_S),
+            produced(one, "o200k_base", text()),
+            produced(other, "o200k_base", text()),
         )
         assert counts == [expected, expected]
         assert process.returncode is None
@@ -87,12 +93,12 @@ async def test_sidecars_of_one_directory_share_it(tmp_path: Path) -> None:
 async def test_it_ends_when_idle_though_a_sidecar_is_connected(tmp_path: Path) -> None:
     process, _ = await started(tmp_path, "--idle-s", "0.05")
     async with counting(tmp_path) as counter:
-        await counter.count("o200k_base", text("one"), PATIENTLY_S)
+        await produced(counter, "o200k_base", text("one"))
         assert await process.wait() == 0
         # The next need starts another.
-        counted = await counter.count("o200k_base", text("two"), PATIENTLY_S)
+        counted = await produced(counter, "o200k_base", text("two"))
         if counted is None:  # the end of the first was seen while asking it
-            counted = await counter.count("o200k_base", text("two"), PATIENTLY_S)
+            counted = await produced(counter, "o200k_base", text("two"))
         assert counted == 1
 
 
@@ -100,18 +106,18 @@ async def test_killed_it_leaves_no_count_and_no_lock(tmp_path: Path) -> None:
     process, _ = await started(tmp_path)
     now = 0.0
     async with counting(tmp_path, lambda: now) as counter:
-        assert await counter.count("o200k_base", text("one"), PATIENTLY_S) == 1
+        assert await produced(counter, "o200k_base", text("one")) == 1
         process.send_signal(signal.SIGSTOP)
-        waiting = asyncio.create_task(counter.count("o200k_base", text("two"), PATIENTLY_S))
+        waiting = asyncio.create_task(produced(counter, "o200k_base", text("two")))
         os.kill(process.pid, signal.SIGKILL)
         assert await process.wait() == -signal.SIGKILL
         assert await waiting is None
         now += START_AGAIN_S
-        assert await counter.count("o200k_base", text("three"), PATIENTLY_S) == 1
+        assert await produced(counter, "o200k_base", text("three")) == 1
 
 
 async def test_where_no_process_can_be_started_there_is_no_count(tmp_path: Path) -> None:
     async with counting(tmp_path / "missing") as counter:
-        assert await counter.count("o200k_base", text("one"), PATIENTLY_S) is None
+        assert await produced(counter, "o200k_base", text("one")) is None
     async with counting(tmp_path / ("long" * 30)) as counter:
-        assert await counter.count("o200k_base", text("one"), PATIENTLY_S) is None
+        assert await produced(counter, "o200k_base", text("one")) is None

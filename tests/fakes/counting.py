@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from bursar_sidecar.counting.counter import Streams
+from bursar_sidecar.counting.counter import Counted, Streams
 from bursar_sidecar.counting.frames import (
     PREFIX_BYTES,
     CountAnswer,
@@ -68,20 +68,24 @@ class FakeProcess:
             await self._changed.wait()
 
     def answer(self, number: int, llm_tokens: int = 0, fault: str = "") -> None:
-        self.readers[-1].feed_data(framed(CountAnswer(number, llm_tokens, fault)))
+        self.readers[-1].feed_data(framed(CountAnswer(number, llm_tokens, 0, fault)))
 
 
 class FakeCounter:
-    """Answers every count with the same number; None: never in time."""
+    """Answers every count with the same numbers; None: never in time."""
 
-    def __init__(self, llm_tokens: int | None) -> None:
-        self.llm_tokens = llm_tokens
+    def __init__(self, produced: int | None, asked: int = 10_000) -> None:
+        self._counted = None if produced is None else Counted(produced, asked)
         self.asked: list[tuple[str, tuple[Text, ...], float]] = []
+        self.messages: list[bytes] = []
         self.closed = False
 
-    async def count(self, encoding: str, texts: tuple[Text, ...], within_s: float) -> int | None:
+    async def count(
+        self, encoding: str, texts: tuple[Text, ...], messages: bytes, within_s: float
+    ) -> Counted | None:
         self.asked.append((encoding, texts, within_s))
-        return None if self.closed else self.llm_tokens
+        self.messages.append(messages)
+        return None if self.closed else self._counted
 
     def close(self) -> None:
         self.closed = True

@@ -6,7 +6,7 @@ import pytest
 
 from bursar_sidecar.counting import counter as module
 from bursar_sidecar.counting.counter import SharedCounter, Streams, Unavailable
-from bursar_sidecar.counting.frames import MAX_FRAME_BYTES, Text
+from bursar_sidecar.counting.frames import MAX_FRAME_BYTES, CountAnswer, Text, framed
 from tests.fakes.counting import FakeProcess
 from tests.fakes.wire import delivered
 
@@ -22,8 +22,13 @@ class Setting:
         self.process = FakeProcess()
         self.counter = SharedCounter(self.process.connect, lambda: self.now)
 
+    async def produced(self, texts: tuple[Text, ...]) -> int | None:
+        """What was counted of the texts."""
+        counted = await self.counter.count("o200k_base", texts, b"", LONG_S)
+        return None if counted is None else counted.produced
+
     def ask(self, data: bytes = b"hello") -> "asyncio.Task[int | None]":
-        return asyncio.create_task(self.counter.count("o200k_base", (Text(data),), LONG_S))
+        return asyncio.create_task(self.produced((Text(data),)))
 
 
 async def test_a_count_is_asked_once_and_remembered() -> None:
@@ -57,15 +62,28 @@ async def test_where_a_text_was_cut_is_part_of_what_is_remembered() -> None:
     setting = Setting()
     for number, ends in enumerate(((), (3,)), 1):
         text = (Text(b"hello", ends),)
-        count = asyncio.create_task(setting.counter.count("o200k_base", text, LONG_S))
+        count = asyncio.create_task(setting.produced(text))
         await setting.process.asked(number)
         setting.process.answer(number, number)
         assert await count == number
 
 
+async def test_messages_are_counted_beside_the_texts_and_remembered_with_them() -> None:
+    setting = Setting()
+    count = asyncio.create_task(setting.counter.count("o200k_base", HELLO, b'["a"]', LONG_S))
+    await setting.process.asked()
+    assert setting.process.peers[0].requests()[0].messages == b'["a"]'
+    setting.process.readers[0].feed_data(framed(CountAnswer(1, 2, 3)))
+    assert await count == (2, 3)
+    other = asyncio.create_task(setting.counter.count("o200k_base", HELLO, b'["b"]', LONG_S))
+    await setting.process.asked(2)
+    setting.process.answer(2, 4)
+    assert await other == (4, 0)
+
+
 async def test_a_late_count_is_no_count() -> None:
     setting = Setting()
-    assert await setting.counter.count("o200k_base", HELLO, 0.0) is None
+    assert await setting.counter.count("o200k_base", HELLO, b"", 0.0) is None
 
 
 async def test_a_fault_of_the_process_is_no_count() -> None:
@@ -181,7 +199,7 @@ async def test_closing_while_it_starts_leaves_nobody_waiting() -> None:
         raise AssertionError
 
     counter = SharedCounter(never, lambda: 0.0)
-    count = asyncio.create_task(counter.count("o200k_base", HELLO, LONG_S))
+    count = asyncio.create_task(counter.count("o200k_base", HELLO, b"", LONG_S))
     await starting.wait()
     counter.close()
     assert await count is None

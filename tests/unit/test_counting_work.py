@@ -20,7 +20,7 @@ from bursar_sidecar.counting.frames import (
     read_request,
 )
 from bursar_sidecar.counting.process import CountingProcess
-from bursar_sidecar.counting.work import Idleness, answer, produced
+from bursar_sidecar.counting.work import Idleness, answer, produced, strings_of
 from tests.fakes.counting import Peer
 
 
@@ -88,11 +88,19 @@ def test_all_texts_of_a_request_are_summed() -> None:
     assert answer(request) == CountAnswer(9, 4)
 
 
+def test_every_string_of_the_messages_is_counted() -> None:
+    messages = b'[{"role":"user","content":[{"type":"text","text":"hello world"}],"n":[1,null]}]'
+    assert sorted(strings_of(messages)) == ["hello world", "text", "user"]
+    counted = answer(CountRequest(3, "o200k_base", (Text(b"hello"),), messages))
+    assert counted == CountAnswer(3, 1, 4)
+
+
 def test_what_can_not_be_counted_says_why() -> None:
     def damaged(name: str) -> None:
         raise LlmTokenError(f"{name} is damaged")
 
     assert "unknown" in answer(CountRequest(1, "p50k_base", ())).fault
+    assert "no JSON" in answer(CountRequest(1, "o200k_base", (), b"{")).fault
     assert "damaged" in answer(CountRequest(1, "o200k_base", ()), damaged).fault  # type: ignore[arg-type]  # raises instead
 
 

@@ -9,10 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bursar.llm_tokens import LlmTokenError, count_request_llm_tokens, requests
+from bursar.llm_tokens import (
+    LlmTokenError,
+    count_request_llm_tokens,
+    encoding,
+    requests,
+    tokenizer_of,
+)
+from bursar_sidecar.counting.work import strings_of
 from bursar_sidecar.dialects.openai import read
 from bursar_sidecar.input_bounds import (
     LEAST_TIGHTENED_BYTES,
+    countable,
+    counted_bound,
     images_bound,
     request_bound,
     text_and_framing_bound,
@@ -317,4 +326,9 @@ def test_no_request_has_more_llm_tokens_than_its_bound(
     if long and not facts.images:
         assert len(raw) >= LEAST_TIGHTENED_BYTES
         assert bound < len(raw)
-    assert count_request_llm_tokens(raw).llm_tokens <= bound
+    truth = count_request_llm_tokens(raw).llm_tokens
+    assert truth <= bound
+    if countable(facts):
+        encode = encoding(tokenizer_of(model).encoding).encode_ordinary
+        strings = strings_of(bytes(facts.fields["messages"]))
+        assert truth <= counted_bound(facts, sum(len(encode(text)) for text in strings))

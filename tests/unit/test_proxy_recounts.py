@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bursar_sidecar.counting.frames import Text
+from bursar_sidecar.counting.frames import MAX_MESSAGES_BYTES, Text
 from bursar_sidecar.exchange import HIGH_WATER_BYTES
 from bursar_sidecar.produced import (
     CUT_SLACK_LLM_TOKENS,
@@ -86,7 +86,7 @@ async def test_an_app_that_reads_too_slowly_leaves_output_unseen_and_nothing_is_
     bench.app.hang_up()
     await bench.provider.until(lambda: call.lost)
     assert (await bench.settled()).kind == "aborted"
-    assert not counter.asked
+    assert [texts for _, texts, _ in counter.asked] == [()]
 
 
 @pytest.mark.parametrize("by", ["provider", "app"])
@@ -109,7 +109,7 @@ async def test_a_request_that_forces_the_sampling_is_charged_by_its_bytes(
 ) -> None:
     counter = FakeCounter(COUNTED)
     assert await broken_off(Bench(counter=counter), by="provider", **fields) == by_bytes(WORDS)
-    assert not counter.asked
+    assert [texts for _, texts, _ in counter.asked] == [()]
 
 
 async def test_a_model_whose_tokenizer_is_not_public_is_charged_by_its_bytes() -> None:
@@ -165,6 +165,83 @@ async def test_a_stream_with_usage_asks_nobody() -> None:
     await bench.answered()
     assert (await bench.settled()).usage.is_exact
     assert not counter.asked
+
+
+PROMPT = "Tell me all there is to tell of it. " * 300
+
+
+async def input_of(bench: Bench, **fields: object) -> int:
+    """The input charged for a stream that the provider broke off."""
+    bench.post({**STREAM, "messages": [{"role": "user", "content": PROMPT}], **fields})
+    call = await bench.provider.request()
+    call.start_stream()
+    call.send_chunk(chunk("one"))
+    call.close()
+    await bench.app.until_ended()
+    return (await bench.settled()).usage.input
+
+
+async def test_the_input_of_a_cut_stream_is_counted_too() -> None:
+    counter = FakeCounter(1, asked=2_700)
+    charged = await input_of(Bench(counter=counter))
+    assert 2_700 < charged < 3_000
+    (messages,) = counter.messages
+    assert json.loads(messages) == [{"role": "user", "content": PROMPT}]
+
+
+async def test_a_count_of_the_input_never_raises_what_was_reserved() -> None:
+    bound = await input_of(Bench())
+    assert await input_of(Bench(counter=FakeCounter(1, asked=1_000_000))) == bound
+    assert await input_of(Bench(counter=FakeCounter(None))) == bound
+
+
+async def test_tools_stay_at_their_bytes_beside_the_count() -> None:
+    plain = await input_of(Bench(counter=FakeCounter(1, asked=2_700)))
+    function = {"name": "f", "description": "x" * 500}
+    tools = [{"type": "function", "function": function}]
+    tooled = await input_of(Bench(counter=FakeCounter(1, asked=2_700)), tools=tools)
+    assert tooled >= plain + 500
+
+
+async def test_a_model_that_reasons_has_its_input_counted_and_its_output_at_the_limit() -> None:
+    counter = FakeCounter(COUNTED, asked=2_700)
+    bench = Bench(counter=counter)
+    bench.post({**STREAM, "reasoning_effort": "high"})
+    call = await bench.provider.request()
+    call.start_stream()
+    call.send_chunk(chunk(WORDS))
+    call.close()
+    await bench.app.until_ended()
+    assert (await bench.settled()).usage.output == STREAM["max_tokens"]
+    assert [texts for _, texts, _ in counter.asked] == [()]
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": "image_url", "image_url": {"url": "https://x"}}, {"type": "file"}]
+)
+async def test_input_that_is_not_all_text_is_not_counted(part: dict[str, object]) -> None:
+    counter = FakeCounter(COUNTED)
+    await input_of(Bench(counter=counter), messages=[{"role": "user", "content": [part]}])
+    assert counter.messages == [b""]
+
+
+async def test_messages_too_long_to_count_are_charged_by_their_bound() -> None:
+    counter = FakeCounter(COUNTED, asked=1)
+    long = [{"role": "user", "content": "x" * MAX_MESSAGES_BYTES}]
+    assert await input_of(Bench(counter=counter), messages=long) > 100_000
+    assert counter.messages == [b""]
+
+
+async def test_an_app_that_hangs_up_before_the_stream_began_has_its_input_counted() -> None:
+    counter = FakeCounter(COUNTED, asked=1)
+    bench = Bench(counter=counter)
+    bench.post({**STREAM, "messages": [{"role": "user", "content": PROMPT}]})
+    call = await bench.provider.request()
+    bench.app.hang_up()
+    await bench.provider.until(lambda: call.lost)
+    usage = (await bench.settled()).usage
+    assert usage.input < 300
+    assert usage.output == CUT_SLACK_LLM_TOKENS
 
 
 async def test_choices_are_counted_each_for_itself() -> None:

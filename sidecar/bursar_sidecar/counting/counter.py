@@ -11,7 +11,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
@@ -45,11 +45,22 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Streams]]
 
 
-class LlmTokenCounter(Protocol):
-    """Counts produced text exactly, or says that it can't now."""
+class Counted(NamedTuple):
+    """LLM tokens."""
 
-    async def count(self, encoding: str, texts: tuple[Text, ...], within_s: float) -> int | None:
-        """LLM tokens of all texts; None when there is no count within so many seconds."""
+    produced: int
+    asked: int
+    """Of all strings in the messages; 0 where none were given."""
+
+
+class LlmTokenCounter(Protocol):
+    """Counts text exactly, or says that it can't now."""
+
+    async def count(
+        self, encoding: str, texts: tuple[Text, ...], messages: bytes, within_s: float
+    ) -> Counted | None:
+        """LLM tokens of all texts and of the messages (JSON); None when there is no count within
+        so many seconds."""
         ...
 
     def close(self) -> None:
@@ -71,8 +82,8 @@ class SharedCounter:
     def __init__(self, connect: Connect, monotonic: Callable[[], float]) -> None:
         self._connect = connect
         self._monotonic = monotonic
-        self._kept: OrderedDict[bytes, int] = OrderedDict()
-        self._waiting: dict[int, asyncio.Future[int | None]] = {}
+        self._kept: OrderedDict[bytes, Counted] = OrderedDict()
+        self._waiting: dict[int, asyncio.Future[Counted | None]] = {}
         self._unanswered = 0
         """Sent on this connection; those that nobody waits for any more are still worked on."""
         self._number = 0
@@ -82,9 +93,12 @@ class SharedCounter:
         self._not_before = 0.0
         self._closed = False
 
-    async def count(self, encoding: str, texts: tuple[Text, ...], within_s: float) -> int | None:
-        """LLM tokens of all texts; None when there is no count within so many seconds."""
-        key = _digest(encoding, texts)
+    async def count(
+        self, encoding: str, texts: tuple[Text, ...], messages: bytes, within_s: float
+    ) -> Counted | None:
+        """LLM tokens of all texts and of the messages (JSON); None when there is no count within
+        so many seconds."""
+        key = _digest(encoding, texts, messages)
         known = self._kept.get(key)
         if known is not None:
             self._kept.move_to_end(key)
@@ -93,7 +107,7 @@ class SharedCounter:
             return None
         try:
             async with asyncio.timeout(within_s):
-                counted = await self._asked(encoding, texts)
+                counted = await self._asked(encoding, texts, messages)
         except TimeoutError:
             return None
         if counted is not None:
@@ -109,17 +123,19 @@ class SharedCounter:
             self._connecting.cancel()
         self._forget("")
 
-    async def _asked(self, encoding: str, texts: tuple[Text, ...]) -> int | None:
+    async def _asked(
+        self, encoding: str, texts: tuple[Text, ...], messages: bytes
+    ) -> Counted | None:
         self._number += 1
         number = self._number
-        answered = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[Counted | None] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answered
         try:
             if self._writer is None:
                 await self._connected()
             if self._writer is None:
                 return None
-            frame = framed(CountRequest(number, encoding, texts))
+            frame = framed(CountRequest(number, encoding, texts, messages))
             self._unanswered += 1
             self._writer.write(frame)
             return await answered
@@ -162,7 +178,8 @@ class SharedCounter:
                     log.warning("not counted", reason=answer.fault)
                 waiting = self._waiting.get(answer.number)
                 if waiting is not None and not waiting.done():
-                    waiting.set_result(None if answer.fault else answer.llm_tokens)
+                    counted = Counted(answer.llm_tokens, answer.input_llm_tokens)
+                    waiting.set_result(None if answer.fault else counted)
         except asyncio.IncompleteReadError:
             pass  # it ended, as it does when idle; the next count starts another
         except (OSError, FrameError) as error:
@@ -243,8 +260,9 @@ class StartedProcess:
         return process
 
 
-def _digest(encoding: str, texts: tuple[Text, ...]) -> bytes:
-    digest = hashlib.sha256(encoding.encode())
+def _digest(encoding: str, texts: tuple[Text, ...], messages: bytes) -> bytes:
+    digest = hashlib.sha256(f"{encoding} {len(messages)} ".encode())
+    digest.update(messages)
     for text in texts:
         digest.update(len(text.data).to_bytes(8, "big"))
         digest.update(text.data)

@@ -6,6 +6,8 @@ import msgspec
 
 MAX_FRAME_BYTES: Final = 1_048_576
 """Of a request: kept text is 64 kB a stream, and each of its pieces one number."""
+MAX_MESSAGES_BYTES: Final = 524_288
+"""Of a request's messages that are counted; counting them takes some fifty milliseconds."""
 PREFIX_BYTES: Final = 4
 
 
@@ -26,13 +28,17 @@ class CountRequest(msgspec.Struct, frozen=True, array_like=True):
     number: int
     encoding: str
     texts: tuple[Text, ...]
+    """What was produced."""
+    messages: bytes = b""
+    """What was asked: the JSON of a request's messages; empty where it is not to be counted."""
 
 
 class CountAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """LLM tokens of all texts; or why there is no count."""
+    """LLM tokens of all texts, and of all strings in the messages; or why there is no count."""
 
     number: int
     llm_tokens: int = 0
+    input_llm_tokens: int = 0
     fault: str = ""
 
 

@@ -1,7 +1,9 @@
 """Counting, and when the process may end. No I/O, no clock."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
+
+import msgspec
 
 from bursar.llm_tokens import CL100K, O200K, LlmTokenError, encoding
 from bursar_sidecar.counting.frames import CountAnswer, CountRequest, Text
@@ -23,7 +25,24 @@ def answer(request: CountRequest, encode_of: Callable[[str], Encode] | None = No
         encode = (encode_of or _encode_of)(request.encoding)
     except (LlmTokenError, OSError, MemoryError) as error:
         return CountAnswer(request.number, fault=f"the ranks cannot be loaded: {error}")
-    return CountAnswer(request.number, sum(produced(text, encode) for text in request.texts))
+    try:
+        asked = sum(len(encode(text)) for text in strings_of(request.messages))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return CountAnswer(request.number, fault=f"the messages are no JSON: {error}")
+    return CountAnswer(request.number, sum(produced(text, encode) for text in request.texts), asked)
+
+
+def strings_of(messages: bytes) -> Iterator[str]:
+    """Every string in the JSON of messages, whatever it is for; names of fields are not."""
+    left = [msgspec.json.decode(messages)] if messages else []
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
 
 
 def produced(text: Text, encode: Encode) -> int:
