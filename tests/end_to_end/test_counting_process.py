@@ -83,7 +83,7 @@ async def test_sidecars_of_one_directory_share_it(tmp_path: Path) -> None:
             produced(one, "o200k_base", text()),
             produced(other, "o200k_base", text()),
         )
-        assert counts == [expected, expected]
+        assert set(counts) == {expected}
         assert process.returncode is None
     # Both are gone: it ends by itself, and takes its socket with it.
     assert await process.wait() == 0
