@@ -151,6 +151,11 @@ _SEARCH_UNITS: Final[Mapping[Any, Literal["query", "request"]]] = {
 _NO_MODELS: Final = frozenset({"sample_spec", "fallback_generalizations"})
 
 
+def batch_factor(provider: str) -> Decimal:
+    """What a batch costs of the ordinary price, where a list does not say."""
+    return _BATCH_FACTORS.get(provider, BATCH_FACTOR)
+
+
 def provider_family(litellm_provider: str) -> str:
     """The provider without LiteLLM's routing detail: "vertex_ai-language-models" is vertex_ai."""
     known = _FAMILIES.get(litellm_provider)
@@ -380,7 +385,7 @@ class _Reading:
                     fee = found._replace(meter=Meter.REQUEST)
                     self._found[fee] = self._found.pop(found)
         if any(found.meter in (Meter.INPUT, Meter.OUTPUT) for found in self._found):
-            self.multipliers["tier/batch"] = _BATCH_FACTORS.get(self._provider, BATCH_FACTOR)
+            self.multipliers["tier/batch"] = batch_factor(self._provider)
         if entry.get("litellm_provider") in _OF_GOOGLE:
             self._add_cached_batches()
 
