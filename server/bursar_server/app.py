@@ -25,6 +25,8 @@ from bursar.v1 import (
     ledger_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
+    price_imports_pb2,
+    price_imports_pb2_grpc,
     prices_pb2,
     prices_pb2_grpc,
     reports_pb2,
@@ -54,7 +56,9 @@ from bursar_server.identity.spender_service import ProjectService, TeamService, 
 from bursar_server.ledger.service import LedgerService
 from bursar_server.metrics import POOL_IDLE, POOL_SIZE
 from bursar_server.policy.service import PolicyService
+from bursar_server.prices.import_service import PriceImportService
 from bursar_server.prices.service import PriceService, publish_snapshot
+from bursar_server.prices.sync import PriceSync, SyncSettings
 from bursar_server.reports.service import ReportService
 from bursar_server.settings import Settings, SettingsError
 from bursar_server.sidecars.service import SidecarService
@@ -86,6 +90,7 @@ class ControlPlane:
         self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
         self._lending: AllowanceControl | None = None
+        self._price_sync: PriceSync | None = None
         self.failed = asyncio.Event()
         """Set when this process can't go on and must be started again."""
 
@@ -119,7 +124,10 @@ class ControlPlane:
         lending = AllowanceControl(
             pool, self._feed, self._clock, lending_settings(settings), self.failed
         )
-        self._grpc = GrpcServer(_transport(settings), keys, self._services(pool, lending))
+        self._price_sync = PriceSync(pool, self._feed, self._clock, sync_settings(settings))
+        self._grpc = GrpcServer(
+            _transport(settings), keys, self._services(pool, lending, self._price_sync)
+        )
         self._http = HttpServer(
             settings.http_address,
             self._checks,
@@ -132,8 +140,11 @@ class ControlPlane:
         self._lending = lending
         await self._grpc.start()
         await self._http.start()
+        self._price_sync.start()
 
-    def _services(self, pool: Pool, lending: AllowanceControl) -> list[tuple[str, Register]]:
+    def _services(
+        self, pool: Pool, lending: AllowanceControl, price_sync: PriceSync
+    ) -> list[tuple[str, Register]]:
         """Every service with its full name."""
         feed, clock = self._feed, self._clock
         return [
@@ -181,6 +192,11 @@ class ControlPlane:
                 ),
             ),
             *self._prices(pool),
+            _service(
+                price_imports_pb2.DESCRIPTOR.services_by_name["PriceImportService"],
+                price_imports_pb2_grpc.add_PriceImportServiceServicer_to_server,
+                PriceImportService(pool, feed, clock, price_sync),
+            ),
             _service(
                 ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"],
                 ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
@@ -231,6 +247,8 @@ class ControlPlane:
 
     async def drain(self) -> None:
         """End everything in order: nothing that was accepted is lost."""
+        if self._price_sync is not None:
+            await self._price_sync.stop()
         if self._grpc is not None:
             await self._grpc.retire()
             closing = asyncio.create_task(self._grpc.drain(self._settings.drain_ms / 1000))
@@ -284,6 +302,13 @@ def lending_settings(settings: Settings) -> LendingSettings:
         return msgspec.convert(settings.lending, LendingSettings, strict=True)
     except msgspec.ValidationError as error:
         raise SettingsError(f"lending: {error}") from error
+
+
+def sync_settings(settings: Settings) -> SyncSettings:
+    """What the sync of a published price list may do."""
+    return SyncSettings(
+        settings.price_sync_url, settings.price_sync_interval_s, settings.price_sync_max_change
+    )
 
 
 def _transport(settings: Settings) -> Transport:

@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 import msgspec
 from msgspec import Meta
 
+from bursar.download import DownloadError, check_url, shown_url
+
 PREFIX = "BURSAR_"
 MASK = "***"
 # An admin key is kept as a plain hash, which is enough only for a long random one. Ours have 46.
@@ -95,6 +97,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="How long to try to reach Postgres at the start, in milliseconds.",
         ),
     ] = 30_000
+    price_sync_url: Annotated[
+        str,
+        Meta(
+            description="The published price list to keep the imported one equal to: http(s)://... "
+            "Empty: nothing is ever fetched."
+        ),
+    ] = ""
+    price_sync_interval_s: Annotated[
+        int,
+        Meta(
+            ge=60,
+            le=31_536_000,
+            description="The time between two looks at it, in seconds, at least 60.",
+        ),
+    ] = 86_400
+    price_sync_max_change: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="A list is refused if one of its rates changes by more than so many "
+            "percent, up or down.",
+        ),
+    ] = 50
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Meta(description="The least severe log lines to write: debug, info, warning or error."),
@@ -109,6 +135,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         shown = msgspec.structs.asdict(self)
         shown["database_url"] = mask_url(self.database_url)
         shown["admin_key"] = MASK if self.admin_key else ""
+        shown["price_sync_url"] = shown_url(self.price_sync_url) if self.price_sync_url else ""
         return shown
 
 
@@ -190,7 +217,9 @@ def _convert(source: str, name: str, value: object, kind: Any, *, strict: bool) 
     try:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
-        shown = MASK if name in {"admin_key", "database_url"} else ascii(value)[:80]
+        shown = (
+            MASK if name in {"admin_key", "database_url", "price_sync_url"} else ascii(value)[:80]
+        )
         raise SettingsError(f"{source}: {shown} is not accepted: {error}") from error
 
 
@@ -213,6 +242,11 @@ def _check(settings: Settings) -> None:
             "admin_key: the value is not accepted, expected ba- and at least "
             f"{LEAST_CHARACTERS_OF_AN_ADMIN_KEY - 3} random characters without spaces"
         )
+    if settings.price_sync_url:
+        try:
+            check_url(settings.price_sync_url)
+        except DownloadError as error:
+            raise SettingsError(f"price_sync_url: {error}") from None
     check_address(settings.http_address, "http_address", unix=False)
     check_address(settings.grpc_address, "grpc_address", unix=True)
     if bool(settings.tls_cert) != bool(settings.tls_key):

@@ -26,8 +26,41 @@ log = structlog.get_logger("bursar.overlay")
 MAX_PARTS: Final = 1_024
 
 
+class _Gathered:
+    """What came of a book so far."""
+
+    def __init__(self, version: int, part_count: int) -> None:
+        self.version = version
+        self.part_count = part_count
+        self.parts = 0
+        self.prices: list[Price] = []
+        self.contracts: list[Contract] = []
+        self.rates: list[ExchangeRate] = []
+
+    def is_next(self, part: allowances_pb2.PriceBook) -> bool:
+        """Whether it is the part of this book that follows."""
+        same = (part.overlay_version, part.part_count) == (self.version, self.part_count)
+        return same and part.part == self.parts
+
+    def read(self, part: allowances_pb2.PriceBook) -> None:
+        """Take in what a part holds. One price that means nothing must not keep the others from
+        being in force; its model goes on at the price below it."""
+        for order, told in enumerate(part.contracts, len(self.contracts)):
+            try:
+                self.contracts.append(contract_from_proto(told, order))
+            except WireError as error:
+                log.error("contract_refused", version=told.version[:80], fault=str(error))
+        for message in part.prices:
+            try:
+                self.prices.append(price_from_proto(message))
+            except WireError as error:
+                log.error("price_refused", model=message.model[:80], fault=str(error))
+        self.rates += _rates_of(part)
+        self.parts += 1
+
+
 class Overlay:
-    """Gathers parts; the new book is in force when the last is here."""
+    """Gathers parts; the new book is in force when the last is here, whole or not at all."""
 
     def __init__(self) -> None:
         self.rates = ExchangeRates()
@@ -36,7 +69,7 @@ class Overlay:
         self._in_force = self._whole
         self._looked_up = False
         self._since_ns = self._until_ns = 0
-        self._parts: dict[int, allowances_pb2.PriceBook] = {}
+        self._gathered = _Gathered(0, 0)
 
     def book(self, wall_ns: int) -> PriceBook:
         """The prices in force at an instant; the same object until they change."""
@@ -52,46 +85,39 @@ class Overlay:
         self._looked_up = True
 
     def hear(self, part: allowances_pb2.PriceBook) -> None:
-        """Take one part in. What means nothing is logged and leaves the rest as it was."""
-        parts = self._parts
+        """Take one part in. What means nothing is logged and leaves the rest as it was.
+
+        Parts come in order; the first begins anew, whatever was gathered of a book whose stream was
+        cut. Each is read when it comes: a whole list at once would hold up the calls under way.
+        """
         if not 0 <= part.part < part.part_count <= MAX_PARTS:
             log.error("price_part_refused", part=part.part, part_count=part.part_count)
             return
         if part.part == 0:
-            parts.clear()
-        parts[part.part] = part
-        if len(parts) < part.part_count:
+            self._gathered = _Gathered(part.overlay_version, part.part_count)
+        gathered = self._gathered
+        if not gathered.is_next(part):
+            log.error("price_part_refused", part=part.part, expected=gathered.parts)
             return
-        prices: list[Price] = []
-        contracts: list[Contract] = []
-        for number in sorted(parts):
-            for order, told in enumerate(parts[number].contracts, len(contracts)):
-                try:
-                    contracts.append(contract_from_proto(told, order))
-                except WireError as error:
-                    log.error("contract_refused", version=told.version[:80], fault=str(error))
-            for message in parts[number].prices:
-                try:
-                    prices.append(price_from_proto(message))
-                except WireError as error:
-                    # One price that means nothing must not keep the others from being in force;
-                    # its model goes on at the price below it.
-                    log.error("price_refused", model=message.model[:80], fault=str(error))
-        rates = _rates_of([parts[number] for number in sorted(parts)])
-        parts.clear()
-        self.version = part.overlay_version
-        self.rates = ExchangeRates(rates)
-        version = f"custom@{part.overlay_version}"
-        self._whole = snapshot().with_overlay(prices, version)
-        if contracts:
-            self._whole = self._whole.with_contracts(contracts, version)
+        gathered.read(part)
+        if gathered.parts == part.part_count:
+            self._gathered = _Gathered(0, 0)
+            self._put_in_force(gathered)
+
+    def _put_in_force(self, told: _Gathered) -> None:
+        self.version = told.version
+        self.rates = ExchangeRates(told.rates)
+        version = f"custom@{told.version}"
+        self._whole = snapshot().with_overlay(told.prices, version)
+        if told.contracts:
+            self._whole = self._whole.with_contracts(told.contracts, version)
         self._looked_up = False
         log.info(
             "prices_in_force",
-            overlay_version=part.overlay_version,
-            count=len(prices),
-            contracts=len(contracts),
-            exchange_rates=len(rates),
+            overlay_version=told.version,
+            count=len(told.prices),
+            contracts=len(told.contracts),
+            exchange_rates=len(told.rates),
         )
 
 
@@ -107,19 +133,18 @@ def _nanos(moment: datetime) -> int:
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _rates_of(parts: list[allowances_pb2.PriceBook]) -> list[ExchangeRate]:
-    """The exchange rates of all parts."""
+def _rates_of(part: allowances_pb2.PriceBook) -> list[ExchangeRate]:
+    """The exchange rates of a part."""
     rates: list[ExchangeRate] = []
-    for part in parts:
-        for message in part.exchange_rates:
-            try:
-                rates.append(exchange_rate_from_proto(message))
-            except WireError as error:
-                # As with a price. What only it converts is refused.
-                log.error(
-                    "exchange_rate_refused",
-                    base=message.base_currency[:8],
-                    quote=message.quote_currency[:8],
-                    fault=str(error),
-                )
+    for message in part.exchange_rates:
+        try:
+            rates.append(exchange_rate_from_proto(message))
+        except WireError as error:
+            # As with a price. What only it converts is refused.
+            log.error(
+                "exchange_rate_refused",
+                base=message.base_currency[:8],
+                quote=message.quote_currency[:8],
+                fault=str(error),
+            )
     return rates

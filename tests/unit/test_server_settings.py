@@ -175,3 +175,24 @@ def test_a_password_is_never_shown(url: str, masked: str) -> None:
 def test_every_setting_says_what_it_is_for() -> None:
     assert [one.name for one in descriptions()] == list(Settings.__struct_fields__)
     assert all(one.text.endswith(".") for one in descriptions())
+
+
+def test_nothing_is_fetched_unless_an_address_is_set_and_its_secrets_are_not_shown() -> None:
+    assert load().price_sync_url == ""
+    url = "https://me:hidden@host.test/list.json?key=hidden"
+    settings = load({"BURSAR_PRICE_SYNC_URL": url})
+    assert settings.price_sync_url == url
+    assert settings.masked()["price_sync_url"] == "https://host.test/list.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PRICE_SYNC_URL", "file:///hidden"),
+        ("PRICE_SYNC_URL", "host.test:hidden"),
+        ("PRICE_SYNC_INTERVAL_S", "59"),
+        ("PRICE_SYNC_MAX_CHANGE", "0"),
+    ],
+)
+def test_a_sync_that_cannot_be_is_refused_at_the_start(name: str, value: str) -> None:
+    assert name in refusal({f"BURSAR_{name}": value}).upper()

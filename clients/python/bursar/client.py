@@ -18,22 +18,30 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2
+from google.protobuf.message import Message
 
+from bursar.client_calls import (
+    ERROR_DOMAIN,
+    AsyncCaller,
+    AsyncStreamCaller,
+    AsyncUploadCaller,
+    BursarError,
+    Caller,
+    FieldViolation,
+)
 from bursar.v1 import (
     alerts_pb2_grpc,
     budgets_pb2_grpc,
     identity_pb2_grpc,
     ledger_pb2_grpc,
     policy_pb2_grpc,
+    price_imports_pb2_grpc,
     prices_pb2_grpc,
     reports_pb2_grpc,
     sidecars_pb2_grpc,
@@ -52,9 +60,26 @@ if TYPE_CHECKING:
     )
     from bursar.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
     from bursar.v1.policy_pb2_grpc import PolicyServiceAsyncStub
+    from bursar.v1.price_imports_pb2_grpc import PriceImportServiceAsyncStub
     from bursar.v1.prices_pb2_grpc import PriceServiceAsyncStub
     from bursar.v1.reports_pb2_grpc import ReportServiceAsyncStub
     from bursar.v1.sidecars_pb2_grpc import SidecarServiceAsyncStub
+
+__all__ = [
+    "DEFAULT_ADDRESS",
+    "DEFAULT_TIMEOUT_S",
+    "ERROR_DOMAIN",
+    "MAX_MESSAGE_BYTES",
+    "AddressError",
+    "AdminKeyError",
+    "AsyncBursarClient",
+    "BursarClient",
+    "BursarError",
+    "FieldViolation",
+    "list_all",
+    "list_all_async",
+    "new_request_id",
+]
 
 # Where a control plane listens when nothing else was said.
 DEFAULT_ADDRESS: Final = "127.0.0.1:7443"
@@ -64,11 +89,6 @@ DEFAULT_TIMEOUT_S: Final = 10.0
 
 # A page of 1,000 entries with all their tags can be larger than gRPC's 4 MiB.
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
-
-# Who answers with google.rpc.ErrorInfo of this domain is a Bursar.
-ERROR_DOMAIN: Final = "bursar"
-
-DETAILS_KEY: Final = "grpc-status-details-bin"
 
 # These tell a secret once. Sent twice, the second answer could lack it (or end the first one), so
 # they are retried only where gRPC knows that the first attempt never left this machine.
@@ -106,54 +126,6 @@ class AddressError(ValueError):
 
 class AdminKeyError(ValueError):
     """An admin key that can't be sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class FieldViolation:
-    """What is wrong with one field of a request."""
-
-    field: str
-    description: str
-
-
-class BursarError(Exception):
-    """A call that did not succeed.
-
-    - `status`: the gRPC status.
-    - `reason`: stable upper-case text such as "NOT_FOUND" or "BUDGET_IN_USE"; empty when the
-      answer did not come from a Bursar.
-    - `message`: for people.
-    - `metadata`: further facts, by name.
-    - `field_violations`: what is wrong with which field of the request.
-    """
-
-    def __init__(
-        self,
-        status: grpc.StatusCode,
-        message: str,
-        *,
-        reason: str = "",
-        metadata: Mapping[str, str] | None = None,
-        field_violations: tuple[FieldViolation, ...] = (),
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.reason = reason
-        self.message = message
-        self.metadata: dict[str, str] = dict(metadata or {})
-        self.field_violations = field_violations
-
-    @property
-    def unreachable(self) -> bool:
-        """Whether nothing was decided: no answer came, or the control plane was not serving."""
-        return self.status in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
-
-    def __str__(self) -> str:
-        wrong = "; ".join(f"{each.field}: {each.description}" for each in self.field_violations)
-        text = self.message
-        if wrong and wrong not in text:
-            text = f"{text} ({wrong})" if text else wrong
-        return f"{self.reason or self.status.name}: {text}"
 
 
 def new_request_id() -> str:
@@ -233,7 +205,7 @@ class BursarClient:
             self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         else:
             self._channel = grpc.secure_channel(target, credentials, options=_OPTIONS)
-        channel = grpc.intercept_channel(self._channel, _Caller(admin_key, timeout_s))
+        channel = grpc.intercept_channel(self._channel, Caller(admin_key, timeout_s))
         self.organizations = identity_pb2_grpc.OrganizationServiceStub(channel)
         self.teams = identity_pb2_grpc.TeamServiceStub(channel)
         self.projects = identity_pb2_grpc.ProjectServiceStub(channel)
@@ -241,6 +213,7 @@ class BursarClient:
         self.keys = identity_pb2_grpc.KeyServiceStub(channel)
         self.budgets = budgets_pb2_grpc.BudgetServiceStub(channel)
         self.prices = prices_pb2_grpc.PriceServiceStub(channel)
+        self.price_imports = price_imports_pb2_grpc.PriceImportServiceStub(channel)
         self.sidecars = sidecars_pb2_grpc.SidecarServiceStub(channel)
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.reports = reports_pb2_grpc.ReportServiceStub(channel)
@@ -274,7 +247,11 @@ class AsyncBursarClient:
         _check_admin_key(admin_key)
         self.address = address
         # Any: the published stubs know no class of interceptors of grpc.aio.
-        callers: Any = (_AsyncCaller(admin_key, timeout_s), _AsyncStreamCaller(admin_key))
+        callers: Any = (
+            AsyncCaller(admin_key, timeout_s),
+            AsyncStreamCaller(admin_key),
+            AsyncUploadCaller(admin_key, timeout_s),
+        )
         if credentials is None:
             channel = grpc.aio.insecure_channel(target, options=_OPTIONS, interceptors=callers)
         else:
@@ -291,6 +268,9 @@ class AsyncBursarClient:
         self.keys: KeyServiceAsyncStub = identity_pb2_grpc.KeyServiceStub(channel)
         self.budgets: BudgetServiceAsyncStub = budgets_pb2_grpc.BudgetServiceStub(channel)
         self.prices: PriceServiceAsyncStub = prices_pb2_grpc.PriceServiceStub(channel)
+        self.price_imports: PriceImportServiceAsyncStub = (
+            price_imports_pb2_grpc.PriceImportServiceStub(channel)
+        )
         self.sidecars: SidecarServiceAsyncStub = sidecars_pb2_grpc.SidecarServiceStub(channel)
         self.ledger: LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.reports: ReportServiceAsyncStub = reports_pb2_grpc.ReportServiceStub(channel)
@@ -318,152 +298,6 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.primary_user_agent", "bursar-python"),
 )
-
-
-class _CallDetails(NamedTuple):
-    """What gRPC lets an interceptor change of a call."""
-
-    method: Any
-    timeout: float | None
-    metadata: Any
-    credentials: Any
-    wait_for_ready: bool | None
-    compression: Any
-
-
-def _with_caller(details: Any, admin_key: str, timeout_s: float | None) -> _CallDetails:
-    metadata = list(details.metadata or ())
-    if admin_key:
-        metadata.append(("authorization", f"Bearer {admin_key}"))
-    return _CallDetails(
-        method=details.method,
-        timeout=timeout_s if details.timeout is None else details.timeout,
-        metadata=metadata,
-        credentials=details.credentials,
-        wait_for_ready=details.wait_for_ready,
-        compression=getattr(details, "compression", None),
-    )
-
-
-class _Caller(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[type-arg]  # plain at run time
-    """Says who calls, sets the deadline, and turns a failure into a BursarError. A stream that
-    shows its progress has no deadline but the caller's: keepalive notices a dead connection."""
-
-    def __init__(self, admin_key: str, timeout_s: float) -> None:
-        self._admin_key = admin_key
-        self._timeout_s = timeout_s
-
-    def intercept_unary_unary(
-        self, continuation: Any, client_call_details: Any, request: Any
-    ) -> Any:
-        call = continuation(
-            _with_caller(client_call_details, self._admin_key, self._timeout_s), request
-        )
-        if (error := call.exception()) is not None:
-            raise _translated(error) from None
-        return call
-
-    def intercept_unary_stream(
-        self, continuation: Any, client_call_details: Any, request: Any
-    ) -> Any:
-        return _messages(
-            continuation(_with_caller(client_call_details, self._admin_key, None), request)
-        )
-
-
-class _AsyncCaller(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # as above
-    """As _Caller, awaited."""
-
-    def __init__(self, admin_key: str, timeout_s: float) -> None:
-        self._admin_key = admin_key
-        self._timeout_s = timeout_s
-
-    async def intercept_unary_unary(
-        self, continuation: Any, client_call_details: Any, request: Any
-    ) -> Any:
-        given = _with_caller(client_call_details, self._admin_key, self._timeout_s)
-        call = await continuation(_aio(given), request)
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            raise _translated(error) from None
-
-
-class _AsyncStreamCaller(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg]  # as above
-    """As _Caller for streams; gRPC takes one kind of call from a class."""
-
-    def __init__(self, admin_key: str) -> None:
-        self._admin_key = admin_key
-
-    async def intercept_unary_stream(
-        self, continuation: Any, client_call_details: Any, request: Any
-    ) -> Any:
-        given = _with_caller(client_call_details, self._admin_key, None)
-        return _messages_async(await continuation(_aio(given), request))
-
-
-def _aio(given: _CallDetails) -> grpc.aio.ClientCallDetails:
-    metadata = grpc.aio.Metadata(*given.metadata)
-    return grpc.aio.ClientCallDetails(
-        given.method, given.timeout, metadata, given.credentials, given.wait_for_ready
-    )
-
-
-async def _messages_async(call: Any) -> AsyncIterator[Any]:
-    try:
-        async for message in call:
-            yield message
-    except grpc.aio.AioRpcError as error:
-        raise _translated(error) from None
-    finally:
-        call.cancel()
-
-
-def _messages(call: Any) -> Iterator[Any]:
-    """The messages of a stream; ends the call if the reader goes away."""
-    try:
-        yield from call
-    except grpc.RpcError as error:
-        raise _translated(error) from None
-    finally:
-        call.cancel()
-
-
-def _translated(error: Any) -> Exception:
-    """The BursarError of a gRPC failure; anything else (a fault of the program) stays itself."""
-    if not callable(getattr(error, "code", None)):
-        return error if isinstance(error, Exception) else RuntimeError(str(error))
-    status: grpc.StatusCode = error.code()
-    message: str = error.details() or status.name.lower().replace("_", " ")
-    reason = ""
-    metadata: dict[str, str] = {}
-    violations: tuple[FieldViolation, ...] = ()
-    for detail in _details(error.trailing_metadata() or ()):
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-            info = error_details_pb2.ErrorInfo()
-            detail.Unpack(info)
-            if info.domain == ERROR_DOMAIN:
-                reason, metadata = info.reason, dict(info.metadata)
-        elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
-            bad = error_details_pb2.BadRequest()
-            detail.Unpack(bad)
-            violations = tuple(
-                FieldViolation(each.field, each.description) for each in bad.field_violations
-            )
-    return BursarError(
-        status, message, reason=reason, metadata=metadata, field_violations=violations
-    )
-
-
-def _details(trailing_metadata: Any) -> Any:
-    """The google.protobuf.Any details of a failure; none if there are none or they are broken."""
-    for key, value in trailing_metadata:
-        if key == DETAILS_KEY:
-            try:
-                return status_pb2.Status.FromString(value).details
-            except DecodeError:  # some proxy's own; the status itself still says what happened
-                return ()
-    return ()
 
 
 def _target(

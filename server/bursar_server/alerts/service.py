@@ -19,6 +19,8 @@ _KINDS: Final = {
     "session_silent": alerts_pb2.EVENT_KIND_SESSION_SILENT,
     "session_lost": alerts_pb2.EVENT_KIND_SESSION_LOST,
     "ledger_tail_lost": alerts_pb2.EVENT_KIND_LEDGER_TAIL_LOST,
+    "prices_imported": alerts_pb2.EVENT_KIND_PRICES_IMPORTED,
+    "price_sync_failed": alerts_pb2.EVENT_KIND_PRICE_SYNC_FAILED,
 }
 
 

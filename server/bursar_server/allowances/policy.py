@@ -9,6 +9,7 @@ acknowledges a version has applied everything up to it.
 
 import asyncio
 import contextlib
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,9 +17,9 @@ from datetime import timedelta
 
 import structlog
 
-from bursar import pricing
+from bursar import pricing, wire
 from bursar.pricing.book import BUILT_IN_CURRENCY
-from bursar.v1 import allowances_pb2
+from bursar.v1 import allowances_pb2, prices_pb2
 from bursar_server.allowances import store
 from bursar_server.allowances.hub import Hub, LiveSession, Scope, Stream
 from bursar_server.allowances.policy_messages import (
@@ -37,6 +38,7 @@ from bursar_server.errors import BursarError
 from bursar_server.exchange_rates.store import rates_to_tell
 from bursar_server.identity.store import KeyRecord, keys_by_secret_hashes
 from bursar_server.policy.store import is_unmarked, mark_all_effective, mark_armed
+from bursar_server.prices.imported import ImportedPrices
 from bursar_server.prices.store import overlay
 from bursar_server.sidecars.store import sidecar_by_secret_hash
 
@@ -50,6 +52,15 @@ announcement was lost."""
 QUIET_GAP_MS = 200
 """Between two deltas for a session that nothing in them concerns. It is told the version for the
 sake of its acknowledgement, and need not be told of each of a thousand new keys."""
+
+
+@functools.cache
+def _built_in() -> tuple[prices_pb2.Price, ...]:
+    """All prices of the snapshot, as they travel."""
+    book = pricing.snapshot()
+    parted = (name.partition("/") for name in book.models())
+    found = (book.lookup(model, provider) for provider, _, model in parted)
+    return tuple(wire.price_to_proto(price) for price in found if price is not None)
 
 
 @dataclass(slots=True)
@@ -99,6 +110,7 @@ class PolicyDesk:
         self._handed_on: dict[int, int] = {}
         """By organization: the version up to which changed budgets were handed on."""
         self._looked_at_ms = 0
+        self._imported = ImportedPrices()
         self.on_budget: Callable[[int, int], None] = lambda organization_id, budget_id: None
 
     def start(self) -> "asyncio.Task[None]":
@@ -360,16 +372,14 @@ class PolicyDesk:
     ) -> list[allowances_pb2.ControlFrame]:
         book = pricing.snapshot()
         version, texts = await overlay(connection, session.organization_id)
-        prices = [pricing.price_from_json(text) for text in texts]
+        imported = await self._imported.messages(connection, session.organization_id)
+        prices = [
+            *imported,
+            *(wire.price_to_proto(pricing.price_from_json(text)) for text in texts),
+        ]
         if snapshot_version != book.version:
             # A build with another snapshot is told the whole of ours, and lays it over its own.
-            names = {(price.provider, price.model) for price in prices}
-            parted = (name.partition("/") for name in book.models())
-            ours = (book.lookup(model, provider) for provider, _, model in parted)
-            prices = [
-                *(p for p in ours if p is not None and (p.provider, p.model) not in names),
-                *prices,
-            ]
+            prices = [*_built_in(), *prices]
         # What is built in is priced in dollars.
         currencies = {BUILT_IN_CURRENCY, *(price.currency for price in prices)}
         rates = await rates_to_tell(

@@ -3,16 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from bursar import pricing, wire
+from bursar import wire
 from bursar.exchange import ExchangeRate
-from bursar.v1 import allowances_pb2
+from bursar.v1 import allowances_pb2, prices_pb2
 from bursar_server.allowances.hub import Scope
 from bursar_server.budgets.store import BudgetRecord
 from bursar_server.changes import Change, ChangeKind
 from bursar_server.identity.store import KeyRecord
 
-MOST_PRICE_BYTES = 256 * 1024
-"""Of one part of a price book."""
+MOST_FRAME_BYTES = 256 * 1024
+"""Of a frame with one part of a price book."""
+MOST_PRICE_BYTES = MOST_FRAME_BYTES - 1024
+"""Of the prices and rates in it: versions and numbers of the frame need some room."""
 
 _SCOPE_KINDS = {
     "platform": allowances_pb2.SCOPE_KIND_PLATFORM,
@@ -90,7 +92,7 @@ def budget_policy(budget: BudgetRecord) -> allowances_pb2.BudgetPolicy:
 def price_parts(
     snapshot_version: str,
     overlay_version: int,
-    prices: Sequence[pricing.Price],
+    prices: Iterable[prices_pb2.Price],
     rates: Sequence[ExchangeRate] = (),
 ) -> list[allowances_pb2.ControlFrame]:
     """An overlay of prices and exchange rates in frames of bounded size, at least one."""
@@ -108,8 +110,7 @@ def price_parts(
     for rate in rates:
         told = wire.exchange_rate_to_proto(rate)
         part_with(told.ByteSize()).exchange_rates.append(told)
-    for price in prices:
-        message = wire.price_to_proto(price)
+    for message in prices:
         part_with(message.ByteSize()).prices.append(message)
     for number, part in enumerate(parts):
         part.snapshot_version = snapshot_version

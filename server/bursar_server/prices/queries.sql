@@ -58,18 +58,20 @@ SELECT price::text AS price, layer, effective_at, expires_at FROM prices
 WHERE organization_id = $1 AND id = $2;
 
 -- name: price_page
--- What is in force, one row a model: the organization's own, else the platform's, else built in.
+-- What is in force, one row a model: the custom price, else the imported, else the built-in one; of
+-- each the organization's own, else the platform's.
 SELECT provider, model, layer, price::text AS price, effective_at, expires_at
 FROM (
     SELECT DISTINCT ON (provider, model)
         provider, model, layer, price, effective_at, expires_at
     FROM prices
     WHERE organization_id IN ($1, $2) AND expires_at IS NULL
-      AND (layer = 'custom' OR ($7 = false AND organization_id = $2))
+      AND (layer = 'custom' OR ($7 = false AND (layer = 'imported' OR organization_id = $2)))
       AND (provider, model) > ($3, $4)
       AND ($5 = '' OR provider = $5)
       AND ($6 = '' OR model LIKE $6)
-    ORDER BY provider, model, layer = 'custom' DESC, organization_id = $1 DESC
+    ORDER BY provider, model, array_position(ARRAY['custom','imported','builtin'], layer),
+             organization_id = $1 DESC
 ) AS in_force
 ORDER BY provider, model
 LIMIT $8;
@@ -77,7 +79,7 @@ LIMIT $8;
 -- name: price_history
 SELECT layer, price::text AS price, effective_at, expires_at FROM prices
 WHERE organization_id IN ($1, $2) AND provider = $3 AND model = $4
-  AND (layer = 'custom' OR organization_id = $2)
+  AND (layer IN ('custom','imported') OR organization_id = $2)
 ORDER BY effective_at DESC, id DESC
 LIMIT $5;
 
@@ -94,4 +96,4 @@ FROM (
     ORDER BY organization_id, layer, created_at DESC, id DESC
 ) AS l
 JOIN organizations AS o ON o.id = l.organization_id
-ORDER BY l.layer = 'custom', l.organization_id <> $2;
+ORDER BY array_position(ARRAY['builtin','imported','custom'], l.layer), l.organization_id <> $2;

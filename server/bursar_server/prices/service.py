@@ -26,6 +26,7 @@ from bursar_server.identity.records import OrganizationRecord
 from bursar_server.identity.store import record_change, resolve_organization
 from bursar_server.names import page_size, page_token_after, place_of_page, validate_text
 from bursar_server.prices import rules, store
+from bursar_server.prices.imported import ImportedPrices
 from bursar_server.prices.rules import PriceFault
 from bursar_server.prices.store import PriceRecord
 from bursar_server.request_ids import content_hash, remember, remembered
@@ -70,6 +71,7 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
         self._pool = pool
         self._feed = feed
         self._clock = clock
+        self._imported = ImportedPrices()
 
     async def GetPrice(
         self, request: prices_pb2.GetPriceRequest, context: object
@@ -77,7 +79,7 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
         """The price in force of one model."""
         async with transaction(self._pool, read_only=True) as connection:
             organization = await resolve_organization(connection, request.organization)
-            price = await _price_in_force(connection, organization, request.model)
+            price = await _price_in_force(connection, organization, request.model, self._imported)
             history = await store.price_history(
                 connection, organization.id, price.provider, price.model
             )
@@ -149,7 +151,7 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
             if known is not None:
                 return await _known_price(connection, organization, known)
             counter = await store.raise_overlay_version(connection, organization.id)
-            book = await _book(connection, organization)
+            book = await _book(connection, organization, self._imported)
             try:
                 price = rules.complete(asked, book.lookup(asked.model, asked.provider))
             except PriceFault as fault:
@@ -214,7 +216,7 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
         validate_text(request.service_tier, "service_tier", MOST_CHARACTERS_OF_A_TIER)
         async with transaction(self._pool, read_only=True) as connection:
             organization = await resolve_organization(connection, request.organization)
-            price = await _price_in_force(connection, organization, request.model)
+            price = await _price_in_force(connection, organization, request.model, self._imported)
         if not price.is_priced:
             raise failed_precondition(
                 "MODEL_UNPRICED",
@@ -252,16 +254,24 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
             raise invalid(f"price.{error.field}", error.value, error.expected) from error
 
 
-async def _book(connection: Connection, organization: OrganizationRecord) -> PriceBook:
-    version, prices = await store.overlay(connection, organization.id)
-    return snapshot().with_overlay([price_from_json(text) for text in prices], str(version))
+async def _book(
+    connection: Connection, organization: OrganizationRecord, imported: ImportedPrices
+) -> PriceBook:
+    version, texts = await store.overlay(connection, organization.id)
+    custom = [price_from_json(text) for text in texts]
+    below = await imported.of(connection, organization.id)
+    at = await connection.fetchval(store.q.time_of_change)
+    return snapshot().with_overlay([*below, *custom], str(version)).at(at)
 
 
 async def _price_in_force(
-    connection: Connection, organization: OrganizationRecord, name: str
+    connection: Connection,
+    organization: OrganizationRecord,
+    name: str,
+    imported: ImportedPrices,
 ) -> Price:
     _model(name, "", "model")
-    price, sellers = rules.find(await _book(connection, organization), name)
+    price, sellers = rules.find(await _book(connection, organization, imported), name)
     if price is not None:
         return price
     if sellers:

@@ -26,7 +26,7 @@ from bursar.v1 import money_pb2 as bursar_dot_v1_dot_money__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ursar/v1/alerts.proto\x12\tbursar.v1\x1a\x15\x62ursar/v1/money.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\"\n\x04kind\x18\x03 \x01(\x0e\x32\x14.bursar.v1.EventKind\x12\x0e\n\x06\x62udget\x18\x04 \x01(\t\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12 \n\x06\x61mount\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x11ListEventsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"O\n\x12ListEventsResponse\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.bursar.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x80\x02\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12!\n\x1d\x45VENT_KIND_SOFT_LIMIT_CROSSED\x10\x01\x12\x16\n\x12\x45VENT_KIND_OVERRUN\x10\x02\x12 \n\x1c\x45VENT_KIND_FRAME_QUARANTINED\x10\x03\x12\x1d\n\x19\x45VENT_KIND_SHADOW_REFUSAL\x10\x04\x12\x1d\n\x19\x45VENT_KIND_SESSION_SILENT\x10\x05\x12\x1b\n\x17\x45VENT_KIND_SESSION_LOST\x10\x06\x12\x1f\n\x1b\x45VENT_KIND_LEDGER_TAIL_LOST\x10\x07\x32Y\n\x0c\x41lertService\x12I\n\nListEvents\x12\x1c.bursar.v1.ListEventsRequest\x1a\x1d.bursar.v1.ListEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ursar/v1/alerts.proto\x12\tbursar.v1\x1a\x15\x62ursar/v1/money.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x14\n\x0corganization\x18\x02 \x01(\t\x12\"\n\x04kind\x18\x03 \x01(\x0e\x32\x14.bursar.v1.EventKind\x12\x0e\n\x06\x62udget\x18\x04 \x01(\t\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12 \n\x06\x61mount\x18\x06 \x01(\x0b\x32\x10.bursar.v1.Money\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x11ListEventsRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"O\n\x12ListEventsResponse\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.bursar.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xc2\x02\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12!\n\x1d\x45VENT_KIND_SOFT_LIMIT_CROSSED\x10\x01\x12\x16\n\x12\x45VENT_KIND_OVERRUN\x10\x02\x12 \n\x1c\x45VENT_KIND_FRAME_QUARANTINED\x10\x03\x12\x1d\n\x19\x45VENT_KIND_SHADOW_REFUSAL\x10\x04\x12\x1d\n\x19\x45VENT_KIND_SESSION_SILENT\x10\x05\x12\x1b\n\x17\x45VENT_KIND_SESSION_LOST\x10\x06\x12\x1f\n\x1b\x45VENT_KIND_LEDGER_TAIL_LOST\x10\x07\x12\x1e\n\x1a\x45VENT_KIND_PRICES_IMPORTED\x10\x08\x12 \n\x1c\x45VENT_KIND_PRICE_SYNC_FAILED\x10\t2Y\n\x0c\x41lertService\x12I\n\nListEvents\x12\x1c.bursar.v1.ListEventsRequest\x1a\x1d.bursar.v1.ListEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bursar.v1.alerts_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVENTKIND']._serialized_start=453
-  _globals['_EVENTKIND']._serialized_end=709
+  _globals['_EVENTKIND']._serialized_end=775
   _globals['_EVENT']._serialized_start=94
   _globals['_EVENT']._serialized_end=287
   _globals['_LISTEVENTSREQUEST']._serialized_start=289
   _globals['_LISTEVENTSREQUEST']._serialized_end=369
   _globals['_LISTEVENTSRESPONSE']._serialized_start=371
   _globals['_LISTEVENTSRESPONSE']._serialized_end=450
-  _globals['_ALERTSERVICE']._serialized_start=711
-  _globals['_ALERTSERVICE']._serialized_end=800
+  _globals['_ALERTSERVICE']._serialized_start=777
+  _globals['_ALERTSERVICE']._serialized_end=866
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,10 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """No evidence came of what became of a session's money: it was posted as spent."""
     EVENT_KIND_LEDGER_TAIL_LOST: _EventKind.ValueType  # 7
     """The database had forgotten what sidecars were told; what they proved was restored."""
+    EVENT_KIND_PRICES_IMPORTED: _EventKind.ValueType  # 8
+    """A published price list was taken over."""
+    EVENT_KIND_PRICE_SYNC_FAILED: _EventKind.ValueType  # 9
+    """The sync of the published price list began to fail; told once for each cause in a row."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
     """What happened."""
@@ -68,6 +72,10 @@ EVENT_KIND_SESSION_LOST: EventKind.ValueType  # 6
 """No evidence came of what became of a session's money: it was posted as spent."""
 EVENT_KIND_LEDGER_TAIL_LOST: EventKind.ValueType  # 7
 """The database had forgotten what sidecars were told; what they proved was restored."""
+EVENT_KIND_PRICES_IMPORTED: EventKind.ValueType  # 8
+"""A published price list was taken over."""
+EVENT_KIND_PRICE_SYNC_FAILED: EventKind.ValueType  # 9
+"""The sync of the published price list began to fail; told once for each cause in a row."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 @_typing.final

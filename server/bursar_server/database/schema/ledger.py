@@ -139,7 +139,8 @@ events = Table(
     created_column(),
     CheckConstraint(
         "kind IN ('soft_limit_crossed','overrun','frame_quarantined','shadow_refusal',"
-        "'session_silent','session_lost','ledger_tail_lost')",
+        "'session_silent','session_lost','ledger_tail_lost','prices_imported',"
+        "'price_sync_failed')",
         name="kind",
     ),
 )

@@ -7,12 +7,14 @@ from sqlalchemy import (
     DateTime,
     ForeignKeyConstraint,
     Index,
+    Integer,
     Numeric,
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from bursar_server.database.schema.columns import (
     created_column,
@@ -27,15 +29,15 @@ price_lists = Table(
     metadata,
     organization_id_column(),
     id_column(),
-    # builtin, custom.
+    # builtin, imported, custom.
     Column("layer", Text, nullable=False),
-    # Content hash of a snapshot; a counter for custom lists.
+    # Content hash of a snapshot or an imported list; a counter for custom lists.
     Column("version", Text, nullable=False),
     Column("source", Text, nullable=False),
     created_column(),
     ForeignKeyConstraint(["organization_id"], ["organizations.id"]),
     UniqueConstraint("organization_id", "layer", "version"),
-    CheckConstraint("layer IN ('builtin','custom')", name="layer"),
+    CheckConstraint("layer IN ('builtin','imported','custom')", name="layer"),
 )
 
 # What one model costs for a stretch of time. Rows are never changed but to end them: a built-in or
@@ -100,3 +102,27 @@ price_contracts = Table(
     CheckConstraint("expires_at > effective_at", name="period"),
 )
 Index("price_contracts_number_idx", price_contracts.c.organization_id, price_contracts.c.number)
+
+# What the scheduled fetch of a published list did last: one row, the platform's.
+price_syncs = Table(
+    "price_syncs",
+    metadata,
+    organization_id_column(),
+    # SHA-256 of the address: what is known of one address says nothing of another.
+    Column("url_hash", Text, nullable=False),
+    # What the address named the content that was last taken over.
+    Column("etag", Text, nullable=False, server_default=text("''")),
+    # Of the list that was last taken over.
+    Column("version", Text, nullable=False, server_default=text("''")),
+    Column("attempted_at", DateTime(timezone=True), nullable=False),
+    Column("outcome", Text, nullable=False, server_default=text("''")),
+    Column("detail", Text, nullable=False, server_default=text("''")),
+    Column("succeeded_at", DateTime(timezone=True)),
+    # Attempts in a row that came to nothing.
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    # Nobody looks before.
+    Column("next_at", DateTime(timezone=True), nullable=False),
+    # Of whoever looked last.
+    Column("claim", UUID, nullable=False),
+    ForeignKeyConstraint(["organization_id"], ["organizations.id"]),
+)
