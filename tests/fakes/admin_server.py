@@ -26,6 +26,8 @@ from bursar.v1 import (
     ledger_pb2_grpc,
     money_pb2,
     policy_pb2_grpc,
+    price_imports_pb2,
+    price_imports_pb2_grpc,
     prices_pb2,
     prices_pb2_grpc,
     reports_pb2_grpc,
@@ -223,6 +225,31 @@ class _Prices(prices_pb2_grpc.PriceServiceServicer):
         )
 
 
+class _PriceImports(price_imports_pb2_grpc.PriceImportServiceServicer):
+    def __init__(self, state: AdminState) -> None:
+        self._state = state
+
+    async def ImportPrices(self, request_iterator: Any, context: Any) -> Any:
+        self._state.requests += [each async for each in request_iterator]
+        if self._state.import_refusal:
+            await refuse(
+                context,
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "PRICE_CHANGE_REFUSED",
+                self._state.import_refusal,
+            )
+        return self._state.import_answer
+
+    async def ClearImportedPrices(self, request: Any, context: Any) -> Any:
+        self._state.requests.append(request)
+        return price_imports_pb2.ClearImportedPricesResponse(removed_count=12)
+
+    async def GetPriceSync(self, request: Any, context: Any) -> Any:
+        return price_imports_pb2.PriceSync(
+            enabled=True, url="https://x.test/p.json", outcome="refused", detail="too dear"
+        )
+
+
 class _Sidecars(sidecars_pb2_grpc.SidecarServiceServicer):
     def __init__(self, state: AdminState) -> None:
         self._state = state
@@ -340,6 +367,7 @@ def add_services(server: grpc.aio.Server, state: AdminState) -> None:
     identity.add_KeyServiceServicer_to_server(whole(), server)
     budgets_pb2_grpc.add_BudgetServiceServicer_to_server(_Budgets(state), server)
     prices_pb2_grpc.add_PriceServiceServicer_to_server(_Prices(state), server)
+    price_imports_pb2_grpc.add_PriceImportServiceServicer_to_server(_PriceImports(state), server)
     sidecars_pb2_grpc.add_SidecarServiceServicer_to_server(_Sidecars(state), server)
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(_Ledger(state), server)
     reports_pb2_grpc.add_ReportServiceServicer_to_server(_Reports(state), server)

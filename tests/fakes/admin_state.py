@@ -13,6 +13,7 @@ from bursar.v1 import (
     identity_pb2,
     ledger_pb2,
     policy_pb2,
+    price_imports_pb2,
     prices_pb2,
     reports_pb2,
 )
@@ -124,6 +125,8 @@ class AdminState:
         self.looks_until_drained = 0
         """A sidecar that is to drain holds what it holds for so many looks more."""
         self.custom_prices: dict[str, prices_pb2.Price] = {}
+        self.import_answer = price_imports_pb2.ImportPricesResponse()
+        self.import_refusal = ""
         self.entries: list[ledger_pb2.Entry] = []
         self.propagation = [policy_pb2.Propagation()]
         """In turn; the last one again and again."""

@@ -14,6 +14,7 @@ from bursar.v1 import charges_pb2, prices_pb2
 from bursar_cli import output, typed
 from bursar_cli.cells import Column, as_text, when_set
 from bursar_cli.output import Format
+from bursar_cli.price_import import add_verbs as add_import_verbs
 from bursar_cli.rates import component, meter_text, rate_text
 from bursar_cli.typed import UsageFault
 from bursar_cli.verbs import Session, noun, verb
@@ -332,3 +333,6 @@ def _quote_rows(session: Session, path: Path) -> None:
         output.write_csv(answers, ROWS)
     else:
         output.write_table(answers, ROWS, session.now, empty="no rows")
+
+
+add_import_verbs(app)
