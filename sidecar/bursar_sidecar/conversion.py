@@ -25,12 +25,13 @@ class UnconvertibleError(Exception):
 class CallRates:
     """Converts prices' currencies to an organization's, as of a call's admission."""
 
-    __slots__ = ("_admitted_at", "_rates", "currency")
+    __slots__ = ("_admitted_at", "_last", "_rates", "currency")
 
     def __init__(self, rates: ExchangeRates, currency: str, admitted_at: int) -> None:
         """`currency` is the organization's; `admitted_at` is wall-clock time in nanoseconds."""
         self._rates = rates
         self._admitted_at = admitted_at
+        self._last: Conversion | None = None
         self.currency = currency
 
     def conversion(self, price_currency: str) -> Conversion | None:
@@ -40,12 +41,15 @@ class CallRates:
         """
         if price_currency == self.currency:
             return None
+        if self._last is not None and self._last.base == price_currency:
+            return self._last
         seconds, nanos = divmod(self._admitted_at, NANOS_PER_SECOND)
         microsecond = nanos * _MICROSECONDS // NANOS_PER_SECOND
         at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microsecond)
         found = self._rates.conversion(price_currency, self.currency, at)
         if found is None:
             raise UnconvertibleError(price_currency, self.currency)
+        self._last = found
         return found
 
     def can_convert(self, price_currency: str) -> bool:

@@ -20,6 +20,7 @@ from bursar.v1 import (
     alerts_pb2_grpc,
     budgets_pb2,
     budgets_pb2_grpc,
+    exchange_rates_pb2_grpc,
     identity_pb2,
     identity_pb2_grpc,
     ledger_pb2,
@@ -35,6 +36,7 @@ from bursar.v1 import (
     sidecars_pb2_grpc,
 )
 from tests.fakes.admin_raises import TemporaryRaises
+from tests.fakes.admin_rates import ExchangeRates
 from tests.fakes.admin_state import PAGE, AdminState, Rows, refuse
 
 ADMIN_KEY = "ba-test"
@@ -219,6 +221,8 @@ class _Prices(prices_pb2_grpc.PriceServiceServicer):
         )
         return prices_pb2.QuotePriceResponse(
             cost=money_pb2.Money(nanos=150_000, currency="USD"),
+            organization_cost=money_pb2.Money(nanos=138_000, currency="EUR"),
+            exchange_rate="0.92",
             exact_cost="0.00015",
             lines=[line],
             price=prices_pb2.Price(provider="openai", model="gpt-4o-mini", version="builtin@1f0c"),
@@ -368,6 +372,8 @@ def add_services(server: grpc.aio.Server, state: AdminState) -> None:
     budgets_pb2_grpc.add_BudgetServiceServicer_to_server(_Budgets(state), server)
     prices_pb2_grpc.add_PriceServiceServicer_to_server(_Prices(state), server)
     price_imports_pb2_grpc.add_PriceImportServiceServicer_to_server(_PriceImports(state), server)
+    rates = ExchangeRates(state.requests)
+    exchange_rates_pb2_grpc.add_ExchangeRateServiceServicer_to_server(rates, server)
     sidecars_pb2_grpc.add_SidecarServiceServicer_to_server(_Sidecars(state), server)
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(_Ledger(state), server)
     reports_pb2_grpc.add_ReportServiceServicer_to_server(_Reports(state), server)

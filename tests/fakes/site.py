@@ -65,8 +65,10 @@ class Site:
         *,
         lending: Mapping[str, int],
         postgres: Mapping[str, str],
+        currency: str = "USD",
     ) -> None:
         self.directory = directory
+        self._currency = currency
         self.admin_key = f"ba-{secrets.token_hex(24)}"
         # Others pass through: Postgres may have to be somebody else.
         directory.chmod(0o711)
@@ -128,7 +130,7 @@ class Site:
         )
         self.admin.organizations.CreateOrganization(
             identity_pb2.CreateOrganizationRequest(
-                organization=identity_pb2.Organization(name=ORGANIZATION, currency="USD")
+                organization=identity_pb2.Organization(name=ORGANIZATION, currency=self._currency)
             )
         )
         for name in self._names:
@@ -236,7 +238,7 @@ class Site:
             budgets_pb2.CreateBudgetRequest(
                 budget=budgets_pb2.Budget(
                     scope=scope,
-                    limit=money_pb2.Money(nanos=limit_nanos, currency="USD"),
+                    limit=money_pb2.Money(nanos=limit_nanos, currency=self._currency),
                     window=budgets_pb2.Window(lifetime=budgets_pb2.Window.Lifetime()),
                 )
             )
@@ -289,6 +291,7 @@ def site(
     sidecars: Sequence[str] = ("one", "two"),
     lending: Mapping[str, int] | None = None,
     postgres: Mapping[str, str] | None = None,
+    currency: str = "USD",
 ) -> Iterator[Site]:
     """An installation for the length of a test, all of it started but the sidecars."""
     made = Site(
@@ -296,6 +299,7 @@ def site(
         sidecars,
         lending={"valid_for_ms": SHORT_VALIDITY_MS} if lending is None else lending,
         postgres=postgres or {},
+        currency=currency,
     )
     try:
         made.start()

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from bursar.v1 import charges_pb2, prices_pb2
 from bursar.v1 import exchange_rates_pb2 as pb
 from bursar_server.changes import Change, ChangeFeed, ChangeKind
 from bursar_server.database.pool import Pool
@@ -16,6 +17,7 @@ from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.errors import BursarError, Status
 from bursar_server.exchange_rates import rules, store
 from bursar_server.exchange_rates.service import ExchangeRateService
+from bursar_server.prices.service import PriceService
 from tests.postgres.rows import NOW, FixedClock, House, make_house
 
 PLATFORM = "organizations/platform"
@@ -316,3 +318,28 @@ async def test_sidecars_are_told_what_their_prices_need(
     assert await told("USD", "USD") == []
     assert len(await told("JPY", "USD")) == 4
     assert await told("GBP", "USD") == []
+
+
+async def test_a_quote_is_told_in_both_currencies(
+    service: ExchangeRateService, house: House, pool: Pool
+) -> None:
+    prices = PriceService(pool, ChangeFeed(), FixedClock())
+
+    async def quote(organization: str = ACME) -> prices_pb2.QuotePriceResponse:
+        usage = charges_pb2.Usage(input_llm_tokens=1_000_000)
+        request = prices_pb2.QuotePriceRequest(
+            organization=organization, model="gpt-4o-mini", usage=usage
+        )
+        return await prices.QuotePrice(request, None)
+
+    assert not (await quote()).HasField("organization_cost")
+    await set_rate(service, rate("EUR", "USD", "1.2", NOW - DAY))
+    await set_rate(service, rate("EUR", "USD", "1.5", NOW + DAY))
+    quoted = await quote()
+    assert (quoted.cost.nanos, quoted.cost.currency) == (150_000_000, "USD")
+    told = (quoted.organization_cost.nanos, quoted.organization_cost.currency)
+    assert (*told, quoted.exchange_rate) == (125_000_000, "EUR", "1/1.2")
+    await make_house(pool, "dollars")
+    same = await quote("organizations/dollars")
+    assert same.organization_cost == same.cost
+    assert same.exchange_rate == ""

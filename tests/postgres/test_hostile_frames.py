@@ -68,6 +68,19 @@ FRAMES: dict[str, tuple[str, Callable[[Scene], dict[str, Any]]]] = {
     "too many tags": ("settlements[0].tags", lambda s: charged(s, tags=["x"] * 65)),
     "a status of no protocol": (
         "settlements[0].http_status", lambda s: charged(s, http_status=70_000)),
+    "a price's currency without a rate": (
+        "settlements[0].exchange_rate", lambda s: charged(s, price_currency="EUR")),
+    "a rate without a currency": (
+        "settlements[0].price_currency", lambda s: charged(s, exchange_rate="1")),
+    "no currency": (
+        "settlements[0].price_currency",
+        lambda s: charged(s, price_currency="eur", exchange_rate="1")),
+    "no rate": (
+        "settlements[0].exchange_rate",
+        lambda s: charged(s, price_currency="EUR", exchange_rate="1/-1")),
+    "a rate too long": (
+        "settlements[0].exchange_rate",
+        lambda s: charged(s, price_currency="EUR", exchange_rate="1" * 1_000)),
     "usage below zero": (
         "settlements[0].usage",
         lambda s: charged(s, usage=charges_pb2.Usage(input_llm_tokens=-1))),

@@ -35,6 +35,7 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("budget", "bursar_cli.budget", "What may be spent, per window of time.", NOUNS),
     ("policy", "bursar_cli.policy", "How far a change has come, and who does not know yet.", NOUNS),
     ("price", "bursar_cli.price", "What models cost; quotes.", NOUNS),
+    ("fx", "bursar_cli.fx", "What currencies are worth in each other, and since when.", NOUNS),
     ("spend", "bursar_cli.spend", "Who spent what, on what.", NOUNS),
     ("ledger", "bursar_cli.ledger", "Every charge, and the proof that none is lost.", NOUNS),
     ("alert", "bursar_cli.alert", "What people should know.", NOUNS),

@@ -313,6 +313,17 @@ def quote(
         output.write_table(answer.lines, LINES, session.now, empty="nothing was counted")
         price = f"{answer.price.provider}/{answer.price.model}, {answer.price.version}"
         typer.echo(f"\n{as_text(answer.cost, session.now)} ({price})")
+        _echo_converted(session, answer)
+
+
+def _echo_converted(session: Session, answer: prices_pb2.QuotePriceResponse) -> None:
+    """What a quote is in the organization's currency, where the price is in another."""
+    if not answer.HasField("organization_cost"):
+        typer.echo("In the organization's currency: unknown, for no exchange rate is known.")
+    elif answer.exchange_rate:
+        cost = as_text(answer.organization_cost, session.now)
+        one = f"{answer.exchange_rate} {answer.organization_cost.currency}"
+        typer.echo(f"{cost} (one {answer.cost.currency} is {one})")
 
 
 def _quote_rows(session: Session, path: Path) -> None:

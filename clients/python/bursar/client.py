@@ -38,6 +38,7 @@ from bursar.client_calls import (
 from bursar.v1 import (
     alerts_pb2_grpc,
     budgets_pb2_grpc,
+    exchange_rates_pb2_grpc,
     identity_pb2_grpc,
     ledger_pb2_grpc,
     policy_pb2_grpc,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     # These classes exist for type checkers only: at run time one stub serves both kinds of channel.
     from bursar.v1.alerts_pb2_grpc import AlertServiceAsyncStub
     from bursar.v1.budgets_pb2_grpc import BudgetServiceAsyncStub
+    from bursar.v1.exchange_rates_pb2_grpc import ExchangeRateServiceAsyncStub
     from bursar.v1.identity_pb2_grpc import (
         KeyServiceAsyncStub,
         OrganizationServiceAsyncStub,
@@ -214,6 +216,7 @@ class BursarClient:
         self.budgets = budgets_pb2_grpc.BudgetServiceStub(channel)
         self.prices = prices_pb2_grpc.PriceServiceStub(channel)
         self.price_imports = price_imports_pb2_grpc.PriceImportServiceStub(channel)
+        self.exchange_rates = exchange_rates_pb2_grpc.ExchangeRateServiceStub(channel)
         self.sidecars = sidecars_pb2_grpc.SidecarServiceStub(channel)
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.reports = reports_pb2_grpc.ReportServiceStub(channel)
@@ -270,6 +273,9 @@ class AsyncBursarClient:
         self.prices: PriceServiceAsyncStub = prices_pb2_grpc.PriceServiceStub(channel)
         self.price_imports: PriceImportServiceAsyncStub = (
             price_imports_pb2_grpc.PriceImportServiceStub(channel)
+        )
+        self.exchange_rates: ExchangeRateServiceAsyncStub = (
+            exchange_rates_pb2_grpc.ExchangeRateServiceStub(channel)
         )
         self.sidecars: SidecarServiceAsyncStub = sidecars_pb2_grpc.SidecarServiceStub(channel)
         self.ledger: LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(channel)

@@ -6,6 +6,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import structs
 
+from bursar.exchange import Conversion
 from bursar.money import EXACT, MAX_NANOS, format_nanos
 from bursar.pricing import Charge, Line, Meter, Price, PriceBook, charge, price_from_json, snapshot
 from bursar.pricing.model import LLM_TOKEN_METERS, LLM_TOKENS_PER
@@ -22,6 +23,7 @@ from bursar_server.clock import Clock
 from bursar_server.database.pool import Connection, Pool, transaction
 from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.errors import BursarError, failed_precondition, invalid, not_found
+from bursar_server.exchange_rates.store import rates_in_force
 from bursar_server.identity.records import OrganizationRecord
 from bursar_server.identity.store import record_change, resolve_organization
 from bursar_server.names import page_size, page_token_after, place_of_page, validate_text
@@ -217,6 +219,8 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
         async with transaction(self._pool, read_only=True) as connection:
             organization = await resolve_organization(connection, request.organization)
             price = await _price_in_force(connection, organization, request.model, self._imported)
+            at = self._clock.now()
+            rates = await rates_in_force(connection, organization.id, at)
         if not price.is_priced:
             raise failed_precondition(
                 "MODEL_UNPRICED",
@@ -232,7 +236,11 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
             )
         if quoted.cost_nanos > MAX_NANOS:
             raise invalid("usage", format_nanos(quoted.cost_nanos), "a cost that can be counted")
-        return _quote_message(price, quoted)
+        answer = _quote_message(price, quoted)
+        conversion = rates.conversion(price.currency, organization.currency, at)
+        if conversion is not None:
+            _convert(answer, quoted, conversion)
+        return answer
 
     def _read(self, message: prices_pb2.Price) -> Price:
         """The price a request holds, checked as far as it can be alone."""
@@ -303,6 +311,17 @@ def _quote_message(price: Price, quoted: Charge) -> prices_pb2.QuotePriceRespons
         lines=[_quote_line(line) for line in quoted.breakdown],
         price=price_to_proto(price),
     )
+
+
+def _convert(answer: prices_pb2.QuotePriceResponse, quoted: Charge, conversion: Conversion) -> None:
+    """Say it in the organization's currency too, as a call would be charged."""
+    nanos = conversion.nanos(quoted.cost)
+    if nanos > MAX_NANOS:
+        raise invalid("usage", format_nanos(nanos), "a cost that can be counted")
+    answer.organization_cost.nanos = nanos
+    answer.organization_cost.currency = conversion.quote
+    if conversion.base != conversion.quote:
+        answer.exchange_rate = conversion.text
 
 
 def _quote_line(line: Line) -> prices_pb2.QuoteLine:
