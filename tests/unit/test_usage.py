@@ -104,6 +104,23 @@ def test_kinds_of_llm_tokens_detail_their_whole() -> None:
     assert usage.is_exact
 
 
+def test_more_of_a_kind_from_the_cache_than_there_was_is_none_of_it() -> None:
+    usage = usage_from_openai(
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 1,
+            "prompt_tokens_details": {
+                "audio_tokens": 5,
+                "image_tokens": 5,
+                "cached_tokens": 50,
+                "cached_tokens_details": {"audio_tokens": 10},
+            },
+        }
+    )
+    assert usage.extra == {"image_input": 5, "cached_audio_input": 10}
+    assert usage.estimate_reason == "cached audio_tokens (10) exceed audio_tokens (5)"
+
+
 @pytest.mark.parametrize("value", [-1, True, math.nan, math.inf, 1.5, "7", [], {}, MAX_COUNT + 1])
 def test_nonsense_is_estimated_with_the_reason_and_taken_from_the_bound(value: Any) -> None:
     usage = usage_from_openai(

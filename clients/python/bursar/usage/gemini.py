@@ -48,7 +48,8 @@ def _read(answer: Mapping[str, Any], call: Call) -> Metered:
         return Metered(usage=usage, model=model, request_id=text_of(answer, "responseId"))
     read = Reader()
     billed, ran = _grounding(read, answer, model)
-    usage = _usage(read, counted, call, billed, searched_alone=_searched_alone(answer))
+    searched = "search" in billed and _searched_alone(answer)
+    usage = _usage(read, counted, call, billed, searched_alone=searched)
     tier = tier_of(counted, "serviceTier")
     traffic = text_of(counted, "trafficType").upper()
     return Metered(
@@ -108,33 +109,46 @@ def _kinds(
     from_cache = _modalities(read, counted, "cacheTokensDetails")
     by_tools = _modalities(read, counted, "toolUsePromptTokensDetails")
     produced = _modalities(read, counted, "candidatesTokensDetails", "responseTokensDetails")
-    cached_parts = {
-        "cached_audio_input": from_cache.get("AUDIO", 0),
-        "cached_image_input": from_cache.get("IMAGE", 0),
-    }
-    fit_parts(read, cached_parts, cached, "cachedContentTokenCount", overlap=0)
-    # The prompt's details hold what came from the cache too.
-    inputs = {
-        meter: max(0, given.get(kind, 0) - from_cache.get(kind, 0)) + by_tools.get(kind, 0)
-        for kind, meter in _INPUT_KINDS.items()
-    }
-    fit_parts(read, inputs, fresh + tools, "promptTokenCount", overlap=cached)
-    outputs = {meter: produced.get(kind, 0) for kind, meter in _OUTPUT_KINDS.items()}
-    fit_parts(read, outputs, candidates, "candidatesTokenCount", overlap=0)
-    return {**cached_parts, **inputs, **outputs}
+    found: dict[str, int] = {}
+    if from_cache:
+        for kind, meter in _CACHED_KINDS.items():
+            found[meter] = from_cache.get(kind, 0)
+        fit_parts(read, found, cached, "cachedContentTokenCount", overlap=0)
+    if given or by_tools:
+        # The prompt's details hold what came from the cache too.
+        inputs = {
+            meter: max(0, given.get(kind, 0) - from_cache.get(kind, 0)) + by_tools.get(kind, 0)
+            for kind, meter in _INPUT_KINDS.items()
+        }
+        fit_parts(read, inputs, fresh + tools, "promptTokenCount", overlap=cached)
+        found.update(inputs)
+    if produced:
+        outputs = {meter: produced.get(kind, 0) for kind, meter in _OUTPUT_KINDS.items()}
+        fit_parts(read, outputs, candidates, "candidatesTokenCount", overlap=0)
+        found.update(outputs)
+    return found
 
 
+_CACHED_KINDS: Final = {"AUDIO": "cached_audio_input", "IMAGE": "cached_image_input"}
 _INPUT_KINDS: Final = {"AUDIO": "audio_input", "IMAGE": "image_input", "VIDEO": "video_input"}
 _OUTPUT_KINDS: Final = {"AUDIO": "audio_output", "IMAGE": "image_output", "VIDEO": "video_output"}
 
 
 def _modalities(read: Reader, counted: Mapping[str, Any], *names: str) -> dict[str, int]:
+    """LLM tokens that are no text, by modality."""
     found: dict[str, int] = {}
     for name in names:
+        if counted.get(name) is None:
+            continue
         for item in read.items(counted, name):
+            count = read.part(item, "tokenCount")
             kind = text_of(item, "modality").upper()
-            found[kind] = found.get(kind, 0) + read.part(item, "tokenCount")
+            if kind not in _AS_TEXT:
+                found[kind] = found.get(kind, 0) + count
     return found
+
+
+_AS_TEXT: Final = frozenset({"", "TEXT", "DOCUMENT", "MODALITY_UNSPECIFIED"})
 
 
 def _grounding(
@@ -168,12 +182,11 @@ def _grounding(
 
 
 def _searched_alone(answer: Mapping[str, Any]) -> bool:
-    """Whether Google Search is the only tool whose results the model was given.
+    """Whether Google Search, which ran, is the only tool whose results the model was given.
 
     Results of others (pages by address, code) are charged as input, and the counts don't tell one
     from the other.
     """
-    searched = False
     for candidate in listed(answer, "candidates"):
         metadata = inner(candidate, "groundingMetadata")
         if candidate.get("urlContextMetadata") or any(
@@ -184,8 +197,7 @@ def _searched_alone(answer: Mapping[str, Any]) -> bool:
         for part in listed(inner(candidate, "content"), "parts"):
             if any(name in part for name in _TELLING_PARTS):
                 return False
-        searched = searched or bool(metadata.get("webSearchQueries"))
-    return searched
+    return True
 
 
 def _fold(gathered: Gathered, event: Mapping[str, Any], name: str) -> None:

@@ -61,18 +61,24 @@ def _plain_usage(obj: object) -> Usage | None:
     prompt, output = plain.prompt_tokens, plain.completion_tokens
     given = plain.prompt_tokens_details or _NO_INPUT_DETAILS
     produced = plain.completion_tokens_details or _NO_OUTPUT_DETAILS
-    cached, reasoning = given.cached_tokens or 0, produced.reasoning_tokens or 0
+    cached, written = given.cached_tokens or 0, given.cache_write_tokens or 0
+    reasoning = produced.reasoning_tokens or 0
     if (
         given.audio_tokens
         or given.image_tokens
-        or given.cache_write_tokens
         or produced.audio_tokens
-        or not cached <= prompt <= MAX_COUNT
+        or not cached + written <= prompt <= MAX_COUNT
         or not reasoning <= output <= MAX_COUNT
         or plain.total_tokens != prompt + output
     ):
         return None
-    return Usage(input=prompt - cached, cached_input=cached, output=output, reasoning=reasoning)
+    return Usage(
+        input=prompt - cached - written,
+        cached_input=cached,
+        cache_write_5m=written,
+        output=output,
+        reasoning=reasoning,
+    )
 
 
 def usage_from_openai(
@@ -153,6 +159,10 @@ def _input_fields(read: Reader, obj: Mapping[str, Any], prompt: int) -> dict[str
         "cached_audio_input": read.part(cached_kinds, "audio_tokens"),
         "cached_image_input": read.part(cached_kinds, "image_tokens"),
     }
+    for kind in ("audio_tokens", "image_tokens"):
+        told, from_cache = details.get(kind), cached_kinds.get(kind)
+        if type(told) is type(from_cache) is int and from_cache > told:
+            read.fault(f"cached {kind} ({from_cache}) exceed {kind} ({told})")
     fit_parts(read, cached_parts, cached, "cached_tokens", overlap=0)
     # A kind's count includes those of its LLM tokens that came from the cache.
     parts = {

@@ -136,6 +136,8 @@ def fit_parts(read: Reader, parts: dict[str, int], whole: int, name: str, *, ove
     Kinds may overlap with what was cached by up to `overlap`, which nobody breaks down; anything
     beyond that contradicts the count itself.
     """
+    if not any(parts.values()):
+        return
     claimed = sum(parts.values())
     if claimed > whole + overlap:
         read.fault(f"kinds of LLM tokens ({claimed}) exceed {name} ({whole + overlap})")
@@ -159,7 +161,7 @@ def inner(source: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
     """The object at `path`, {} where there is none."""
     for name in path:
         value = source.get(name)
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):
             return {}
         source = value
     return source
