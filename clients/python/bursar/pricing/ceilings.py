@@ -11,6 +11,7 @@ from bursar.money import EXACT, ceil_to_nanos
 
 from .charging import UnpricedError, check_counts, is_included, meter_named, once_a_request
 from .model import BATCH_TIER, INPUT_METERS, OUTPUT_METERS, STANDARD_TIER, Meter, Price
+from .pictures import in_one_unit
 from .rates import normal_tier, rate_table
 
 # A request whose tier is left to the provider may be served by what its account is set to:
@@ -87,7 +88,8 @@ def ceiling(
     if dearest.produced is not None:
         produced = EXACT.multiply(dearest.produced, output_llm_tokens * choices)
         amount = EXACT.add(amount, produced)
-    for name, count in ({**_ONCE, **extra} if extra else _ONCE).items():
+    bounded = {**_ONCE, **in_one_unit(price, extra, dearest.units)} if extra else _ONCE
+    for name, count in bounded.items():
         meter = meter_named(name)
         rate = None if meter is None else dearest.units.get(meter)
         if rate is not None:

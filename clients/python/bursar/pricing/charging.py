@@ -14,6 +14,7 @@ from bursar.usage import MAX_COUNT, PART_OF, Usage
 
 from .conditions import PriceError
 from .model import OUTPUT_METERS, OUTPUT_UNITS, Meter, Price
+from .pictures import in_one_unit
 from .rates import Level, normal_tier, rate_table
 
 _ZERO: Final = Decimal(0)
@@ -135,7 +136,7 @@ class _Bill:
 
     def add_extra(self, counts: Mapping[str, int]) -> None:
         """Further meters: parts of a field at their own rate, units beside the LLM tokens."""
-        for name, count in counts.items():
+        for name, count in in_one_unit(self._price, counts, self._level.units).items():
             if count and name in PART_OF:
                 self._add_part(name, count)
             elif count:
