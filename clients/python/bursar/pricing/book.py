@@ -184,9 +184,9 @@ class PriceBook:
     def _built_in_at(self, name: str, provider: str, family: str) -> Price | None:
         """Where the list has a name both with its provider and without, they may differ: with a
         provider named, its own entry goes first, unless only the other one has rates."""
-        keys = (f"{provider}/{name}", f"{family}/{name}", name)
-        if name.startswith((f"{provider}/", f"{family}/")):
-            keys = (name, *keys[:2])
+        keys = (f"{provider}/{name}", name, f"{family}/{name}")
+        if name.startswith(f"{provider}/"):
+            keys = (name, *keys)
         found: Price | None = None
         for key in keys:
             price = self._built_in.get(key, family)
