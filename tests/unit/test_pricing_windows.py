@@ -181,6 +181,9 @@ def test_times_without_a_zone_are_refused() -> None:
         charge(PRICE, MILLION, at=naive)
     with pytest.raises(ValueError, match=r"until is .*expected a time with a zone"):
         ceiling(PRICE, input_llm_tokens=1, output_llm_tokens=0, at=MONDAY, until=naive)
+    before = MONDAY - timedelta(seconds=1)
+    with pytest.raises(ValueError, match=r"until is .*expected no time before at"):
+        ceiling(PRICE, input_llm_tokens=1, output_llm_tokens=0, at=MONDAY, until=before)
     with pytest.raises(PriceError, match=r"effective_at is .*expected a time with a zone"):
         Price(provider="a", model="m", effective_at=naive)
 

@@ -184,9 +184,8 @@ class PriceBook:
     def _built_in_at(self, name: str, provider: str, family: str) -> Price | None:
         """Where the list has a name both with its provider and without, they may differ: with a
         provider named, its own entry goes first, unless only the other one has rates."""
-        keys = (f"{provider}/{name}", name, f"{family}/{name}")
-        if name.startswith(f"{provider}/"):
-            keys = (name, *keys)
+        with_provider = name if name.startswith(f"{provider}/") else f"{provider}/{name}"
+        keys = dict.fromkeys((with_provider, name, f"{family}/{name}"))
         found: Price | None = None
         for key in keys:
             price = self._built_in.get(key, family)

@@ -63,7 +63,7 @@ def ceiling(
     For every usage within the bounds and every such moment, `charge(...) <= ceiling(...)`.
 
     Raises UnpricedError when the price has no rate for what is bounded, ValueError on bounds that
-    are no counts.
+    are no counts and times that are none.
     """
     bounds = {"input_llm_tokens": input_llm_tokens, "output_llm_tokens": output_llm_tokens}
     check_counts({**bounds, "choices": choices, **(extra or {})})

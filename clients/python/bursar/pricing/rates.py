@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 from bursar.money import EXACT
 from bursar.usage import PART_OF
 
-from .conditions import open_window, windows_between
+from .conditions import check_moment, open_window, windows_between
 from .model import BATCH_TIER, LLM_TOKEN_METERS, STANDARD_TIER, Component, Meter, Price
 
 # A request that names no tier, and an answer that was served normally.
@@ -59,6 +59,9 @@ _ASKED_IN_ORDER: Final = tuple(
         )
     )
 )
+_MINUTE_S: Final = 60
+# A ceiling is asked for the minute that it is and the longest that a call may last.
+_MAX_STRETCHES: Final = 64
 _ZERO: Final = Decimal(0)
 _ONE: Final = Decimal(1)
 
@@ -120,6 +123,8 @@ class RateTable:
         self._thresholds: Final = price.thresholds
         self._resolved: dict[tuple[str, str, str], TierRates] = {}
         self._dearest: dict[tuple[object, ...], tuple[Dearest, ...]] = {}
+        self._minute: tuple[int | None, str] = (None, "")
+        self._stretches: dict[tuple[int, int], tuple[str, ...]] = {}
         self._by_place: dict[tuple[str, str], dict[_Place, Component]] = {}
         self._unit_meters: dict[Meter, set[str]] = {}
         for component in price.components:
@@ -146,13 +151,30 @@ class RateTable:
         """The window that is open at `at`; "" is none, and the answer where no time is given."""
         if at is None or not self._price.windows:
             return ""
-        return open_window(self._price.windows, at)
+        check_moment("at", at)
+        # Windows open and close on whole minutes; most calls come within one.
+        minute = int(at.timestamp() // _MINUTE_S)
+        known = self._minute
+        if known[0] != minute:
+            known = self._minute = (minute, open_window(self._price.windows, at))
+        return known[1]
 
     def windows_of(self, since: datetime | None, until: datetime | None) -> tuple[str, ...]:
         """Every window, "" included, that may be open from `since` to `until`; None is no bound."""
         if since is None or until is None or not self._price.windows:
             return self._windows
-        return tuple(sorted(windows_between(self._price.windows, since, until)))
+        check_moment("at", since)
+        check_moment("until", until)
+        if until < since:
+            raise ValueError(f"until is {until}; expected no time before at, {since}")
+        minutes = (int(since.timestamp() // _MINUTE_S), int(until.timestamp() // _MINUTE_S))
+        known = self._stretches.get(minutes)
+        if known is None:
+            if len(self._stretches) >= _MAX_STRETCHES:
+                self._stretches.clear()
+            found = windows_between(self._price.windows, since, until)
+            known = self._stretches[minutes] = tuple(sorted(found))
+        return known
 
     def of(self, tier: str, region: str, window: str = "") -> TierRates:
         """The rates of a tier and region; one the price does not know is the standard one.
