@@ -203,3 +203,40 @@ def test_what_was_superseded_is_left_out() -> None:
     assert since(rates, T0) == rates[1:]
     assert since(rates, T0 - 20 * DAY) == rates
     assert since(rates, T0 + 3 * DAY) == rates[2:]
+
+
+CODES = ("EUR", "USD", "GBP", "JPY", "CHF")
+TIMELINES = st.lists(
+    st.builds(
+        lambda codes, value, day: rate(codes[0], codes[1], value, day),
+        st.permutations(CODES),
+        st.sampled_from([None, "0.5", "0.8", "1.25", "160"]),
+        st.integers(0, 9),
+    ),
+    max_size=14,
+)
+
+
+@given(TIMELINES, TIMELINES)
+def test_what_is_merged_says_at_every_time_what_the_two_say(
+    below: list[ExchangeRate], above: list[ExchangeRate]
+) -> None:
+    lower, upper = ExchangeRates(below), ExchangeRates(above)
+    merged = ExchangeRates(overlaid(below, above))
+    for day in range(-1, 11):
+        at = T0 + day * DAY
+        for pair in merged.pairs():
+            wanted = upper.in_force(*pair, at) or lower.in_force(*pair, at)
+            found = merged.in_force(*pair, at)
+            assert (found and (found.base, found.rate)) == (wanted and (wanted.base, wanted.rate))
+
+
+@given(TIMELINES, st.sets(st.sampled_from(CODES)), st.sampled_from(CODES), st.integers(0, 9))
+def test_whoever_is_told_what_is_needed_converts_as_whoever_knows_all(
+    given_rates: list[ExchangeRate], prices_in: set[str], own: str, day: int
+) -> None:
+    everything = ExchangeRates(given_rates)
+    told = ExchangeRates(since(needed(given_rates, prices_in, own), T0 + day * DAY))
+    for later in range(day, 11):
+        for currency in prices_in:
+            assert text(told, currency, own, later) == text(everything, currency, own, later)
