@@ -17,6 +17,8 @@ from bursar.v1 import (
     allowances_pb2,
     budgets_pb2,
     budgets_pb2_grpc,
+    contracts_pb2,
+    contracts_pb2_grpc,
     exchange_rates_pb2,
     exchange_rates_pb2_grpc,
     identity_pb2,
@@ -29,6 +31,8 @@ from bursar.v1 import (
     price_imports_pb2_grpc,
     prices_pb2,
     prices_pb2_grpc,
+    ratings_pb2,
+    ratings_pb2_grpc,
     reports_pb2,
     reports_pb2_grpc,
     sidecars_pb2,
@@ -56,9 +60,11 @@ from bursar_server.identity.spender_service import ProjectService, TeamService, 
 from bursar_server.ledger.service import LedgerService
 from bursar_server.metrics import POOL_IDLE, POOL_SIZE
 from bursar_server.policy.service import PolicyService
+from bursar_server.prices.contract_service import PriceContractService
 from bursar_server.prices.import_service import PriceImportService
 from bursar_server.prices.service import PriceService, publish_snapshot
 from bursar_server.prices.sync import PriceSync, SyncSettings
+from bursar_server.ratings.service import RatingService
 from bursar_server.reports.service import ReportService
 from bursar_server.settings import Settings, SettingsError
 from bursar_server.sidecars.service import SidecarService
@@ -191,7 +197,7 @@ class ControlPlane:
                     is_connected=lending.is_connected,
                 ),
             ),
-            *self._prices(pool),
+            *self._prices(pool, lending),
             _service(
                 price_imports_pb2.DESCRIPTOR.services_by_name["PriceImportService"],
                 price_imports_pb2_grpc.add_PriceImportServiceServicer_to_server,
@@ -214,13 +220,23 @@ class ControlPlane:
             ),
         ]
 
-    def _prices(self, pool: Pool) -> list[tuple[str, Register]]:
+    def _prices(self, pool: Pool, lending: AllowanceControl) -> list[tuple[str, Register]]:
         """The services of what is paid for."""
         return [
             _service(
                 prices_pb2.DESCRIPTOR.services_by_name["PriceService"],
                 prices_pb2_grpc.add_PriceServiceServicer_to_server,
-                PriceService(pool, self._feed, self._clock),
+                PriceService(pool, self._feed),
+            ),
+            _service(
+                contracts_pb2.DESCRIPTOR.services_by_name["PriceContractService"],
+                contracts_pb2_grpc.add_PriceContractServiceServicer_to_server,
+                PriceContractService(pool, self._feed),
+            ),
+            _service(
+                ratings_pb2.DESCRIPTOR.services_by_name["RatingService"],
+                ratings_pb2_grpc.add_RatingServiceServicer_to_server,
+                RatingService(pool, self._clock, lending.corrector),
             ),
             _service(
                 exchange_rates_pb2.DESCRIPTOR.services_by_name["ExchangeRateService"],

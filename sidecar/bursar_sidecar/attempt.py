@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from bursar.pricing import Price, PriceBook, charge
+from bursar.pricing import Price, PriceBook, charge, price_of_answer
 from bursar.usage import Usage, estimated
 from bursar_sidecar.desk import Clock, Desk, Outcome, OutcomeKind, Receipt, Reservation
 from bursar_sidecar.meter import Reading, count
@@ -171,15 +171,9 @@ class Attempt:
         if asked is None or not answered or answered == self.route.model:
             return asked
         found = lookup(self._book, answered, self.route.provider)
-        if found is None or not found.is_priced:
+        if found is not None and not self.terms.rates.can_convert(found.currency):
             return asked
-        if not self.terms.rates.can_convert(found.currency):
-            return asked
-        if asked.price_version != found.price_version and _is_dated(answered, self.route.model):
-            # The operator set a price for the alias: a dated name of the same model in an older
-            # layer does not undo it.
-            return asked
-        return found
+        return price_of_answer(asked, found, self.route.model, answered)
 
     def _settle(
         self,
@@ -222,11 +216,3 @@ class Attempt:
 def _name(text: str) -> str:
     # What a provider calls things goes into the ledger: bounded, and without control characters.
     return text[:MAX_NAME] if text.isprintable() else ""
-
-
-def _is_dated(answered: str, asked: str) -> bool:
-    """Whether `answered` is `asked` with a date or version of digits behind it."""
-    if not answered.startswith(f"{asked}-"):
-        return False
-    rest = answered[len(asked) + 1 :]
-    return bool(rest) and rest.replace("-", "").isdigit()

@@ -35,6 +35,7 @@ from bursar.v1 import (
     sidecars_pb2,
     sidecars_pb2_grpc,
 )
+from tests.fakes import admin_ratings
 from tests.fakes.admin_raises import TemporaryRaises
 from tests.fakes.admin_rates import ExchangeRates
 from tests.fakes.admin_state import PAGE, AdminState, Rows, refuse
@@ -219,7 +220,7 @@ class _Prices(prices_pb2_grpc.PriceServiceServicer):
             per=1_000_000,
             amount="0.00015",
         )
-        return prices_pb2.QuotePriceResponse(
+        answer = prices_pb2.QuotePriceResponse(
             cost=money_pb2.Money(nanos=150_000, currency="USD"),
             organization_cost=money_pb2.Money(nanos=138_000, currency="EUR"),
             exchange_rate="0.92",
@@ -227,6 +228,8 @@ class _Prices(prices_pb2_grpc.PriceServiceServicer):
             lines=[line],
             price=prices_pb2.Price(provider="openai", model="gpt-4o-mini", version="builtin@1f0c"),
         )
+        answer.MergeFrom(self._state.quote)
+        return answer
 
 
 class _PriceImports(price_imports_pb2_grpc.PriceImportServiceServicer):
@@ -379,6 +382,7 @@ def add_services(server: grpc.aio.Server, state: AdminState) -> None:
     reports_pb2_grpc.add_ReportServiceServicer_to_server(_Reports(state), server)
     alerts_pb2_grpc.add_AlertServiceServicer_to_server(_Alerts(state), server)
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(_Policy(state), server)
+    admin_ratings.add_services(server, state)
 
 
 @contextlib.asynccontextmanager

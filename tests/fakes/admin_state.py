@@ -127,6 +127,8 @@ class AdminState:
         self.custom_prices: dict[str, prices_pb2.Price] = {}
         self.import_answer = price_imports_pb2.ImportPricesResponse()
         self.import_refusal = ""
+        self.quote = prices_pb2.QuotePriceResponse()
+        """What each quote has besides."""
         self.entries: list[ledger_pb2.Entry] = []
         self.propagation = [policy_pb2.Propagation()]
         """In turn; the last one again and again."""

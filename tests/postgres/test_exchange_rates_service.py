@@ -18,6 +18,7 @@ from bursar_server.errors import BursarError, Status
 from bursar_server.exchange_rates import rules, store
 from bursar_server.exchange_rates.service import ExchangeRateService
 from bursar_server.prices.service import PriceService
+from bursar_server.times import timestamp
 from tests.postgres.rows import NOW, FixedClock, House, make_house
 
 PLATFORM = "organizations/platform"
@@ -323,12 +324,12 @@ async def test_sidecars_are_told_what_their_prices_need(
 async def test_a_quote_is_told_in_both_currencies(
     service: ExchangeRateService, house: House, pool: Pool
 ) -> None:
-    prices = PriceService(pool, ChangeFeed(), FixedClock())
+    prices = PriceService(pool, ChangeFeed())
 
     async def quote(organization: str = ACME) -> prices_pb2.QuotePriceResponse:
         usage = charges_pb2.Usage(input_llm_tokens=1_000_000)
         request = prices_pb2.QuotePriceRequest(
-            organization=organization, model="gpt-4o-mini", usage=usage
+            organization=organization, model="gpt-4o-mini", usage=usage, at_time=timestamp(NOW)
         )
         return await prices.QuotePrice(request, None)
 

@@ -76,7 +76,7 @@ async def test_a_session_is_told_what_its_prices_need_and_what_changes(world: Wo
         for meter in ("input", "output")
     ]
     price = prices_pb2.Price(provider="sakura", model="x", currency="JPY", components=components)
-    await PriceService(world.pool, world.feed, CLOCK).SetPrice(
+    await PriceService(world.pool, world.feed).SetPrice(
         prices_pb2.SetPriceRequest(organization=ACME, price=price), None
     )
     await sidecar.until(lambda frame: ("EUR", "JPY", "160") in told(frame))

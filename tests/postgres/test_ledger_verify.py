@@ -94,6 +94,7 @@ async def test_a_true_ledger_is_found_true(
         "allowances_are_sound": 6,
         "records_are_guarded": 5,
         "refusals_are_of_shadows": 0,
+        "corrections_are_accepted": 0,
     }
     assert all(check.description.endswith(".") for check in answer.checks)
 

@@ -50,7 +50,7 @@ def imports(pool: Pool, feed: ChangeFeed) -> PriceImportService:
 
 @pytest.fixture
 def prices(pool: Pool, feed: ChangeFeed) -> PriceService:
-    return PriceService(pool, feed, FixedClock())
+    return PriceService(pool, feed)
 
 
 async def take(imports: PriceImportService, data: bytes, **asked: Any) -> Any:

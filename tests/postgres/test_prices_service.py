@@ -1,7 +1,6 @@
 """The rpcs on prices, against a real database and the snapshot that ships."""
 
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from bursar.pricing import price_from_json, snapshot
 from bursar.v1 import charges_pb2, prices_pb2
@@ -11,7 +10,7 @@ from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.errors import BursarError, Status
 from bursar_server.prices.service import PriceService, publish_snapshot
 from bursar_server.prices.store import overlay
-from tests.postgres.rows import NOW, FixedClock, House, make_house
+from tests.postgres.rows import House, make_house
 
 MILLION = 1_000_000
 
@@ -30,7 +29,7 @@ def changes() -> list[Change]:
 def service(pool: Pool, changes: list[Change]) -> PriceService:
     feed = ChangeFeed()
     feed.listen(changes.append)
-    return PriceService(pool, feed, FixedClock())
+    return PriceService(pool, feed)
 
 
 def component(meter: str, rate: str, per: int = MILLION) -> prices_pb2.PriceComponent:
@@ -239,14 +238,6 @@ async def test_impossible_prices_are_refused_by_field(
     assert refused.value.status is Status.INVALID_ARGUMENT
     assert [violation.field for violation in refused.value.field_violations] == [field]
     assert await pool.fetchval("SELECT count(*) FROM price_lists") == 0
-
-
-async def test_a_price_holds_from_now_on(service: PriceService, house: House) -> None:
-    asked = price()
-    asked.effective_time.CopyFrom(Timestamp(seconds=int(NOW.timestamp()) + 60))
-    with pytest.raises(BursarError) as refused:
-        await set_price(service, asked)
-    assert refused.value.metadata["field"] == "price.effective_time"
 
 
 async def test_an_explicit_zero_is_free(service: PriceService, house: House) -> None:

@@ -107,6 +107,7 @@ def _stand_ins() -> list[tuple[Any, str, Any]]:
         (service, "organization_by_id", stores.organization_by_id),
         (policy, "transaction", database.transaction),
         (policy, "overlay", stores.overlay),
+        (policy, "contracts_to_tell", stores.contracts_to_tell),
         (policy, "store", stores.STORE),
         (policy, "is_unmarked", _is_unmarked),
         (policy, "budgets_by_scopes", stores.budgets_by_scopes),

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import structs
 
-from bursar.pricing import price_to_json
+from bursar.pricing import Contract, price_to_json
 from bursar_server.allowances import rules
 from bursar_server.allowances.records import SessionRow, WindowRow, window_id
 from bursar_server.allowances.resolutions import Resolution, Resolved
@@ -420,6 +420,11 @@ async def overlay(tables: Tables, _organization_id: int) -> tuple[int, list[byte
     """The price in force, if anybody ever set one."""
     version = len(tables.prices)
     return version, [price_to_json(price_of(tables.prices[-1], version))] if version else []
+
+
+async def contracts_to_tell(_tables: Tables, _organization_id: int) -> list[Contract]:
+    """None: a history has prices alone."""
+    return []
 
 
 async def budgets_by_ids(

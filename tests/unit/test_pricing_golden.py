@@ -61,7 +61,7 @@ def _difference(row: Row) -> str:
     """Empty when the quote of a row agrees with it."""
     answer = next(quote_rows([json.dumps(row)]))
     if "error" in answer:
-        return answer["error"]
+        return str(answer["error"])
     for part in ("input_cost", "output_cost"):
         expected = Decimal(repr(row[part]))
         if abs(Decimal(answer[part]) - expected) > RELATIVE * abs(expected):

@@ -6,6 +6,7 @@ import grpc
 import structlog
 
 from bursar.v1 import allowances_pb2_grpc
+from bursar_server.allowances.correcting import Corrector
 from bursar_server.allowances.hub import Hub
 from bursar_server.allowances.policy import PolicyDesk
 from bursar_server.allowances.service import AllowanceService
@@ -36,6 +37,7 @@ class AllowanceControl:
         again. Nothing is lent or posted any more, and sidecars go on with what they hold."""
         self.hub = Hub()
         self.writer = Writer(pool, self.hub, clock, settings, SHARD_ID)
+        self.corrector = Corrector(pool, self.writer, clock, settings)
         self.desk = PolicyDesk(pool, self.hub, clock, settings)
         self.desk.on_budget = self.writer.budget_changed
         self.service = AllowanceService(pool, self.hub, self.writer, self.desk, clock, settings)
@@ -46,7 +48,7 @@ class AllowanceControl:
 
     async def start(self) -> None:
         """Take the shard over and begin. Raises BursarError if the database is away."""
-        for task in (await self.writer.start(), self.desk.start()):
+        for task in (await self.writer.start(), self.desk.start(), self.corrector.start()):
             task.add_done_callback(self._ended)
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
@@ -79,5 +81,6 @@ class AllowanceControl:
         """End the streams, apply what was received, and let go."""
         for stream in self.hub.streams():
             stream.end("this control plane goes away")
+        await self.corrector.stop()
         await self.writer.stop()
         await self.desk.stop()

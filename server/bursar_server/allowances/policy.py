@@ -38,6 +38,7 @@ from bursar_server.errors import BursarError
 from bursar_server.exchange_rates.store import rates_to_tell
 from bursar_server.identity.store import KeyRecord, keys_by_secret_hashes
 from bursar_server.policy.store import is_unmarked, mark_all_effective, mark_armed
+from bursar_server.prices.contract_store import contracts_to_tell
 from bursar_server.prices.imported import ImportedPrices
 from bursar_server.prices.store import overlay
 from bursar_server.sidecars.store import sidecar_by_secret_hash
@@ -385,7 +386,8 @@ class PolicyDesk:
         rates = await rates_to_tell(
             connection, session.organization_id, session.currency, currencies, self._clock.now()
         )
-        return price_parts(book.version, version, prices, rates)
+        contracts = await contracts_to_tell(connection, session.organization_id)
+        return price_parts(book.version, version, prices, rates, contracts)
 
     @staticmethod
     async def _check_credential(connection: Connection, stream: Stream) -> None:

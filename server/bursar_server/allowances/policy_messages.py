@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from bursar import wire
+from bursar import pricing, wire
 from bursar.exchange import ExchangeRate
 from bursar.v1 import allowances_pb2, prices_pb2
 from bursar_server.allowances.hub import Scope
@@ -94,15 +94,19 @@ def price_parts(
     overlay_version: int,
     prices: Iterable[prices_pb2.Price],
     rates: Sequence[ExchangeRate] = (),
+    contracts: Sequence[pricing.Contract] = (),
 ) -> list[allowances_pb2.ControlFrame]:
-    """An overlay of prices and exchange rates in frames of bounded size, at least one."""
+    """An overlay of prices, exchange rates and contracts in frames of bounded size, at least one.
+
+    The contracts are those that hold or will.
+    """
     parts: list[allowances_pb2.PriceBook] = [allowances_pb2.PriceBook()]
     size = 0
 
     def part_with(bytes_more: int) -> allowances_pb2.PriceBook:
         nonlocal size
         size += bytes_more + 8
-        if size > MOST_PRICE_BYTES and (parts[-1].prices or parts[-1].exchange_rates):
+        if size > MOST_PRICE_BYTES and size > bytes_more + 8:
             parts.append(allowances_pb2.PriceBook())
             size = bytes_more + 8
         return parts[-1]
@@ -110,6 +114,9 @@ def price_parts(
     for rate in rates:
         told = wire.exchange_rate_to_proto(rate)
         part_with(told.ByteSize()).exchange_rates.append(told)
+    for contract in contracts:
+        term = wire.contract_to_proto(contract)
+        part_with(term.ByteSize()).contracts.append(term)
     for message in prices:
         part_with(message.ByteSize()).prices.append(message)
     for number, part in enumerate(parts):

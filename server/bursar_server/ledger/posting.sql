@@ -6,7 +6,9 @@ SELECT asked.session_epoch, asked.n, e.last_k, e.amount_nanos, e.final, e.would_
        t.budget_window_ids, t.armed_window_ids
 FROM unnest($2::bigint[], $3::bigint[]) AS asked (session_epoch, n)
 CROSS JOIN LATERAL (
-    SELECT max(k) AS last_k, sum(amount_nanos)::bigint AS amount_nanos,
+    -- What sidecars said, without corrections of it.
+    SELECT max(k) AS last_k,
+           sum(amount_nanos) FILTER (WHERE kind <> 'correction')::bigint AS amount_nanos,
            bool_or(kind = 'final') AS final,
            max(would_refuse_window_ids) AS would_refuse_window_ids,
            min(draw_set_id) AS draw_set_id

@@ -53,6 +53,10 @@ ENTRY_CHECKS: Final = (
         " their sum is not, and a released call costs nothing.",
     ),
     Check(
+        "corrections_are_accepted",
+        "Every correction is of a re-rating that was accepted.",
+    ),
+    Check(
         "refusals_are_of_shadows",
         "Only a shadow window that a call draws on is said to have refused it, were it hard.",
     ),

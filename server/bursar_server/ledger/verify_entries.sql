@@ -150,6 +150,7 @@ FROM (
                count(*) FILTER (WHERE kind = 'released' AND (k > 0 OR amount_nanos <> 0))
                    AS unreleased,
                bool_or(CASE WHEN n < 0 THEN kind <> 'lost' OR k <> 0
+                            WHEN kind = 'correction' THEN k = 0
                             ELSE kind NOT IN ('final', 'provisional', 'released') OR n = 0
                        END) AS is_strange
         FROM entries
@@ -157,6 +158,25 @@ FROM (
           AND (session_epoch, n) > ($2, $3) AND (session_epoch, n) <= ($4, $5)
         GROUP BY session_epoch, n
     ) AS calls
+) AS compared;
+
+-- name: check_corrections_are_accepted
+-- Those in the platform's ledger are of the organization's that spent.
+SELECT count(*) AS checked_count,
+       jsonb_agg(jsonb_build_array(session_epoch, n, k, fault)) FILTER (WHERE fault IS NOT NULL)
+           AS faults
+FROM (
+    SELECT e.session_epoch, e.n, e.k, CASE
+        WHEN r.id IS NULL THEN format('is of re-rating %s, which does not exist', e.rerating_id)
+        WHEN r.state = 'planned'
+        THEN format('is of re-rating %s, which nobody accepted', e.rerating_id)
+    END AS fault
+    FROM entries AS e
+    LEFT JOIN organizations AS o ON e.debit_account = 'spend/' || o.slug
+    LEFT JOIN reratings AS r ON r.organization_id = o.id AND r.id = e.rerating_id
+    WHERE e.organization_id = $1 AND e.session_epoch BETWEEN $2 AND $4
+      AND (e.session_epoch, e.n) > ($2, $3) AND (e.session_epoch, e.n) <= ($4, $5)
+      AND e.kind = 'correction'
 ) AS compared;
 
 -- name: make_sums
@@ -200,7 +220,9 @@ WHERE organization_id = $1 AND session_epoch BETWEEN $2 AND $4
 GROUP BY organization_id, session_epoch, draw_set_id, would_refuse_window_ids;
 
 -- name: sum_differences_of_range
--- What later differences added to a call: what a call's adjustments take away is not overrun.
+-- What later differences added to a call: what a call's adjustments take away is not overrun. Those
+-- of one call come together; corrections come one by one, and what one of them takes away may be
+-- lent before the next adds it again.
 INSERT INTO entry_sums (organization_id, session_epoch, draw_set_id, added_nanos)
 SELECT organization_id, session_epoch, draw_set_id, sum(amount_nanos)
 FROM (
@@ -208,8 +230,16 @@ FROM (
     FROM entries
     WHERE organization_id = $1 AND session_epoch BETWEEN $2 AND $4
       AND (session_epoch, n) > ($2, $3) AND (session_epoch, n) <= ($4, $5) AND k > 0
+      AND kind <> 'correction'
     GROUP BY organization_id, session_epoch, n, draw_set_id
     HAVING sum(amount_nanos) > 0
+    UNION ALL
+    SELECT organization_id, session_epoch, draw_set_id, sum(amount_nanos)
+    FROM entries
+    WHERE organization_id = $1 AND session_epoch BETWEEN $2 AND $4
+      AND (session_epoch, n) > ($2, $3) AND (session_epoch, n) <= ($4, $5)
+      AND kind = 'correction' AND amount_nanos > 0
+    GROUP BY organization_id, session_epoch, draw_set_id
 ) AS adjusted
 GROUP BY organization_id, session_epoch, draw_set_id;
 

@@ -1,6 +1,7 @@
 """What makes a custom price acceptable. Pure."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -16,6 +17,10 @@ MOST_CHARACTERS_OF_A_MODEL: Final = 256
 DEFAULT_MODE: Final = "chat"
 # What can be called so far; a mistyped one would be a price that no call ever finds.
 MODES: Final = frozenset({DEFAULT_MODE, "completion", "embedding", "responses"})
+
+# Nobody sold LLM tokens before; and no price list is made for longer ahead.
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+LONGEST_AHEAD: Final = timedelta(days=3_660)
 
 # What the operator's prices are called by the charges that name them.
 _CUSTOM: Final = "custom"
@@ -74,9 +79,50 @@ def complete(price: Price, in_force: Price | None) -> Price:
     return completed
 
 
+def remnants(
+    effective_at: datetime,
+    expires_at: datetime | None,
+    since: datetime,
+    until: datetime | None,
+) -> list[tuple[datetime, datetime | None]]:
+    """What is left of a stretch of time without what lies between `since` and `until` (None: for
+    good), which it overlaps."""
+    left: list[tuple[datetime, datetime | None]] = []
+    if effective_at < since:
+        left.append((effective_at, since))
+    if until is not None and (expires_at is None or expires_at > until):
+        left.append((until, expires_at))
+    return left
+
+
+def check_period(since: datetime | None, until: datetime | None, now: datetime, field: str) -> None:
+    """Whether what is set may hold from `since` until `until`, None being open. Raises PriceFault.
+
+    `field` is what holds the two fields, with a point behind, or "".
+    """
+    for name, at in (("effective_time", since), ("expire_time", until)):
+        if at is not None and not EARLIEST <= at <= now + LONGEST_AHEAD:
+            wanted = f"{EARLIEST.date()} to {(now + LONGEST_AHEAD).date()}"
+            raise PriceFault(f"{field}{name}", at.isoformat(), wanted)
+    if until is not None and until <= (since or now):
+        raise PriceFault(
+            f"{field}expire_time", until.isoformat(), f"after {(since or now).isoformat()}"
+        )
+
+
 def price_version(*, platform: bool, counter: int) -> str:
     """What a charge names: "custom@17", or "platform@4" for a price of all organizations."""
     return f"{_PLATFORM if platform else _CUSTOM}@{counter}"
+
+
+def source(what: str, actor: str, reason: str) -> str:
+    """What the history says of a change: "set openai/gpt-4o by admin: the list was wrong"."""
+    return f"{what} by {actor}" + (f": {reason}" if reason else "")
+
+
+def contract_version(*, platform: bool, number: int) -> str:
+    """What a charge names: "contract@17", or "platform-contract@4" for one of everybody."""
+    return f"{'platform-' if platform else ''}contract@{number}"
 
 
 def find(book: PriceBook, text: str) -> tuple[Price | None, list[str]]:

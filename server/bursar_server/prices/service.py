@@ -1,15 +1,17 @@
 """The rpcs on prices, and the registration of the built-in ones at the server's start."""
 
+from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
-from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.message import Message
 from msgspec import structs
 
 from bursar.exchange import Conversion
 from bursar.money import EXACT, MAX_NANOS, format_nanos
-from bursar.pricing import Charge, Line, Meter, Price, PriceBook, charge, price_from_json, snapshot
+from bursar.pricing import Charge, Line, Meter, Price, PriceBook, charge, rule_of, snapshot
 from bursar.pricing.model import LLM_TOKEN_METERS, LLM_TOKENS_PER
+from bursar.usage import Usage
 from bursar.v1 import money_pb2, prices_pb2, prices_pb2_grpc
 from bursar.wire import (
     WireError,
@@ -19,7 +21,6 @@ from bursar.wire import (
     usage_from_proto,
 )
 from bursar_server.changes import Change, ChangeFeed, ChangeKind
-from bursar_server.clock import Clock
 from bursar_server.database.pool import Connection, Pool, transaction
 from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.errors import BursarError, failed_precondition, invalid, not_found
@@ -27,17 +28,24 @@ from bursar_server.exchange_rates.store import rates_in_force
 from bursar_server.identity.records import OrganizationRecord
 from bursar_server.identity.store import record_change, resolve_organization
 from bursar_server.names import page_size, page_token_after, place_of_page, validate_text
-from bursar_server.prices import rules, store
+from bursar_server.prices import contract_store, rules, store
+from bursar_server.prices.books import book_from_now_on, book_through_time
+from bursar_server.prices.contract_service import (
+    ADMIN,
+    MOST_CHARACTERS_OF_A_REASON,
+    message_of,
+)
 from bursar_server.prices.imported import ImportedPrices
 from bursar_server.prices.rules import PriceFault
 from bursar_server.prices.store import PriceRecord
 from bursar_server.request_ids import content_hash, remember, remembered
-from bursar_server.times import timestamp
+from bursar_server.times import instant, timestamp
 
 SNAPSHOT_SOURCE: Final = "the snapshot that ships with bursar"
 MOST_CHARACTERS_OF_A_TIER: Final = 64
 # Between the two parts of a place in a page; in no name, because names are printable.
 _BETWEEN: Final = "\n"
+_PLATFORM: Final = "platform"
 
 
 async def publish_snapshot(pool: Pool) -> int:
@@ -69,26 +77,28 @@ def _all_prices(book: PriceBook) -> list[Price]:
 class PriceService(prices_pb2_grpc.PriceServiceServicer):
     """Prices in force for an organization."""
 
-    def __init__(self, pool: Pool, feed: ChangeFeed, clock: Clock) -> None:
+    def __init__(self, pool: Pool, feed: ChangeFeed) -> None:
         self._pool = pool
         self._feed = feed
-        self._clock = clock
         self._imported = ImportedPrices()
 
     async def GetPrice(
         self, request: prices_pb2.GetPriceRequest, context: object
     ) -> prices_pb2.Price:
-        """The price in force of one model."""
+        """The price of one model on the list in force, without contracts."""
+        asked_at = _instant(request, "at_time")
         async with transaction(self._pool, read_only=True) as connection:
             organization = await resolve_organization(connection, request.organization)
-            price = await _price_in_force(connection, organization, request.model, self._imported)
+            book, at = await self._book(connection, organization, asked_at)
+            price = _listed(book, _found(book, request.model))
             history = await store.price_history(
                 connection, organization.id, price.provider, price.model
             )
         for record in history:
-            if record.price == price and record.expires_at is None:
+            same = record.price.price_version == price.price_version
+            if same and structs.replace(record.price, **record.period).is_in_force(at):
                 return _message(record)
-        return price_to_proto(price)
+        return price_to_proto(structs.replace(price, effective_at=None, expires_at=None))
 
     async def ListPrices(
         self, request: prices_pb2.ListPricesRequest, context: object
@@ -110,6 +120,7 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
                 model_pattern=_like(request.model),
                 custom_only=request.custom_only,
                 size=size + 1,
+                at=_instant(request, "at_time"),
             )
         following = ""
         if len(records) > size:
@@ -143,8 +154,9 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
     async def SetPrice(
         self, request: prices_pb2.SetPriceRequest, context: object
     ) -> prices_pb2.Price:
-        """Sets a custom price from now on; sidecars know within a second."""
-        asked = self._read(request.price)
+        """Sets a custom price for a stretch of time; sidecars know within a second."""
+        asked = _read(request.price)
+        why = validate_text(request.reason, "reason", MOST_CHARACTERS_OF_A_REASON)
         content = content_hash(request)
         async with transaction(self._pool) as connection:
             organization = await resolve_organization(connection, request.organization)
@@ -153,19 +165,30 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
             if known is not None:
                 return await _known_price(connection, organization, known)
             counter = await store.raise_overlay_version(connection, organization.id)
-            book = await _book(connection, organization, self._imported)
+            now = await store.time_of_change(connection)
+            since = asked.effective_at or now
             try:
-                price = rules.complete(asked, book.lookup(asked.model, asked.provider))
+                rules.check_period(asked.effective_at, asked.expires_at, now, "")
+                book, _ = await self._book(connection, organization, since)
+                price = rules.complete(asked, book.listed(asked.model, asked.provider))
             except PriceFault as fault:
                 raise invalid(f"price.{fault.field}", fault.value, fault.expected) from fault
+            where = (organization.id, price.provider, price.model)
+            until = asked.expires_at or await store.next_beginning(connection, *where, since)
             version = rules.price_version(
                 platform=organization.id == PLATFORM_ORGANIZATION_ID, counter=counter
             )
-            list_id = await store.insert_list(
-                connection, organization.id, str(counter), f"set {price.provider}/{price.model}"
-            )
-            price_id = await store.set_price(
-                connection, organization.id, list_id, structs.replace(price, price_version=version)
+            source = rules.source(f"set {price.provider}/{price.model}", ADMIN, why)
+            list_id = await store.insert_list(connection, organization.id, str(counter), source)
+            await store.supersede(connection, *where, since=since, until=until, now=now)
+            price_id = await store.insert_price(
+                connection,
+                organization.id,
+                list_id,
+                structs.replace(price, price_version=version),
+                since=since,
+                until=until,
+                now=now,
             )
             await remember(connection, *memory, f"prices/{price_id}")
             answer = await _known_price(connection, organization, f"prices/{price_id}")
@@ -177,19 +200,32 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
     async def DeletePrice(
         self, request: prices_pb2.DeletePriceRequest, context: object
     ) -> prices_pb2.DeletePriceResponse:
-        """Takes a custom price back, from now on."""
+        """Takes a custom price back, from now on or another time."""
         provider = _provider(request.provider, "provider")
         model = _model(request.model, provider, "model")
+        asked_at = _instant(request, "effective_time")
         async with transaction(self._pool) as connection:
             organization = await resolve_organization(connection, request.organization)
             counter = await store.raise_overlay_version(connection, organization.id)
-            price_id = await store.end_price(connection, organization.id, provider, model)
-            if price_id is None:
-                raise not_found("custom price", f"{provider}/{model}")
-            await store.insert_list(
-                connection, organization.id, str(counter), f"delete {provider}/{model}"
+            now = await store.time_of_change(connection)
+            try:
+                rules.check_period(asked_at, None, now, "")
+            except PriceFault as fault:
+                raise _refused(fault) from fault
+            ended = await store.supersede(
+                connection,
+                organization.id,
+                provider,
+                model,
+                since=asked_at or now,
+                until=None,
+                now=now,
             )
-            change = Change(organization.id, ChangeKind.PRICES, price_id)
+            if not ended:
+                raise not_found("custom price", f"{provider}/{model}")
+            source = rules.source(f"delete {provider}/{model}", ADMIN, "")
+            await store.insert_list(connection, organization.id, str(counter), source)
+            change = Change(organization.id, ChangeKind.PRICES, ended[0])
             await record_change(connection, change)
         self._feed.publish(change)
         return prices_pb2.DeletePriceResponse()
@@ -197,12 +233,18 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
     async def ListPriceHistory(
         self, request: prices_pb2.ListPriceHistoryRequest, context: object
     ) -> prices_pb2.ListPriceHistoryResponse:
-        """Every version of one model's custom and built-in price, the newest first."""
+        """Every version of one model's price, the newest first."""
         provider = _provider(request.provider, "provider")
         model = _model(request.model, provider, "model")
         async with transaction(self._pool, read_only=True) as connection:
             organization = await resolve_organization(connection, request.organization)
-            records = await store.price_history(connection, organization.id, provider, model)
+            records = await store.price_history(
+                connection,
+                organization.id,
+                provider,
+                model,
+                superseded=request.include_superseded,
+            )
         if not records:
             raise not_found("price", f"{provider}/{model}")
         return prices_pb2.ListPriceHistoryResponse(prices=[_message(one) for one in records])
@@ -210,16 +252,19 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
     async def QuotePrice(
         self, request: prices_pb2.QuotePriceRequest, context: object
     ) -> prices_pb2.QuotePriceResponse:
-        """What a call would cost now."""
+        """What a call would cost now, or at another time."""
         try:
             usage = usage_from_proto(request.usage)
         except WireError as error:
             raise invalid(f"usage.{error.field}", error.value, error.expected) from error
-        validate_text(request.service_tier, "service_tier", MOST_CHARACTERS_OF_A_TIER)
+        for field in ("service_tier", "region"):
+            validate_text(getattr(request, field), field, MOST_CHARACTERS_OF_A_TIER)
+        asked_at = _instant(request, "at_time")
         async with transaction(self._pool, read_only=True) as connection:
             organization = await resolve_organization(connection, request.organization)
-            price = await _price_in_force(connection, organization, request.model, self._imported)
-            at = self._clock.now()
+            book, at = await self._book(connection, organization, asked_at)
+            price = _found(book, request.model)
+            contracts = await contract_store.contracts(connection, organization.id, ended=True)
             rates = await rates_in_force(connection, organization.id, at)
         if not price.is_priced:
             raise failed_precondition(
@@ -227,7 +272,15 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
                 f"{price.provider}/{price.model} has no rates: it is unpriced, not free",
                 {"model": price.model, "provider": price.provider},
             )
-        quoted = charge(price, usage, service_tier=request.service_tier or None)
+        call = _Call(
+            usage=usage,
+            service_tier=request.service_tier or None,
+            region=request.region or None,
+            at=at,
+        )
+        quoted = charge(
+            price, usage, service_tier=call.service_tier, region=call.region, at=call.at
+        )
         if quoted.unpriced:
             raise failed_precondition(
                 "METER_UNPRICED",
@@ -236,55 +289,76 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
             )
         if quoted.cost_nanos > MAX_NANOS:
             raise invalid("usage", format_nanos(quoted.cost_nanos), "a cost that can be counted")
-        answer = _quote_message(price, quoted)
+        answer = _quote_message(price, quoted, call)
         conversion = rates.conversion(price.currency, organization.currency, at)
         if conversion is not None:
             _convert(answer, quoted, conversion)
+        listed = _listed(book, price)
+        versions = set(book.terms_for(listed).versions)
+        if price is not listed:
+            answer.list_price.CopyFrom(price_to_proto(listed))
+            answer.contracts.extend(
+                message_of(record) for record in contracts if record.is_in_force(at, versions)
+            )
         return answer
 
-    def _read(self, message: prices_pb2.Price) -> Price:
-        """The price a request holds, checked as far as it can be alone."""
-        provider = _provider(message.provider, "price.provider")
-        model = _model(message.model, provider, "price.model")
-        if not message.components:
-            raise invalid("price.components", "", "one rate at least; zeros where it is free")
-        for field in ("effective_time", "expire_time"):
-            stamp: Timestamp = getattr(message, field)
-            if message.HasField(field) and stamp.seconds > self._clock.now().timestamp():
-                raise invalid(f"price.{field}", stamp.seconds, "no time: it holds from now on")
-        plain = prices_pb2.Price()
-        plain.CopyFrom(message)
-        plain.provider, plain.model, plain.version = provider, model, ""
-        plain.currency = message.currency or "USD"
-        try:
-            return price_from_proto(plain)
-        except WireError as error:
-            raise invalid(f"price.{error.field}", error.value, error.expected) from error
+    async def _book(
+        self, connection: Connection, organization: OrganizationRecord, asked_at: datetime | None
+    ) -> tuple[PriceBook, datetime]:
+        """The book of an instant (None: now), and the instant."""
+        now = await store.time_of_change(connection)
+        at = asked_at or now
+        if at < now:
+            book = await book_through_time(connection, organization.id, at, at)
+        else:
+            below = await self._imported.of(connection, organization.id)
+            book = await book_from_now_on(connection, organization.id, below)
+        return book.at(at), at
 
 
-async def _book(
-    connection: Connection, organization: OrganizationRecord, imported: ImportedPrices
-) -> PriceBook:
-    version, texts = await store.overlay(connection, organization.id)
-    custom = [price_from_json(text) for text in texts]
-    below = await imported.of(connection, organization.id)
-    at = await connection.fetchval(store.q.time_of_change)
-    return snapshot().with_overlay([*below, *custom], str(version)).at(at)
+class _Call(NamedTuple):
+    """What a quote is for."""
+
+    usage: Usage
+    service_tier: str | None
+    region: str | None
+    at: datetime
 
 
-async def _price_in_force(
-    connection: Connection,
-    organization: OrganizationRecord,
-    name: str,
-    imported: ImportedPrices,
-) -> Price:
+def _read(message: prices_pb2.Price) -> Price:
+    """The price a request holds, checked as far as it can be alone."""
+    provider = _provider(message.provider, "price.provider")
+    model = _model(message.model, provider, "price.model")
+    if not message.components:
+        raise invalid("price.components", "", "one rate at least; zeros where it is free")
+    plain = prices_pb2.Price()
+    plain.CopyFrom(message)
+    plain.provider, plain.model, plain.version = provider, model, ""
+    plain.currency = message.currency or "USD"
+    try:
+        return price_from_proto(plain)
+    except WireError as error:
+        raise invalid(f"price.{error.field}", error.value, error.expected) from error
+
+
+def _instant(request: Message, field: str) -> datetime | None:
+    return instant(getattr(request, field), field) if request.HasField(field) else None
+
+
+def _found(book: PriceBook, name: str) -> Price:
+    """The price that a call of a name is charged by."""
     _model(name, "", "model")
-    price, sellers = rules.find(await _book(connection, organization, imported), name)
+    price, sellers = rules.find(book, name)
     if price is not None:
         return price
     if sellers:
         raise invalid("model", name, f"PROVIDER/{name} with one of {', '.join(sellers[:20])}")
     raise not_found("price", name)
+
+
+def _listed(book: PriceBook, price: Price) -> Price:
+    """The price of the list that this one was made of by contracts."""
+    return book.listed(price.model, price.provider) or price
 
 
 async def _known_price(
@@ -297,18 +371,21 @@ async def _known_price(
 
 
 def _message(record: PriceRecord) -> prices_pb2.Price:
-    message = price_to_proto(record.price)
-    message.effective_time.FromDatetime(record.effective_at)
-    if record.expires_at is not None:
-        message.expire_time.FromDatetime(record.expires_at)
+    message = price_to_proto(structs.replace(record.price, **record.period))
+    platform = record.organization_slug == _PLATFORM
+    message.layer = _PLATFORM if record.layer == "custom" and platform else record.layer
+    message.record_time.CopyFrom(timestamp(record.created_at))
+    if record.superseded_at is not None:
+        message.supersede_time.CopyFrom(timestamp(record.superseded_at))
+    message.source = record.source
     return message
 
 
-def _quote_message(price: Price, quoted: Charge) -> prices_pb2.QuotePriceResponse:
+def _quote_message(price: Price, quoted: Charge, call: _Call) -> prices_pb2.QuotePriceResponse:
     return prices_pb2.QuotePriceResponse(
         cost=money_pb2.Money(nanos=quoted.cost_nanos, currency=quoted.currency),
         exact_cost=format_decimal(quoted.cost),
-        lines=[_quote_line(line) for line in quoted.breakdown],
+        lines=[_quote_line(price, line, call) for line in quoted.breakdown],
         price=price_to_proto(price),
     )
 
@@ -324,7 +401,7 @@ def _convert(answer: prices_pb2.QuotePriceResponse, quoted: Charge, conversion: 
         answer.exchange_rate = conversion.text
 
 
-def _quote_line(line: Line) -> prices_pb2.QuoteLine:
+def _quote_line(price: Price, line: Line, call: _Call) -> prices_pb2.QuoteLine:
     # As price lists print it: per million LLM tokens, else for one.
     name = line.meter.partition(".")[0]
     per = LLM_TOKENS_PER if Meter(name) in LLM_TOKEN_METERS else 1
@@ -334,6 +411,14 @@ def _quote_line(line: Line) -> prices_pb2.QuoteLine:
         rate=format_decimal(EXACT.multiply(line.rate, Decimal(per))),
         per=per,
         amount=format_decimal(line.amount),
+        rule=rule_of(
+            price,
+            line,
+            call.usage,
+            service_tier=call.service_tier,
+            region=call.region,
+            at=call.at,
+        ),
     )
 
 

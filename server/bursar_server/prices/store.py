@@ -11,6 +11,7 @@ from bursar.pricing import Price, price_from_json, price_to_json
 from bursar_server.database.pool import Connection
 from bursar_server.database.queries import Queries
 from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
+from bursar_server.prices import rules
 
 q = Queries.load(__package__)
 
@@ -19,12 +20,24 @@ MOST_VERSIONS: Final = 1000
 
 
 class PriceRecord(msgspec.Struct, frozen=True):
-    """A price with the time it was in force; `expires_at` is None while it is."""
+    """A price with the time that it is for; `expires_at` is None where that has no end."""
 
     price: Price
+    """Without its time."""
     layer: str
     effective_at: datetime
     expires_at: datetime | None
+    created_at: datetime
+    """When it was recorded."""
+    superseded_at: datetime | None
+    """When it was no longer believed; None: it is."""
+    source: str
+    organization_slug: str
+
+    @property
+    def period(self) -> dict[str, datetime | None]:
+        """Its time, as fields of a price."""
+        return {"effective_at": self.effective_at, "expires_at": self.expires_at}
 
 
 class PriceListRecord(msgspec.Struct, frozen=True):
@@ -77,8 +90,9 @@ async def replace_built_in(
 
 
 async def overlay(connection: Connection, organization_id: int) -> tuple[int, list[str]]:
-    """The custom prices in force for an organization, as JSON: the platform's first, then its own,
-    a later one winning; and their version, which grows with each change of either."""
+    """The custom prices that hold or will for an organization, as JSON with their times: the
+    platform's first, then its own, a later one winning; and their version, which grows with each
+    change of either."""
     version = await connection.fetchval(
         q.overlay_version, organization_id, PLATFORM_ORGANIZATION_ID
     )
@@ -91,15 +105,6 @@ async def raise_overlay_version(connection: Connection, organization_id: int) ->
     return int(await connection.fetchval(q.raise_overlay_version, organization_id))
 
 
-async def end_price(
-    connection: Connection, organization_id: int, provider: str, model: str
-) -> int | None:
-    """End the custom price in force; returns its id, None if there is none."""
-    at = await connection.fetchval(q.time_of_change)
-    found: int | None = await connection.fetchval(q.end_price, organization_id, provider, model, at)
-    return found
-
-
 async def insert_list(
     connection: Connection, organization_id: int, version: str, source: str
 ) -> int:
@@ -109,13 +114,73 @@ async def insert_list(
     )
 
 
-async def set_price(
-    connection: Connection, organization_id: int, list_id: int, price: Price
+async def prices_through_time(
+    connection: Connection, organization_id: int, since: datetime, until: datetime
+) -> list[Price]:
+    """Every price over the snapshot that held for an organization at some time of a period, as is
+    known now, with its time: a later one winning where both hold."""
+    rows = await connection.fetch(
+        q.prices_through_time, organization_id, PLATFORM_ORGANIZATION_ID, since, until
+    )
+    return [price_from_json(row["price"]) for row in rows]
+
+
+async def time_of_change(connection: Connection) -> datetime:
+    """Now, by the clock that all processes share."""
+    at: datetime = await connection.fetchval(q.time_of_change)
+    return at
+
+
+async def next_beginning(
+    connection: Connection, organization_id: int, provider: str, model: str, after: datetime
+) -> datetime | None:
+    """When the next custom price of a model begins; None if none does."""
+    found: datetime | None = await connection.fetchval(
+        q.next_beginning, organization_id, provider, model, after
+    )
+    return found
+
+
+async def supersede(
+    connection: Connection,
+    organization_id: int,
+    provider: str,
+    model: str,
+    *,
+    since: datetime,
+    until: datetime | None,
+    now: datetime,
+) -> list[int]:
+    """Take back what is believed of a model's custom price in a stretch of time; what is left of
+    the prices before and behind it is recorded anew. Returns the ids of those that were there."""
+    where = (organization_id, provider, model)
+    rows = await connection.fetch(q.supersede_prices, *where, since, until, now)
+    for row in rows:
+        for left in rules.remnants(row["effective_at"], row["expires_at"], since, until):
+            await connection.execute(
+                q.insert_price,
+                organization_id,
+                row["price_list_id"],
+                provider,
+                model,
+                msgspec.Raw(row["price"].encode()),
+                *left,
+                now,
+            )
+    return [row["id"] for row in rows]
+
+
+async def insert_price(
+    connection: Connection,
+    organization_id: int,
+    list_id: int,
+    price: Price,
+    *,
+    since: datetime,
+    until: datetime | None,
+    now: datetime,
 ) -> int:
-    """End the custom price in force, if there is one, and put this in its place; returns its id."""
-    at = await connection.fetchval(q.time_of_change)
-    where = (organization_id, price.provider, price.model)
-    await connection.execute(q.end_price, *where, at)
+    """Record a custom price for a stretch of time that is free; returns its id."""
     return int(
         await connection.fetchval(
             q.insert_price,
@@ -124,7 +189,9 @@ async def set_price(
             price.provider,
             price.model,
             _column(price),
-            at,
+            since,
+            until,
+            now,
         )
     )
 
@@ -146,8 +213,9 @@ async def price_page(
     model_pattern: str,
     custom_only: bool,
     size: int,
+    at: datetime | None = None,
 ) -> list[PriceRecord]:
-    """At most `size` prices in force by provider and model, behind `after`.
+    """At most `size` prices in force at `at` (None: now) by provider and model, behind `after`.
 
     `model_pattern` is one of SQL's LIKE, "" for every model; so is a `provider` of "".
     """
@@ -160,16 +228,29 @@ async def price_page(
         model_pattern,
         custom_only,
         size,
+        at,
     )
     return [_record(row) for row in rows]
 
 
 async def price_history(
-    connection: Connection, organization_id: int, provider: str, model: str
+    connection: Connection,
+    organization_id: int,
+    provider: str,
+    model: str,
+    *,
+    superseded: bool = False,
 ) -> list[PriceRecord]:
-    """Every price a model had for an organization, the newest first."""
+    """Every price a model had or will have for an organization, the newest first; with
+    `superseded` also what was once believed."""
     rows = await connection.fetch(
-        q.price_history, organization_id, PLATFORM_ORGANIZATION_ID, provider, model, MOST_VERSIONS
+        q.price_history,
+        organization_id,
+        PLATFORM_ORGANIZATION_ID,
+        provider,
+        model,
+        MOST_VERSIONS,
+        superseded,
     )
     return [_record(row) for row in rows]
 
@@ -181,13 +262,20 @@ async def price_lists(connection: Connection, organization_id: int) -> list[Pric
 
 
 def _column(price: Price) -> msgspec.Raw:
-    return msgspec.Raw(price_to_json(price))
+    # Its time has columns of its own.
+    timeless = msgspec.structs.replace(price, effective_at=None, expires_at=None)
+    return msgspec.Raw(price_to_json(timeless))
 
 
 def _record(row: asyncpg.Record) -> PriceRecord:
+    price = price_from_json(row["price"])
     return PriceRecord(
-        price=price_from_json(row["price"]),
+        price=msgspec.structs.replace(price, effective_at=None, expires_at=None),
         layer=row["layer"],
         effective_at=row["effective_at"],
         expires_at=row["expires_at"],
+        created_at=row["created_at"],
+        superseded_at=row["superseded_at"],
+        source=row["source"],
+        organization_slug=row["organization_slug"],
     )

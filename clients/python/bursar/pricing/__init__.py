@@ -5,12 +5,14 @@ charge and its upper bound, and the built-in price list. Refuses: reading or sto
 the data that ships with the package, knowing who spends, and rounding more than once.
 """
 
+from .answered import price_of_answer
 from .book import PriceBook, snapshot
 from .ceilings import ceiling
 from .charging import Charge, Line, UnpricedError, charge
 from .compile_litellm import compile_entry, compile_map
 from .conditions import FreeQuota, PriceError, Span, Window
 from .contracts import Contract, Terms, contracted, terms_for
+from .explaining import rule_of
 from .model import (
     Component,
     Meter,
@@ -43,9 +45,11 @@ __all__ = [
     "contracted",
     "llm_token_price",
     "price_from_json",
+    "price_of_answer",
     "price_to_json",
     "prices_from_json",
     "prices_to_json",
+    "rule_of",
     "snapshot",
     "terms_for",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import msgspec
 
@@ -21,6 +21,7 @@ from .book import PriceBook, snapshot
 from .charging import Charge, charge
 from .compile_litellm import compile_entry
 from .conditions import PriceError
+from .explaining import rule_of
 from .model import BATCH_TIER, Price
 
 # One row is a handful of numbers, or one entry of a price map; the longest of those is 12 kB.
@@ -44,14 +45,19 @@ class Quote(msgspec.Struct, frozen=True):
     input_cost: Decimal
     output_cost: Decimal
     charge: Charge
+    price: Price
+    usage: Usage
+    service_tier: str | None
 
 
 def quote_rows(
-    lines: Iterable[str | bytes], *, book: PriceBook | None = None
-) -> Iterator[dict[str, str]]:
+    lines: Iterable[str | bytes], *, book: PriceBook | None = None, explain: bool = False
+) -> Iterator[dict[str, Any]]:
     """One answer a line: `input_cost` and `output_cost` as decimal strings, or `error`.
 
-    Blank lines are skipped; a row that can't be quoted gets its own error and stops nothing.
+    Blank lines are skipped; a row that can't be quoted gets its own error and stops nothing. With
+    `explain` an answer also has `price_version` and `lines`: meter, quantity, rate, amount and the
+    rule that chose the rate.
     """
     prices = book or snapshot()
     for line in lines:
@@ -63,10 +69,24 @@ def quote_rows(
         except (QuoteError, PriceError) as error:
             yield {"error": str(error)}
         else:
-            yield {
+            answer: dict[str, Any] = {
                 "input_cost": plain_decimal(quoted.input_cost),
                 "output_cost": plain_decimal(quoted.output_cost),
             }
+            if explain:
+                answer |= _explained(quoted)
+            yield answer
+
+
+def rows_of(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, none of them longer than is read of one: the rest of a longer one is
+    passed over, and it gets its error."""
+    while line := file.readline(MAX_ROW_BYTES + 1):
+        yield line
+        while len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
+            line = file.readline(MAX_ROW_BYTES + 1)
+            if not line:
+                return
 
 
 def quote_row(row: Mapping[str, Any], book: PriceBook) -> Quote:
@@ -79,13 +99,30 @@ def quote_row(row: Mapping[str, Any], book: PriceBook) -> Quote:
     tier = row.get("service_tier")
     if tier is not None and not isinstance(tier, str):
         raise QuoteError(f"service_tier is {_shown(tier)}; expected text or null")
-    charged = charge(price, usage, service_tier=BATCH_TIER if kind == "batch" else tier)
+    tier = BATCH_TIER if kind == "batch" else tier
+    charged = charge(price, usage, service_tier=tier)
     if charged.unpriced:
         raise QuoteError(
             f"model {price.model!r} of {price.provider!r} has no rate for "
             f"{', '.join(charged.unpriced)}"
         )
-    return Quote(charged.input_cost, charged.output_cost, charged)
+    return Quote(charged.input_cost, charged.output_cost, charged, price, usage, tier)
+
+
+def _explained(quoted: Quote) -> dict[str, Any]:
+    return {
+        "price_version": quoted.charge.price_version,
+        "lines": [
+            {
+                "meter": str(line.meter),
+                "quantity": line.quantity,
+                "rate": plain_decimal(line.rate),
+                "amount": plain_decimal(line.amount),
+                "rule": rule_of(quoted.price, line, quoted.usage, service_tier=quoted.service_tier),
+            }
+            for line in quoted.charge.breakdown
+        ],
+    }
 
 
 def plain_decimal(amount: Decimal) -> str:
@@ -96,11 +133,13 @@ def plain_decimal(amount: Decimal) -> str:
 
 def _row(text: bytes) -> dict[str, Any]:
     if len(text) > MAX_ROW_BYTES:
-        raise QuoteError(f"row has {len(text)} bytes; at most {MAX_ROW_BYTES}")
+        raise QuoteError(f"row has more than {MAX_ROW_BYTES} bytes")
     try:
         return _DECODER.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise QuoteError(f"row is not a JSON object: {error}") from error
+    except RecursionError as error:
+        raise QuoteError("row is nested too deeply to be one") from error
 
 
 _DECODER: Final = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
