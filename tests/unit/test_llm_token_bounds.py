@@ -75,5 +75,5 @@ def test_the_bound_is_below_the_bytes_where_it_can_be() -> None:
     prose = b"the rest of the letters are in other words, and so is all that is said here. " * 20
     code = b"        if there is a second line:\n            return the third\n" * 20
     assert text_bound(prose) < 0.85 * len(prose)
-    assert text_bound(code) < 0.7 * len(code)
+    assert text_bound(code) < 0.75 * len(code)
     assert text_bound(b"") == 0

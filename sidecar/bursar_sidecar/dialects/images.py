@@ -11,8 +11,9 @@ from bursar.llm_tokens import MAX_HEADER_BYTES, data_url_image_size
 
 MAX_IMAGES: Final = 4_000
 """Images of one request whose size is looked at; providers take at most some 3,600."""
+_USUALLY_READ_BYTES: Final = 4_608
 _READ_BYTES: Final = MAX_HEADER_BYTES * 4 // 3 + 512
-"""Of an image's address: the header in base64, and what stands before it."""
+"""Of an image's address: the header in base64, and what stands before it; of some JPEGs all."""
 
 
 class ImagePart(msgspec.Struct, frozen=True):
@@ -41,8 +42,10 @@ def read_image(raw: msgspec.Raw) -> ImagePart:
         except _UNREADABLE:
             return ImagePart(None)
         raw, detail = address.url, address.detail
-    start = bytes(memoryview(raw)[:_READ_BYTES])
-    url = start.replace(b"\\/", b"/").strip(b'"')
-    # Any other escape has no place in base64: such an image has the size of the largest.
-    size = None if b"\\" in url else data_url_image_size(url.decode("latin-1"))
+    for most in (_USUALLY_READ_BYTES, _READ_BYTES):
+        url = bytes(memoryview(raw)[:most]).replace(b"\\/", b"/").strip(b'"')
+        # Any other escape has no place in base64: such an image has the size of the largest.
+        size = None if b"\\" in url else data_url_image_size(url.decode("latin-1"))
+        if size is not None or len(memoryview(raw)) <= most:
+            break
     return ImagePart(size, detail or "auto")

@@ -10,6 +10,7 @@ from typing import Final
 MAX_HEADER_BYTES: Final = 262_144
 """A JPEG carries its size behind thumbnails and colour profiles, of 64 kB each."""
 
+_USUAL_HEADER_BYTES: Final = 3_072
 _MAX_STEPS: Final = 1_024
 """Segments of a file looked at; a picture has a few dozen before its size."""
 _MAX_INTRODUCTION: Final = 256
@@ -23,13 +24,17 @@ def data_url_image_size(url: str) -> tuple[int, int] | None:
     comma = url.find(",", 0, _MAX_INTRODUCTION)
     if comma < 0 or not url[:comma].lower().endswith(";base64"):
         return None
-    first = url[comma + 1 : comma + 1 + MAX_HEADER_BYTES * 4 // 3]
-    try:
-        # Cut where a group of four ends; a file shorter than that ends as it does.
-        data = binascii.a2b_base64(first[: len(first) // 4 * 4])
-    except (binascii.Error, ValueError):
-        return None
-    return image_size(data)
+    # All but some JPEGs tell their size at once.
+    for most in (_USUAL_HEADER_BYTES, MAX_HEADER_BYTES):
+        first = url[comma + 1 : comma + 1 + most * 4 // 3]
+        try:
+            # Cut where a group of four ends; a file shorter than that ends as it does.
+            size = image_size(binascii.a2b_base64(first[: len(first) // 4 * 4]))
+        except (binascii.Error, ValueError):
+            return None
+        if size is not None:
+            return size
+    return None
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:
