@@ -150,7 +150,9 @@ class Attempt:
             return self._settle(kind, usage, 0, None, reading)
         reserved = self._reservation.ceiling_nanos
         tier = reading.service_tier or self.terms.service_tier
-        charged = charge(price, usage, service_tier=tier or None)
+        # Off-peak hours are judged by the time of the admission, as a later rating does.
+        at = self.terms.rates.admitted_at if price.windows else None
+        charged = charge(price, usage, service_tier=tier or None, at=at)
         conversion = self.terms.rates.conversion(price.currency)
         cost_nanos = charged.cost_nanos if conversion is None else conversion.nanos(charged.cost)
         if charged.unpriced:

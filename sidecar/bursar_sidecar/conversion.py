@@ -43,14 +43,18 @@ class CallRates:
             return None
         if self._last is not None and self._last.base == price_currency:
             return self._last
-        seconds, nanos = divmod(self._admitted_at, NANOS_PER_SECOND)
-        microsecond = nanos * _MICROSECONDS // NANOS_PER_SECOND
-        at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microsecond)
-        found = self._rates.conversion(price_currency, self.currency, at)
+        found = self._rates.conversion(price_currency, self.currency, self.admitted_at)
         if found is None:
             raise UnconvertibleError(price_currency, self.currency)
         self._last = found
         return found
+
+    @property
+    def admitted_at(self) -> datetime:
+        """When the call was admitted."""
+        seconds, nanos = divmod(self._admitted_at, NANOS_PER_SECOND)
+        microsecond = nanos * _MICROSECONDS // NANOS_PER_SECOND
+        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microsecond)
 
     def can_convert(self, price_currency: str) -> bool:
         """Whether a price in that currency can be charged."""
