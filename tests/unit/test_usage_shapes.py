@@ -189,7 +189,7 @@ def test_a_cost_that_can_not_be_is_none(cost: str) -> None:
         ("xai_chat: xAI chat: reasoning beside the completion, cost in ticks", "xai", "0"),
         # Three searches of X at $5 per 1,000, which the price list does not have.
         (
-            "xai_responses: xAI response: reasoning within the output, tools by name",
+            "xai_responses: xAI response that searched X three times",
             "xai",
             "0.015",
         ),
@@ -206,7 +206,7 @@ def test_a_cost_that_can_not_be_is_none(cost: str) -> None:
     ],
 )
 def test_what_was_read_costs_what_the_provider_says(name: str, provider: str, beside: str) -> None:
-    """The counts of these answers, and what was billed for them, are the providers' own."""
+    """Answers that users published, with what was billed for them."""
     metered = read(CASES[name])
     price = snapshot().lookup(metered.model, provider)
     assert price is not None

@@ -9,6 +9,7 @@ from .model import Meter, Price
 
 _PIECES: Final = Meter.OUTPUT_PICTURE.value
 _PIXELS: Final = Meter.OUTPUT_PIXEL.value
+_MADE: Final = (_PIECES, _PIXELS)
 # Models that are given nothing that is paid by the picture.
 _MAKES_PICTURES: Final = "image_generation"
 
@@ -24,9 +25,9 @@ def in_one_unit(
     (`input_cost_per_image` and `input_cost_per_pixel` of the mode image_generation); those are
     meant where no other is.
     """
-    bases = {name: name.partition(".")[0] for name in counts}
-    if _PIECES not in bases.values() and _PIXELS not in bases.values():
+    if not any(name.startswith(_MADE) for name in counts):
         return counts
+    bases = {name: name.partition(".")[0] for name in counts}
     pieces = _PIECES in bases.values()
     makes = price.mode == _MAKES_PICTURES and not price.free_quotas
     chosen, unit = _PIECES if pieces else _PIXELS, ""
@@ -42,7 +43,7 @@ def in_one_unit(
     for name, count in counts.items():
         if bases[name] == chosen:
             name = (unit or chosen) + name[len(chosen) :]
-        elif bases[name] in (_PIECES, _PIXELS):
+        elif bases[name] in _MADE:
             continue
         once[name] = once.get(name, 0) + count
     return once
