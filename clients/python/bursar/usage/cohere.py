@@ -58,7 +58,8 @@ def _usage(counted: object, call: Call) -> Usage:
         "image_input": min(pictures, given - cached),
         "query": read.part(billed, "search_units"),
         "classification": read.part(billed, "classifications"),
-        "input_picture": read.part(billed, "images"),
+        # Pictures given are their LLM tokens where those are told, and pieces where not.
+        "input_picture": 0 if pictures else read.part(billed, "images"),
         "page": read.part(billed, "pages"),
     }
     output = read.part(billed, "output_tokens")
