@@ -170,6 +170,7 @@ def _prices(provider: str, name: str, model: _Model, book: PriceBook) -> Iterabl
             effective_at=stretch.begins,
             expires_at=stretch.ends,
             windows=stretch.windows,
+            search_per=below.search_per if below else "query",
         )
 
 

@@ -307,7 +307,7 @@ class _Reading:
     def search_per(self, litellm_provider: Any) -> Literal["query", "request"]:
         """Whether a search is paid by the query, or by the request that searched."""
         searches = {Meter.SEARCH, Meter.MAPS_QUERY} & {found.meter for found in self._found}
-        if self._search_unit is None and searches and litellm_provider in _OF_GOOGLE:
+        if self._search_unit is None and searches and _is_google(litellm_provider):
             return "request"
         return _SEARCH_UNITS.get(self._search_unit, "query")
 
@@ -386,7 +386,7 @@ class _Reading:
                     self._found[fee] = self._found.pop(found)
         if any(found.meter in (Meter.INPUT, Meter.OUTPUT) for found in self._found):
             self.multipliers["tier/batch"] = batch_factor(self._provider)
-        if entry.get("litellm_provider") in _OF_GOOGLE:
+        if _is_google(entry.get("litellm_provider")):
             self._add_cached_batches()
 
     def _add_cached_batches(self) -> None:
@@ -456,6 +456,11 @@ class _Reading:
             )
             for found, rate in sorted(self._found.items())
         )
+
+
+def _is_google(litellm_provider: Any) -> bool:
+    """Whatever a map says, a word or not."""
+    return isinstance(litellm_provider, str) and litellm_provider in _OF_GOOGLE
 
 
 def _is_price_like(field: str, value: Any) -> bool:
