@@ -22,6 +22,7 @@ from bursar_server.allowances import (
     windows,
     writer,
 )
+from bursar_server.prices import import_store
 from bursar_sidecar import journal, journal_kept
 from tests.simulation import arming_store, database, disk, forgotten, stores
 from tests.simulation.coverage import saw
@@ -107,6 +108,7 @@ def _stand_ins() -> list[tuple[Any, str, Any]]:
         (service, "organization_by_id", stores.organization_by_id),
         (policy, "transaction", database.transaction),
         (policy, "overlay", stores.overlay),
+        (import_store, "imported_list", stores.imported_list),
         (policy, "contracts_to_tell", stores.contracts_to_tell),
         (policy, "store", stores.STORE),
         (policy, "is_unmarked", _is_unmarked),

@@ -422,6 +422,10 @@ async def overlay(tables: Tables, _organization_id: int) -> tuple[int, list[byte
     return version, [price_to_json(price_of(tables.prices[-1], version))] if version else []
 
 
+async def imported_list(_tables: Tables, _organization_id: int) -> None:
+    """None: a history imports no lists."""
+
+
 async def contracts_to_tell(_tables: Tables, _organization_id: int) -> list[Contract]:
     """None: a history has prices alone."""
     return []

@@ -56,6 +56,8 @@ class ImportedPrices:
             if record is not None:
                 # One that came back after another has its id again, and another time.
                 versions.append((owner, record.id, record.created_at))
+        if not versions:
+            return _Told((), ())
         key = tuple(versions)
         known = self._kept.get(key)
         if known is None:
