@@ -2,19 +2,24 @@
 
 import json
 import sys
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from bursar.client import new_request_id
-from bursar.pricing.quote import quote_rows
+from bursar.pricing.quote import quote_rows, rows_of
 from bursar.usage import MAX_COUNT
 from bursar.v1 import charges_pb2, prices_pb2
 from bursar_cli import output, typed
-from bursar_cli.cells import Column, as_text, when_set
+from bursar_cli.cells import Column, as_text, printable, when_set
 from bursar_cli.output import Format
+from bursar_cli.price_contracts import app as contract_app
+from bursar_cli.price_explained import explanation, quoted_offline
 from bursar_cli.price_import import add_verbs as add_import_verbs
+from bursar_cli.price_rerate import add_verbs as add_rerate_verbs
 from bursar_cli.rates import component, meter_text, rate_text
 from bursar_cli.typed import UsageFault
 from bursar_cli.verbs import Session, noun, verb
@@ -63,13 +68,23 @@ COLUMNS: Final = (
     Column("Max output", _count("max_output_llm_tokens")),
     Column("From", lambda price: when_set(price, "effective_time"), wide=True),
     Column("Until", lambda price: when_set(price, "expire_time"), wide=True),
+    Column("Layer", lambda price: price.layer, wide=True),
     Column("Version", lambda price: price.version),
+    Column("Recorded", lambda price: when_set(price, "record_time"), wide=True),
+    Column("Superseded", lambda price: when_set(price, "supersede_time"), wide=True),
+    Column("By", lambda price: price.source, wide=True),
 )
 # Of a history, where the time is what matters.
+_TOLD: Final = ("From", "Until", "Layer", "By")
 HISTORY: Final = tuple(
-    Column(each.title, each.value, wide=each.wide and each.title not in {"From", "Until"})
+    Column(each.title, each.value, wide=each.wide and each.title not in _TOLD)
     for each in COLUMNS
     if each.title not in {"Mode", "Max input", "Max output"}
+)
+# With what was believed once, when it was believed matters too.
+BELIEFS: Final = tuple(
+    Column(each.title, each.value, wide=each.wide and each.title not in {"Recorded", "Superseded"})
+    for each in HISTORY
 )
 LISTS: Final = (
     Column("Name", lambda each: each.name),
@@ -86,6 +101,7 @@ LINES: Final = (
     Column("Per", lambda line: line.per),
     Column("Amount", lambda line: line.amount),
 )
+EXPLAINED: Final = (*LINES, Column("Rule", lambda line: line.rule))
 # Of a quoted row.
 ROWS: Final = (
     Column("Input cost", lambda row: row.get("input_cost", "")),
@@ -95,6 +111,12 @@ ROWS: Final = (
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="gpt-4o-mini or openai/gpt-4o-mini.")]
 Provider = Annotated[str, typer.Option(help="openai; or write provider/model.", show_default=False)]
+At = Annotated[
+    str,
+    typer.Option(
+        metavar="WHEN", help="Then: 2026-01-31, a date and time, -7d, +30d.", show_default=False
+    ),
+]
 
 
 def _provider_and_model(provider: str, model: str) -> tuple[str, str]:
@@ -113,6 +135,7 @@ def list_prices(
     model: Annotated[str, typer.Option(metavar="GLOB", help="gpt-4o*", show_default=False)] = "",
     provider: Annotated[str, typer.Option(help="openai", show_default=False)] = "",
     custom: Annotated[bool, typer.Option("--custom", help="Only the operator's own.")] = False,
+    at: At = "",
 ) -> None:
     """List the prices in force. Rates are per million LLM tokens unless they say otherwise.
 
@@ -126,16 +149,25 @@ def list_prices(
         provider=provider,
         custom_only=custom,
     )
+    _stamp(session, request.at_time, at, "--at")
     session.show_list(session.client.prices.ListPrices, request, COLUMNS, empty="no prices")
 
 
+def _stamp(session: Session, stamp: Timestamp, text: str, option: str) -> None:
+    """Set an instant as typed; nothing typed stays nothing."""
+    if text:
+        stamp.FromDatetime(typed.any_instant(text, option, session.now, UTC))
+
+
 @verb(app, "show")
-def show_price(session: Session, model: Model) -> None:
-    """Show the price in force of one model.
+def show_price(session: Session, model: Model, at: At = "") -> None:
+    """Show the price of one model on the list, without contracts.
 
     bursar price show gpt-4o-mini
+    bursar price show gpt-4o-mini --at 2026-01-31
     """
     asked = prices_pb2.GetPriceRequest(organization=session.organization, model=model)
+    _stamp(session, asked.at_time, at, "--at")
     session.show(session.client.prices.GetPrice(asked), COLUMNS)
 
 
@@ -170,10 +202,25 @@ def set_price(
     max_output: Annotated[
         int, typer.Option(min=0, max=MAX_COUNT, help="Longest answer, LLM tokens.")
     ] = 0,
+    begin: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="WHEN",
+            help="Past (corrects what was believed) or to come (scheduled); else from now on.",
+            show_default=False,
+        ),
+    ] = "",
+    until: Annotated[
+        str,
+        typer.Option(metavar="WHEN", help="Else until the next one begins.", show_default=False),
+    ] = "",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why.", show_default=False)] = "",
 ) -> None:
-    """Set your own price of a model, from now on; sidecars know within a second.
+    """Set your own price of a model, from now on or another time; sidecars know within a second.
 
     bursar price set openai/gpt-4o-mini --input 0.15 --output 0.60 --cached-input 0.075
+    bursar price set openai/gpt-4o-mini --input 0.12 --output 0.50 --from 2027-01-01
     bursar price set mine/llama --free
     """
     whose, name = _provider_and_model(provider, model)
@@ -206,29 +253,49 @@ def set_price(
         max_output_llm_tokens=max_output,
         mode=mode,
     )
+    _stamp(session, price.effective_time, begin, "--from")
+    _stamp(session, price.expire_time, until, "--until")
     request = prices_pb2.SetPriceRequest(
-        organization=session.organization, price=price, request_id=new_request_id()
+        organization=session.organization, price=price, request_id=new_request_id(), reason=reason
     )
     session.show(session.client.prices.SetPrice(request), COLUMNS)
 
 
 @verb(app, "history")
-def price_history(session: Session, model: Model, provider: Provider = "") -> None:
-    """Show every version of one model's price, the newest first.
+def price_history(
+    session: Session,
+    model: Model,
+    provider: Provider = "",
+    beliefs: Annotated[
+        bool, typer.Option("--all", help="Also what was believed once and is no longer.")
+    ] = False,
+) -> None:
+    """Show every version of one model's price, the newest first: from when until when, and by whom.
 
     bursar price history openai/gpt-4o-mini
+    bursar price history openai/gpt-4o-mini --all -o json
     """
     whose, name = _provider_and_model(provider, model)
     asked = prices_pb2.ListPriceHistoryRequest(
-        organization=session.organization, provider=whose, model=name
+        organization=session.organization, provider=whose, model=name, include_superseded=beliefs
     )
     answer = session.client.prices.ListPriceHistory(asked)
-    session.show_all(answer.prices, HISTORY, empty="no prices")
+    session.show_all(answer.prices, BELIEFS if beliefs else HISTORY, empty="no prices")
 
 
 @verb(app, "delete")
-def delete_price(session: Session, model: Model, provider: Provider = "") -> None:
-    """Take your own price of a model back, from now on.
+def delete_price(
+    session: Session,
+    model: Model,
+    provider: Provider = "",
+    begin: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="WHEN", help="In the past: it was never right.", show_default=False
+        ),
+    ] = "",
+) -> None:
+    """Take your own price of a model back, from now on; what is scheduled of it, too.
 
     bursar price delete openai/gpt-4o-mini
     """
@@ -236,6 +303,7 @@ def delete_price(session: Session, model: Model, provider: Provider = "") -> Non
     asked = prices_pb2.DeletePriceRequest(
         organization=session.organization, provider=whose, model=name
     )
+    _stamp(session, asked.effective_time, begin, "--from")
     session.client.prices.DeletePrice(asked)
     session.deleted(f"{whose}/{name}")
 
@@ -279,38 +347,59 @@ def quote(
         int, typer.Option(min=0, max=MAX_COUNT, help="How many of the output.")
     ] = 0,
     tier: Annotated[str, typer.Option(help="batch, flex, priority ...", show_default=False)] = "",
+    region: Annotated[str, typer.Option(help="The provider's: eu ...", show_default=False)] = "",
+    at: At = "",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say which rule, price and contract chose each rate.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="By the built-in list, without a server.")
+    ] = False,
 ) -> None:
     """Say what a call would cost. Rows of a file are priced here, one JSON object a line each.
 
     bursar price quote gpt-4o-mini --input 1000 --output 500
+    bursar price quote gpt-4o-mini --input 1000 --tier priority --explain --offline
     bursar price quote --rows rows.jsonl -o json
     """
     if (rows is None) == (model == ""):
         raise UsageFault("MODEL or --rows", "give one of them")
     if rows is not None:
-        _quote_rows(session, rows)
+        _quote_rows(session, rows, explain=explain)
         return
-    answer = session.client.prices.QuotePrice(
-        prices_pb2.QuotePriceRequest(
-            organization=session.organization,
-            model=model,
-            usage=charges_pb2.Usage(
-                input_llm_tokens=input_count,
-                cached_input_llm_tokens=cached_input,
-                cache_write_5m_llm_tokens=cache_write,
-                cache_write_1h_llm_tokens=cache_write_1h,
-                output_llm_tokens=output_count,
-                reasoning_llm_tokens=reasoning,
-            ),
-            service_tier=tier,
-        )
+    request = prices_pb2.QuotePriceRequest(
+        organization=session.organization,
+        model=model,
+        usage=charges_pb2.Usage(
+            input_llm_tokens=input_count,
+            cached_input_llm_tokens=cached_input,
+            cache_write_5m_llm_tokens=cache_write,
+            cache_write_1h_llm_tokens=cache_write_1h,
+            output_llm_tokens=output_count,
+            reasoning_llm_tokens=reasoning,
+        ),
+        service_tier=tier,
+        region=region,
     )
+    _stamp(session, request.at_time, at, "--at")
+    if offline:
+        answer = quoted_offline(request, session.now)
+    else:
+        answer = session.client.prices.QuotePrice(request)
+    _show_quote(session, answer, explain=explain)
+
+
+def _show_quote(session: Session, answer: prices_pb2.QuotePriceResponse, *, explain: bool) -> None:
     if session.form is Format.CSV:
-        output.write_csv(answer.lines, LINES)
+        output.write_csv(answer.lines, EXPLAINED if explain else LINES)
     elif session.form is not Format.TABLE:
         output.write_data(output.as_object(answer), session.form)
     else:
-        output.write_table(answer.lines, LINES, session.now, empty="nothing was counted")
+        columns = EXPLAINED if explain else LINES
+        output.write_table(answer.lines, columns, session.now, empty="nothing was counted")
+        if explain:
+            for line in explanation(answer):
+                typer.echo(printable(line))
         price = f"{answer.price.provider}/{answer.price.model}, {answer.price.version}"
         typer.echo(f"\n{as_text(answer.cost, session.now)} ({price})")
         _echo_converted(session, answer)
@@ -326,7 +415,7 @@ def _echo_converted(session: Session, answer: prices_pb2.QuotePriceResponse) -> 
         typer.echo(f"{cost} (one {answer.cost.currency} is {one})")
 
 
-def _quote_rows(session: Session, path: Path) -> None:
+def _quote_rows(session: Session, path: Path, *, explain: bool) -> None:
     """One line out for each line in, as it is read: a file may be larger than memory."""
     form = session.form
     if form is Format.YAML:
@@ -334,10 +423,10 @@ def _quote_rows(session: Session, path: Path) -> None:
     try:
         with sys.stdin.buffer if str(path) == "-" else path.open("rb") as lines:
             if form is Format.JSON:
-                for answer in quote_rows(lines):
+                for answer in quote_rows(rows_of(lines), explain=explain):
                     typer.echo(json.dumps(answer))
                 return
-            answers = list(quote_rows(lines))
+            answers = list(quote_rows(rows_of(lines)))
     except OSError as error:
         raise UsageFault("--rows", f"{path}: {error.strerror}") from None
     if form is Format.CSV:
@@ -347,3 +436,5 @@ def _quote_rows(session: Session, path: Path) -> None:
 
 
 add_import_verbs(app)
+app.add_typer(contract_app, name="contract", help="Discounts, margins and fees.")
+add_rerate_verbs(app)

@@ -6,6 +6,7 @@ from typing import Final
 
 from bursar.pricing import Component, Meter, PriceError
 from bursar.v1 import prices_pb2
+from bursar.wire import format_decimal
 from bursar_cli.typed import UsageFault, shown
 
 MILLION: Final = 1_000_000
@@ -62,3 +63,31 @@ def meter_text(each: prices_pb2.PriceComponent) -> str:
     if condition.service_tier:
         text += f"@{condition.service_tier}"
     return f"{text} ({condition.variant})" if condition.variant else text
+
+
+_PERCENT: Final = re.compile(r"(?P<number>[0-9]{1,7}(?:\.[0-9]{1,7})?) ?%")
+_FEE: Final = re.compile(r"(?P<amount>[0-9]{1,7}(?:\.[0-9]{1,9})?)(?P<currency>[A-Z]{3})?")
+
+
+def factor(text: str, option: str, *, most: Decimal | None = None) -> Decimal:
+    """ "10%" is 0.1, "12.5%" 0.125. Raises UsageFault."""
+    match = _PERCENT.fullmatch(text.strip())
+    if match is None:
+        raise UsageFault(option, f"{shown(text)} is no percentage; expected 10% or 12.5%")
+    value = Decimal(match["number"]) / 100
+    if most is not None and value > most:
+        raise UsageFault(option, f"{shown(text)} is more than {percent_text(most)}")
+    return value
+
+
+def fee(text: str, option: str) -> tuple[str, str]:
+    """Amount and currency, "" where none is given. Raises UsageFault."""
+    match = _FEE.fullmatch(text.strip())
+    if match is None:
+        raise UsageFault(option, f"{shown(text)} is no fee; expected 0.001 or 0.001EUR")
+    return match["amount"], match["currency"] or ""
+
+
+def percent_text(value: Decimal) -> str:
+    """0.125 is "12.5%"."""
+    return f"{format_decimal(value * 100) if value >= 0 else '-' + format_decimal(-value * 100)}%"

@@ -31,6 +31,8 @@ _COLLECTIONS: Final = {
     "keys": ("key", "keys"),
     "budgets": ("budget", "budgets"),
     "raises": ("raise", "raises"),
+    "contracts": ("contract", "contracts"),
+    "reratings": ("rerating", "reratings"),
     "sidecars": ("sidecar", "sidecars"),
 }
 _SCOPES: Final = ("organizations", "teams", "projects", "users", "keys")
@@ -178,6 +180,19 @@ def coming_instant(text: str, option: str, now: datetime, zone: tzinfo) -> datet
     if when <= now:
         raise UsageFault(option, f"{shown(text)} is not in the future")
     return when
+
+
+def any_instant(text: str, option: str, now: datetime, zone: tzinfo) -> datetime:
+    """A date, a date and time, or a word such as now; past or to come. A stretch would leave open
+    in which direction, so it is none: `+30d` is from now, `-7d` ago."""
+    word = text.strip()
+    direction = {"+": 1, "-": -1}.get(word[:1], 0)
+    if not direction and _STRETCH.fullmatch(word):
+        raise UsageFault(option, f"{shown(text)}: say +{word} from now, or -{word} ago")
+    rest = word[1:] if direction else word
+    if direction and not _STRETCH.fullmatch(rest):
+        raise UsageFault(option, f"{shown(text)} is no time; expected +30d, -7d, a date")
+    return _in_utc(text, option, _instant(rest, option, now, zone, direction=direction or 1))
 
 
 def _in_utc(text: str, option: str, when: datetime) -> datetime:

@@ -38,12 +38,14 @@ from bursar.client_calls import (
 from bursar.v1 import (
     alerts_pb2_grpc,
     budgets_pb2_grpc,
+    contracts_pb2_grpc,
     exchange_rates_pb2_grpc,
     identity_pb2_grpc,
     ledger_pb2_grpc,
     policy_pb2_grpc,
     price_imports_pb2_grpc,
     prices_pb2_grpc,
+    ratings_pb2_grpc,
     reports_pb2_grpc,
     sidecars_pb2_grpc,
 )
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     # These classes exist for type checkers only: at run time one stub serves both kinds of channel.
     from bursar.v1.alerts_pb2_grpc import AlertServiceAsyncStub
     from bursar.v1.budgets_pb2_grpc import BudgetServiceAsyncStub
+    from bursar.v1.contracts_pb2_grpc import PriceContractServiceAsyncStub
     from bursar.v1.exchange_rates_pb2_grpc import ExchangeRateServiceAsyncStub
     from bursar.v1.identity_pb2_grpc import (
         KeyServiceAsyncStub,
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
     from bursar.v1.policy_pb2_grpc import PolicyServiceAsyncStub
     from bursar.v1.price_imports_pb2_grpc import PriceImportServiceAsyncStub
     from bursar.v1.prices_pb2_grpc import PriceServiceAsyncStub
+    from bursar.v1.ratings_pb2_grpc import RatingServiceAsyncStub
     from bursar.v1.reports_pb2_grpc import ReportServiceAsyncStub
     from bursar.v1.sidecars_pb2_grpc import SidecarServiceAsyncStub
 
@@ -217,6 +221,8 @@ class BursarClient:
         self.prices = prices_pb2_grpc.PriceServiceStub(channel)
         self.price_imports = price_imports_pb2_grpc.PriceImportServiceStub(channel)
         self.exchange_rates = exchange_rates_pb2_grpc.ExchangeRateServiceStub(channel)
+        self.contracts = contracts_pb2_grpc.PriceContractServiceStub(channel)
+        self.ratings = ratings_pb2_grpc.RatingServiceStub(channel)
         self.sidecars = sidecars_pb2_grpc.SidecarServiceStub(channel)
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.reports = reports_pb2_grpc.ReportServiceStub(channel)
@@ -277,6 +283,10 @@ class AsyncBursarClient:
         self.exchange_rates: ExchangeRateServiceAsyncStub = (
             exchange_rates_pb2_grpc.ExchangeRateServiceStub(channel)
         )
+        self.contracts: PriceContractServiceAsyncStub = contracts_pb2_grpc.PriceContractServiceStub(
+            channel
+        )
+        self.ratings: RatingServiceAsyncStub = ratings_pb2_grpc.RatingServiceStub(channel)
         self.sidecars: SidecarServiceAsyncStub = sidecars_pb2_grpc.SidecarServiceStub(channel)
         self.ledger: LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.reports: ReportServiceAsyncStub = reports_pb2_grpc.ReportServiceStub(channel)
