@@ -12,8 +12,8 @@ it against both, on text made to break it):
    behind an apostrophe ("don't"), which adds a third (no text was found that needs it).
 4. Every run of up to 79 spaces is an LLM token, so of two adjacent ones of spaces alone the sum is
    80 or more: at most 1 + 2 (s // 80) in a piece of s spaces. A run of spaces is cut at most once,
-   before its last: 2 + 2 (s // 80), which is no more than s less two for each four and for each eight
-   of them.
+   before its last: 2 + 2 (s // 80), which is no more than s less two for each four and two for each
+   eight of them.
 5. An LLM token that holds any other byte is counted with that byte.
 """
 
