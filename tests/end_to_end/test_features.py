@@ -280,6 +280,40 @@ def test_a_model_is_refused_unpriced_then_costs_what_was_set_then_is_free(stack:
     )
 
 
+def test_a_price_that_was_wrong_is_corrected_backwards_and_the_calls_with_it(stack: Stack) -> None:
+    app = App(stack, "--max-budget", "1", "--window", "1d")
+    model, priced = "openai/wrong-model", ("price", "set", "--org", "acme", "openai/wrong-model")
+    command(stack, *priced, "--input", "2", "--output", "2", "--from", "-1h")
+    command(stack, "price", "contract", "set", "--org", "acme", "--model", "wrong-model",
+            "--discount", "50%")  # fmt: skip
+    until(lambda: app.refused(model) == (200, ""), "it is priced", WITHIN_S)
+
+    def version() -> str:
+        return str(app.entry(app.call(model).headers["x-bursar-charge-id"])["priceVersion"])
+
+    until(lambda: "+contract@" in version(), "it is under contract", WITHIN_S)
+    charge = app.call(model).headers["x-bursar-charge-id"]
+    before = app.entry(charge)
+    command(stack, *priced, "--input", "6", "--output", "6", "--from", "-1h")
+    rerate = ("price", "rerate", "--org", "acme")
+    plan = command(stack, *rerate, "--from", "1h", "--model", "wrong-model", "--reason", "typing",
+                   "--dry-run")  # fmt: skip
+    assert plan["state"] == "RERATING_STATE_PLANNED"
+    assert int(plan["difference"]["nanos"]) > 0
+    assert app.entry(charge) == before
+    done = command(stack, *rerate, "--plan", plan["name"])
+    assert done["state"] == "RERATING_STATE_APPLIED"
+    correction = app.entry(f"{charge}-1")
+    assert int(correction["amount"]["nanos"]) == 2 * int(before["amount"]["nanos"])
+    assert (correction["kind"], correction["rerating"]) == (
+        "SETTLEMENT_KIND_CORRECTION", plan["name"],
+    )  # fmt: skip
+    assert app.entry(charge) == before
+    again = command(stack, *rerate, "--from", "1h", "--model", "wrong-model", "--reason", "again",
+                    "--dry-run")  # fmt: skip
+    assert again["correctedCount"] == "0"
+
+
 @pytest.mark.parametrize("window", ["every:1s", "1s"])
 def test_a_window_ends_by_itself_while_calls_flow(stack: Stack, window: str) -> None:
     app = App(stack)
