@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypedDict
 
 import msgspec
 
@@ -344,20 +344,17 @@ def _decoder(dialect: Dialect) -> Decode:
             return "the answer is no JSON object"
         except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError):
             return "the answer is not valid JSON"
-        values = zip(dialect.fields, msgspec.structs.astuple(found), strict=True)
-        return {name: value for name, value in values if value is not msgspec.UNSET}
+        return found
 
     return decode
 
 
-def _fields(names: tuple[str, ...], types: Mapping[str, Any]) -> msgspec.json.Decoder[Any]:
-    keys = [f"field_{place}" for place in range(len(names))]
-    struct = msgspec.defstruct(
-        "Fields",
-        [(key, types.get(name, Any), msgspec.UNSET) for key, name in zip(keys, names, strict=True)],
-        rename=dict(zip(keys, names, strict=True)),
-    )
-    return msgspec.json.Decoder(struct, float_hook=_decimal)
+def _fields(
+    names: tuple[str, ...], types: Mapping[str, Any]
+) -> msgspec.json.Decoder[dict[str, Any]]:
+    # A dict of those that are there; others are passed over, not decoded.
+    typed: Any = TypedDict("Fields", {name: types.get(name, Any) for name in names}, total=False)  # type: ignore[misc]  # its keys are known at run time only
+    return msgspec.json.Decoder(typed, float_hook=_decimal)
 
 
 _DECODERS: Final[dict[str, Decode]] = {}
