@@ -1,12 +1,14 @@
 """Which rate applies, what it comes to, and that no call costs more than its ceiling."""
 
+from collections import Counter
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cache
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -257,6 +259,17 @@ def priced_models() -> list[Price]:
     return [price for price in prices if any(c.meter == "input" for c in price.components)]
 
 
+def falls(price: Price, tier: str) -> bool:
+    """Whether the list says that some LLM tokens cost less beyond a context threshold."""
+    levels = [level.llm_tokens for level in rate_table(price).of(tier, "").levels]
+    return any(
+        rate > above[meter]
+        for below, above in pairwise(levels)
+        for meter, rate in below.items()
+        if meter in above
+    )
+
+
 @cache
 def rarer_models() -> list[Price]:
     """Those with parts of the grammar that few have."""
@@ -331,6 +344,7 @@ def test_cost_is_never_negative_grows_with_every_count_and_ignores_component_ord
     call: tuple[Price, Usage], more: int, data: st.DataObject
 ) -> None:
     price, usage = call
+    assume(not falls(price, ""))
     at = data.draw(st.none() | MOMENTS)
     base = charge(price, usage, at=at)
     assert base.cost >= 0
@@ -351,6 +365,25 @@ def test_cost_is_never_negative_grows_with_every_count_and_ignores_component_ord
     else:
         grown = structs.replace(usage, **{name: getattr(usage, name) + more})
     assert charge(price, grown, at=at).cost >= base.cost
+
+
+def test_a_longer_context_costs_less_in_few_entries_of_the_map_and_these_alone() -> None:
+    """The map's rates, and what LiteLLM falls back on where a tier names none for long ones."""
+    tiers = ("", "flex", "priority", "ultrafast", "batch")
+    falling = {
+        f"{price.provider}/{price.model}@{tier}"
+        for price in priced_models()
+        for tier in tiers
+        if price.thresholds and falls(price, tier)
+    }
+    counted = Counter(name.rpartition("@")[2] for name in falling)
+    assert counted == {"": 4, "flex": 6, "priority": 18, "ultrafast": 4}
+    assert {name for name in falling if name.endswith("@")} == {
+        "vertex_ai/gemini-2.5-pro@",
+        "vertex_ai/gemini-3-pro-preview@",
+        "vertex_ai/gemini-3.1-pro-preview@",
+        "vertex_ai/gemini-3.1-pro-preview-customtools@",
+    }
 
 
 def test_two_calls_cost_what_they_cost_together_below_every_threshold() -> None:
