@@ -285,6 +285,31 @@ def test_a_fee_by_request_may_depend_on_the_tier() -> None:
         assert found == most
 
 
+def test_batches_have_the_discount_of_their_provider() -> None:
+    def batch(provider: str, usage: Usage, **fields: float) -> Decimal:
+        return cost(compiled(litellm_provider=provider, **fields), usage, "batch")
+
+    usage = Usage(input=1_000_000)
+    assert batch("openai", usage) == Decimal("0.5")
+    assert batch("xai", usage) == Decimal("0.8")
+    assert batch("moonshot", usage) == Decimal("0.6")
+    # Google's batches read caches at the ordinary cache rate, others' at that of batch input.
+    hits = Usage(cached_input=1_000_000)
+    rates = {"cache_read_input_token_cost": 1e-07, "input_cost_per_token_batches": 5e-07}
+    assert batch("gemini", hits, **rates) == Decimal("0.1")
+    assert batch("openai", hits, **rates) == Decimal("0.5")
+    listed = {**rates, "cache_read_input_token_cost_batches": 3e-08}
+    assert batch("gemini", hits, **listed) == Decimal("0.03")
+
+
+@pytest.mark.parametrize(("bound", "fees"), [(None, 1), (0, 1), (1, 1), (3, 3)])
+def test_a_ceiling_has_a_fee_for_one_request_at_least(bound: int | None, fees: int) -> None:
+    price = compiled(input_cost_per_request=0.005)
+    extra = None if bound is None else {"request": bound}
+    most = ceiling(price, input_llm_tokens=0, output_llm_tokens=0, extra=extra)
+    assert most == fees * 5_000_000
+
+
 @pytest.mark.parametrize(
     ("field", "value", "is_reported"),
     [

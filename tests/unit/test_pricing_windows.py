@@ -118,6 +118,22 @@ def test_a_ceiling_counts_on_no_off_peak_rate_unless_the_call_must_fall_in_it() 
     assert most(at(20), at(20, days=9)) == 3_000_000_000
 
 
+def test_a_ceiling_counts_on_every_hour_that_costs_more() -> None:
+    dear = Window((Span("08:00", "18:00"),))
+    components = (
+        rate(Meter.INPUT, "1"),
+        rate(Meter.OUTPUT, "1"),
+        rate(Meter.INPUT, "3", during="day"),
+    )
+    price = Price("acme", "lark", mode="chat", components=components, windows={"day": dear})
+
+    def most(since: datetime | None, until: datetime | None) -> int:
+        return ceiling(price, input_llm_tokens=10**6, output_llm_tokens=0, at=since, until=until)
+
+    assert most(None, None) == most(at(20), None) == most(at(7), at(9)) == 3_000_000_000
+    assert most(at(20), at(21)) == 1_000_000_000
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.integers(0, 14 * 24 * 60),
