@@ -11,12 +11,13 @@ import pytest
 import bursar
 from bursar.pricing import Price, snapshot
 from bursar.pricing.lists import plain, read_list
-from bursar.v1 import allowances_pb2
+from bursar.v1 import allowances_pb2, prices_pb2
 from bursar.v1.price_imports_pb2 import ClearImportedPricesRequest
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.clock import SystemClock
 from bursar_server.database.pool import Pool
 from bursar_server.prices.import_service import PriceImportService
+from bursar_server.prices.service import PriceService
 from bursar_server.prices.sync import PriceSync, SyncSettings
 from bursar_sidecar.overlay import Overlay
 from tests.fakes.scripted_sidecar import ScriptedSidecar
@@ -135,6 +136,26 @@ async def test_an_organizations_own_list_hides_the_platforms(
     assert found == built_in
     assert other is not None
     assert other.components[0].rate == 9
+
+
+async def test_a_custom_price_lies_over_the_imported_one(
+    world: World, imports: PriceImportService
+) -> None:
+    prices = PriceService(world.pool, world.feed)
+    components = [
+        prices_pb2.PriceComponent(meter=meter, rate="7", per=1_000_000)
+        for meter in ("input", "output")
+    ]
+    custom = prices_pb2.Price(provider="openai", model="gpt-4o", components=components)
+    await prices.SetPrice(prices_pb2.SetPriceRequest(organization=ACME, price=custom), None)
+    await take(imports, a_list({"gpt-4o": 9, "gpt-4o-mini": 9}, "openai"), ACME)
+    for snapshot_version in (None, "other"):
+        sidecar = await opened(world, snapshot_version=snapshot_version)
+        book = gathered(books(sidecar)).book(0)
+        found, other = book.lookup("gpt-4o", "openai"), book.lookup("gpt-4o-mini", "openai")
+        assert found is not None
+        assert other is not None
+        assert [one.components[0].rate for one in (found, other)] == [7, 9]
 
 
 async def test_a_build_with_another_snapshot_gets_the_same_prices(

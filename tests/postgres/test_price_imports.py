@@ -1,5 +1,6 @@
 """A published list is taken over whole or not at all, against a real database."""
 
+import asyncio
 import json
 import lzma
 from collections.abc import AsyncIterator
@@ -142,6 +143,18 @@ async def test_a_list_that_comes_back_is_the_one_in_force_again(
     assert [(one.name, one.version, one.price_count) for one in lists.price_lists] == [
         ("priceLists/imported", first.version, 1)
     ]
+
+
+async def test_the_same_list_twice_at_once_is_imported_once(
+    imports: PriceImportService, house: House, changes_told: list[Change]
+) -> None:
+    answers = await asyncio.gather(*(take(imports, a_list(TEN)) for _ in range(3)))
+    assert sorted(answer.outcome for answer in answers) == [
+        PRICE_IMPORT_OUTCOME_UNCHANGED,
+        PRICE_IMPORT_OUTCOME_UNCHANGED,
+        PRICE_IMPORT_OUTCOME_IMPORTED,
+    ]
+    assert len(changes_told) == 1
 
 
 async def test_layers_lie_over_each_other(
