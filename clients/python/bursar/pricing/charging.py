@@ -128,7 +128,7 @@ class _Bill:
     ):
         self._price = price
         self._level = level
-        self._free = _free_left(price, free_used or {}) if price.free_quotas else None
+        self._free = _free_left(price, free_used or {}) if price.free_quotas else {}
         self._searched: set[Meter] = set()
         self.left = left
         self.lines: list[Line] = []
@@ -160,38 +160,38 @@ class _Bill:
             self.lines.append(_line(name, part, rate))
 
     def _add_unit(self, name: str, count: int) -> None:
-        meter = meter_named(name)
-        rate = None if meter is None else self._unit_rate(name, meter)
+        base, _, variant = name.partition(".")
+        meter = _METER_BY_NAME.get(base)
+        rate = None if meter is None else self._unit_rate(meter, variant)
         if meter is None or rate is None:
             if not is_included(name, self._level.units):
                 self.unpriced.append(name)
             return
-        if once_a_request(self._price, name):
+        if meter in _SEARCHES and self._price.search_per == "request":
             count = 0 if meter in self._searched else 1
             self._searched.add(meter)
-        count -= self._take_free(name, meter, count)
+        if self._free:
+            count -= self._take_free(name, meter, count)
         if count:
             self.lines.append(_line(name, count, rate))
 
-    def _unit_rate(self, name: str, meter: Meter) -> Decimal | None:
+    def _unit_rate(self, meter: Meter, variant: str) -> Decimal | None:
         """The rate of a meter such as "search" or, with a variant, "search.high".
 
         An unknown or missing variant costs what the dearest one costs.
         """
-        if meter in self._level.llm_tokens:
-            return self._level.llm_tokens[meter]
         variants = self._level.units.get(meter)
-        if not variants:
-            return None
-        found = variants.get(name.partition(".")[2])
+        if variants is None:
+            return self._level.llm_tokens.get(meter)
+        found = variants.get(variant)
         if found is None:
             found = variants.get("")
         return max(variants.values()) if found is None else found
 
     def _take_free(self, name: str, meter: Meter, count: int) -> int:
         """How many of `count` a free quota pays for; they get a line of their own, at nothing."""
-        taken = min(count, self._free.get(meter, 0)) if self._free else 0
-        if taken and self._free:
+        taken = min(count, self._free.get(meter, 0))
+        if taken:
             self._free[meter] -= taken
             self.lines.append(_line(name, taken, _ZERO))
         return taken

@@ -10,6 +10,8 @@ from .model import Meter, Price
 _PIECES: Final = Meter.OUTPUT_PICTURE.value
 _PIXELS: Final = Meter.OUTPUT_PIXEL.value
 _MADE: Final = (_PIECES, _PIXELS)
+# What both begin with; most usages have neither, and are told apart by this alone.
+_PRODUCED: Final = "output_pi"
 # Models that are given nothing that is paid by the picture.
 _MAKES_PICTURES: Final = "image_generation"
 
