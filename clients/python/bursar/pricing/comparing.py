@@ -22,7 +22,7 @@ _STANDS_FOR: Final = {
     Meter.CACHED_INPUT: Meter.INPUT,
     Meter.CACHE_WRITE_5M: Meter.INPUT,
     Meter.CACHE_WRITE_1H: Meter.CACHE_WRITE_5M,
-    Meter.CACHE_WRITE_12H: Meter.CACHE_WRITE_1H,
+    Meter.CACHE_WRITE_12H: Meter.CACHE_WRITE_5M,
     Meter.REASONING: Meter.OUTPUT,
 }
 _HUNDRED: Final = Decimal(100)
