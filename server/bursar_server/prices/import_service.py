@@ -94,13 +94,13 @@ class PriceImportService(price_imports_pb2_grpc.PriceImportServiceServicer):
         async with transaction(self._pool, read_only=True) as connection:
             organization = await resolve_organization(connection, asked.organization)
         read = await importing.read(data, form, self._clock.now())
+        async with transaction(self._pool, read_only=True) as connection:
+            plan = await importing.plan(connection, organization.id, read, limits)
         if asked.dry_run:
-            async with transaction(self._pool, read_only=True) as connection:
-                outcome = await importing.preview(connection, organization.id, read, limits)
-            return _response(outcome, dry_run=True, force=asked.force)
+            return _response(plan.outcome, dry_run=True, force=asked.force)
         async with transaction(self._pool) as connection:
             outcome = await importing.take_over(
-                connection, organization.id, read, asked.source, limits, force=asked.force
+                connection, organization.id, plan, asked.source, limits, force=asked.force
             )
         if outcome.change is not None:
             self._feed.publish(outcome.change)

@@ -18,6 +18,7 @@ from bursar_server.errors import BursarError, Status, failed_precondition
 from bursar_server.identity.store import record_change
 from bursar_server.prices import import_rules, import_store, store
 from bursar_server.prices.import_rules import Limits
+from bursar_server.prices.import_store import ListRecord
 
 CLEARED: Final = "none"
 """Begins the version of a list that was taken back."""
@@ -51,30 +52,67 @@ async def read(data: bytes, form: str, at: datetime) -> ImportedList:
         ) from error
 
 
-async def preview(
+class Plan(msgspec.Struct, frozen=True):
+    """What taking a list over would do, and to which rows."""
+
+    outcome: Outcome
+    rows: dict[Place, tuple[int, Price]]
+    """The imported prices in force, with their ids."""
+    basis: ListRecord | None
+    """The list they are of."""
+
+
+async def plan(
     connection: Connection, organization_id: int, read: ImportedList, limits: Limits
-) -> Outcome:
-    """What taking the list over would do."""
-    return await _outcome(connection, organization_id, read, limits, {})
+) -> Plan:
+    """Compare a list with what stands. The connection is in a transaction of one snapshot."""
+    basis = await import_store.imported_list(connection, organization_id)
+    previous = basis.version if basis is not None else ""
+    rows: dict[Place, tuple[int, Price]] = {}
+    if previous == read.version:
+        same = Outcome(read, previous, [], frozenset(), [], unchanged=True, change=None)
+        return Plan(same, rows, basis)
+    for row_id, text in await import_store.imported_prices(connection, organization_id):
+        price = price_from_json(text)
+        rows[_place(price)] = (row_id, price)
+    below = snapshot()
+    if organization_id != PLATFORM_ORGANIZATION_ID:
+        texts = await import_store.imported_prices(connection, PLATFORM_ORGANIZATION_ID)
+        below = below.with_overlay([price_from_json(text) for _, text in texts], "")
+    old = {place: price for place, (_, price) in rows.items()}
+    changes, left = await asyncio.to_thread(_compare, old, read.prices, below)
+    outcome = Outcome(
+        read=read,
+        previous_version="" if previous.startswith(f"{CLEARED}@") else previous,
+        changes=import_rules.ordered(changes),
+        left=left,
+        refusals=import_rules.refusals(changes, len(left), len(_models(old)), limits),
+        unchanged=False,
+        change=None,
+    )
+    return Plan(outcome, rows, basis)
 
 
 async def take_over(
     connection: Connection,
     organization_id: int,
-    read: ImportedList,
+    planned: Plan,
     source: str,
     limits: Limits,
     *,
     force: bool,
 ) -> Outcome:
-    """Put the list in force. The connection is in a transaction of its own.
+    """Put a list in force as planned; planned anew if another one was meanwhile. The connection is
+    in a transaction of its own, which is short: other changes of the organization wait for it.
 
     Raises FAILED_PRECONDITION (PRICE_CHANGE_REFUSED) where the limits refuse it and `force` is not
     given; nothing is written then.
     """
     await import_store.lock_prices(connection, organization_id)
-    rows: dict[Place, tuple[int, Price]] = {}
-    outcome = await _outcome(connection, organization_id, read, limits, rows)
+    read = planned.outcome.read
+    if await import_store.imported_list(connection, organization_id) != planned.basis:
+        planned = await plan(connection, organization_id, read, limits)
+    outcome = planned.outcome
     if outcome.unchanged:
         return outcome
     if outcome.refusals and not force:
@@ -83,9 +121,25 @@ async def take_over(
             f"the list is not taken over, nothing has changed: {'; '.join(outcome.refusals)}",
             {"version": read.version, "first": outcome.refusals[0][:500]},
         )
+    list_id, at = await _write(connection, organization_id, planned, source)
+    told = f"{read.version} from {source or 'a file'}: {len(read.prices)} prices, "
+    told += f"{len(outcome.changes)} models changed"
+    if outcome.refusals:
+        told += f", although {outcome.refusals[0]}"
+    await import_store.insert_event(connection, organization_id, "prices_imported", told, at)
+    change = Change(organization_id, ChangeKind.PRICES, list_id)
+    await record_change(connection, change)
+    return structs.replace(outcome, change=change)
+
+
+async def _write(
+    connection: Connection, organization_id: int, planned: Plan, source: str
+) -> tuple[int, datetime]:
+    """End what changes and begin what is new; returns the list's id, and when that was."""
+    read, rows = planned.outcome.read, planned.rows
     new = {_place(price): price for price in read.prices}
     kept = {p for p, (_, price) in rows.items() if p in new and plain(price) == plain(new[p])}
-    at = await connection.fetchval(store.q.time_of_change)
+    at = await store.time_of_change(connection)
     await store.raise_overlay_version(connection, organization_id)
     list_id = await import_store.replace_imported(
         connection,
@@ -100,14 +154,7 @@ async def take_over(
         ],
         at=at,
     )
-    told = f"{read.version} from {source or 'a file'}: {len(read.prices)} prices, "
-    told += f"{len(outcome.changes)} models changed"
-    if outcome.refusals:
-        told += f", although {outcome.refusals[0]}"
-    await import_store.insert_event(connection, organization_id, "prices_imported", told, at)
-    change = Change(organization_id, ChangeKind.PRICES, list_id)
-    await record_change(connection, change)
-    return structs.replace(outcome, change=change)
+    return list_id, at
 
 
 async def clear(connection: Connection, organization_id: int) -> tuple[int, Change | None]:
@@ -116,7 +163,7 @@ async def clear(connection: Connection, organization_id: int) -> tuple[int, Chan
     rows = await import_store.imported_prices(connection, organization_id)
     if not rows:
         return 0, None
-    at = await connection.fetchval(store.q.time_of_change)
+    at = await store.time_of_change(connection)
     counter = await store.raise_overlay_version(connection, organization_id)
     list_id = await import_store.replace_imported(
         connection,
@@ -130,38 +177,6 @@ async def clear(connection: Connection, organization_id: int) -> tuple[int, Chan
     change = Change(organization_id, ChangeKind.PRICES, list_id)
     await record_change(connection, change)
     return len(rows), change
-
-
-async def _outcome(
-    connection: Connection,
-    organization_id: int,
-    read: ImportedList,
-    limits: Limits,
-    rows: dict[Place, tuple[int, Price]],
-) -> Outcome:
-    """Compares; `rows` is filled with the imported prices in force."""
-    before = await import_store.imported_list(connection, organization_id)
-    previous = before.version if before is not None else ""
-    if previous == read.version:
-        return Outcome(read, previous, [], frozenset(), [], unchanged=True, change=None)
-    for row_id, text in await import_store.imported_prices(connection, organization_id):
-        price = price_from_json(text)
-        rows[_place(price)] = (row_id, price)
-    below = snapshot()
-    if organization_id != PLATFORM_ORGANIZATION_ID:
-        texts = await import_store.imported_prices(connection, PLATFORM_ORGANIZATION_ID)
-        below = below.with_overlay([price_from_json(text) for _, text in texts], "")
-    old = {place: price for place, (_, price) in rows.items()}
-    changes, left = await asyncio.to_thread(_compare, old, read.prices, below)
-    return Outcome(
-        read=read,
-        previous_version="" if previous.startswith(f"{CLEARED}@") else previous,
-        changes=import_rules.ordered(changes),
-        left=left,
-        refusals=import_rules.refusals(changes, len(left), len(_models(old)), limits),
-        unchanged=False,
-        change=None,
-    )
 
 
 def _compare(

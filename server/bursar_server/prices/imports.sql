@@ -1,6 +1,7 @@
 -- name: lock_prices
--- Imports and other changes of one organization's prices wait for each other.
-SELECT 1 FROM organizations WHERE id = $1 FOR UPDATE;
+-- Imports and other changes of one organization's prices wait for each other; so do its other
+-- changes of policy, so that what takes long is done before. Rows that refer to it do not wait.
+SELECT 1 FROM organizations WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: imported_list
 -- The newest version of the imported list, whatever it holds.

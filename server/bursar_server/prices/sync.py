@@ -249,13 +249,16 @@ class PriceSync:
         return await fetched
 
     async def _import(self, look: _Look, read: ImportedList, etag: str) -> tuple[str, str]:
+        limits = Limits(Decimal(self.settings.max_change_percent))
+        async with transaction(self._pool, read_only=True) as connection:
+            plan = await importing.plan(connection, PLATFORM_ORGANIZATION_ID, read, limits)
         async with transaction(self._pool) as connection:
             outcome = await importing.take_over(
                 connection,
                 PLATFORM_ORGANIZATION_ID,
-                read,
+                plan,
                 self.settings.shown_url,
-                Limits(Decimal(self.settings.max_change_percent)),
+                limits,
                 force=False,
             )
             said = UNCHANGED if outcome.unchanged else IMPORTED
