@@ -105,3 +105,9 @@ def test_calls_are_refused_without_a_rate_and_charged_in_euros_with_one(euro_sit
     assert quoted["organizationCost"] == {"nanos": "75000000", "currency": "EUR"}
     assert quoted["exchangeRate"] == "0.5"
     euro_site.verify()
+    # What is left is told, and refused, in euros too.
+    poor = said(euro_site, "key", "create", "--max-budget", "0.000001", "--window", "1d")["key"]
+    status, _, refused = call(euro_site, poor)
+    assert (status, refused["error"]["code"]) == (402, "budget_exhausted")
+    assert {each["currency"] for each in refused["error"]["budgets"]} == {"EUR"}
+    assert "0.000001 EUR" in refused["error"]["message"]
