@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from bursar.pricing import Price, PriceBook, charge, price_of_answer
+from bursar.pricing import Price, PriceBook, booked_nanos, charge, price_of_answer
 from bursar.usage import Usage, estimated
 from bursar_sidecar.desk import Clock, Desk, Outcome, OutcomeKind, Receipt, Reservation
 from bursar_sidecar.meter import Reading, count
@@ -153,8 +153,7 @@ class Attempt:
         # Off-peak hours are judged by the time of the admission, as a later rating does.
         at = self.terms.rates.admitted_at if price.windows else None
         charged = charge(price, usage, service_tier=tier or None, at=at)
-        conversion = self.terms.rates.conversion(price.currency)
-        cost_nanos = charged.cost_nanos if conversion is None else conversion.nanos(charged.cost)
+        cost_nanos = booked_nanos(price, charged.cost, self.terms.rates.conversion)
         if charged.unpriced:
             # Part of the cost is unknown, not zero.
             usage = msgspec.structs.replace(
@@ -173,7 +172,7 @@ class Attempt:
         if asked is None or not answered or answered == self.route.model:
             return asked
         found = lookup(self._book, answered, self.route.provider)
-        if found is not None and not self.terms.rates.can_convert(found.currency):
+        if found is not None and not self.terms.rates.can_charge(found):
             return asked
         return price_of_answer(asked, found, self.route.model, answered)
 

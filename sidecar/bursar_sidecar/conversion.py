@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from bursar.exchange import Conversion, ExchangeRates
+from bursar.pricing import Price
 from bursar_sidecar.clock import NANOS_PER_SECOND
 
 _MICROSECONDS: Final = 1_000_000
@@ -56,10 +57,12 @@ class CallRates:
         microsecond = nanos * _MICROSECONDS // NANOS_PER_SECOND
         return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microsecond)
 
-    def can_convert(self, price_currency: str) -> bool:
-        """Whether a price in that currency can be charged."""
+    def can_charge(self, price: Price) -> bool:
+        """Whether a call can be charged by that price."""
         try:
-            self.conversion(price_currency)
+            self.conversion(price.currency)
+            if price.foreign_fee is not None:
+                self.conversion(price.foreign_fee.currency)
         except UnconvertibleError:
             return False
         return True

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from bursar.exchange import Conversion
-from bursar.pricing import Meter, Price, UnpricedError, ceiling
+from bursar.pricing import Meter, Price, UnpricedError, booked_ceiling, ceiling
 from bursar_sidecar.conversion import CallRates, UnconvertibleError
 from bursar_sidecar.desk import Refusal
 from bursar_sidecar.dialects.openai import Facts
@@ -56,8 +56,8 @@ class Bounds(msgspec.Struct, frozen=True):
     choices: int
     service_tier: str | None
     text_only: bool
-    conversion: Conversion | None = None
-    """To the organization's currency; None where the price is in it."""
+    rates: CallRates
+    """To the organization's currency."""
 
     def ceiling_nanos(self, output_limit: int) -> int:
         """The most it can cost with so much output. Raises UnpricedError."""
@@ -69,7 +69,7 @@ class Bounds(msgspec.Struct, frozen=True):
             service_tier=self.service_tier,
             text_only=self.text_only,
         )
-        return nanos if self.conversion is None else self.conversion.ceil_nanos(nanos)
+        return booked_ceiling(self.price, nanos, self.rates.conversion)
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -99,7 +99,7 @@ class Terms(msgspec.Struct, frozen=True):
     @property
     def conversion(self) -> Conversion | None:
         """How its price's amounts become the organization's; None where there is nothing to do."""
-        return None if self.bounds is None else self.bounds.conversion
+        return None if self.price is None else self.rates.conversion(self.price.currency)
 
 
 def agree(
@@ -123,7 +123,7 @@ def agree(
         if budgeted:
             raise _unpriced(route)
         return _unpriced_terms(facts, rates, default_max_output)
-    conversion = _conversion(route, price, rates)
+    _check_convertible(route, price, rates)
     limit, set_limit = _output_limit(facts, price, budgeted, default_max_output)
     asked_tier = facts.service_tier or route.provider.service_tier
     bounds = Bounds(
@@ -134,7 +134,7 @@ def agree(
         choices=facts.choices,
         service_tier=None if asked_tier == "auto" else asked_tier,
         text_only=facts.text_only,
-        conversion=conversion,
+        rates=rates,
     )
     hidden_output = _hides_output(facts, route, price)
     try:
@@ -229,15 +229,19 @@ def _unpriced(route: Route) -> Refusal:
     )
 
 
-def _conversion(route: Route, price: Price, rates: CallRates) -> Conversion | None:
+def _check_convertible(route: Route, price: Price, rates: CallRates) -> None:
+    fee = price.foreign_fee
     try:
-        return rates.conversion(price.currency)
+        rates.conversion(price.currency)
+        if fee is not None:
+            rates.conversion(fee.currency)
     except UnconvertibleError as error:
+        what = "priced" if error.price_currency == price.currency else "charged a fee"
         raise Refusal(
             "exchange_rate_missing",
-            f"Model {route.model!r} is priced in {price.currency}, the organization keeps its "
-            f"books in {rates.currency}, and {error}. An administrator can set one with "
-            f"`bursar fx set {price.currency} {rates.currency} RATE`.",
+            f"Model {route.model!r} is {what} in {error.price_currency}, the organization keeps "
+            f"its books in {rates.currency}, and {error}. An administrator can set one with "
+            f"`bursar fx set {error.price_currency} {rates.currency} RATE`.",
         ) from None
 
 

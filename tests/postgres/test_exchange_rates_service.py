@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from bursar.v1 import charges_pb2, prices_pb2
+from bursar.v1 import charges_pb2, contracts_pb2, prices_pb2
 from bursar.v1 import exchange_rates_pb2 as pb
 from bursar_server.changes import Change, ChangeFeed, ChangeKind
 from bursar_server.database.pool import Pool
@@ -17,6 +17,7 @@ from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.errors import BursarError, Status
 from bursar_server.exchange_rates import rules, store
 from bursar_server.exchange_rates.service import ExchangeRateService
+from bursar_server.prices.contract_service import PriceContractService
 from bursar_server.prices.service import PriceService
 from bursar_server.times import timestamp
 from tests.postgres.rows import NOW, FixedClock, House, make_house
@@ -340,6 +341,14 @@ async def test_a_quote_is_told_in_both_currencies(
     assert (quoted.cost.nanos, quoted.cost.currency) == (150_000_000, "USD")
     told = (quoted.organization_cost.nanos, quoted.organization_cost.currency)
     assert (*told, quoted.exchange_rate) == (125_000_000, "EUR", "1/1.2")
+    contract = contracts_pb2.PriceContract(
+        call_fee="0.5", currency="EUR", reason="agreed", effective_time=timestamp(NOW - DAY)
+    )
+    await PriceContractService(pool, ChangeFeed()).SetPriceContract(
+        contracts_pb2.SetPriceContractRequest(organization=ACME, contract=contract), None
+    )
+    with_fee = await quote()
+    assert (with_fee.cost.nanos, with_fee.organization_cost.nanos) == (150_000_000, 625_000_000)
     await make_house(pool, "dollars")
     same = await quote("organizations/dollars")
     assert same.organization_cost == same.cost

@@ -3,13 +3,25 @@
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bursar.exchange import ExchangeRate, ExchangeRates
-from bursar.pricing import llm_token_price, snapshot
+from bursar.pricing import (
+    Contract,
+    PriceBook,
+    booked_ceiling,
+    booked_nanos,
+    llm_token_price,
+    snapshot,
+)
+from bursar.pricing.model import ForeignFee
 from bursar.v1 import allowances_pb2
 from bursar.wire import exchange_rate_from_proto, exchange_rate_to_proto
 from bursar_sidecar import journal_records as records
@@ -120,6 +132,57 @@ async def test_a_call_that_cost_nothing_keeps_its_rate_too() -> None:
     assert (outcome.cost_nanos, outcome.exchange_rate) == (0, "0.8")
 
 
+def with_fee(amount: str, currency: str) -> PriceBook:
+    fee = Contract(call_fee=Decimal(amount), currency=currency, version="contract@1")
+    return snapshot().with_contracts([fee], "own-1")
+
+
+async def test_a_fee_in_the_organizations_currency_is_added_as_it_stands() -> None:
+    plain = Bench(euro_desk(rate("USD", "EUR", "0.8")))
+    await call(plain)
+    bench = Bench(euro_desk(rate("USD", "EUR", "0.8"), book=with_fee("0.01", "EUR")))
+    outcome = await call(bench)
+    assert outcome.cost_nanos == COST_NANOS * 4 // 5 + 10_000_000
+    assert outcome.price_version.endswith("+contract@1")
+    assert (outcome.price_currency, outcome.exchange_rate) == ("USD", "0.8")
+    (asked,), (without,) = bench.desk.calls, plain.desk.calls
+    assert asked.ceiling_nanos == without.ceiling_nanos + 10_000_000
+    # An organization that is priced in its own currency pays a fee in another one too.
+    dollars = FakeDesk(book=with_fee("0.01", "EUR"))
+    dollars.rates = ExchangeRates([rate("EUR", "USD", "1.25")])
+    outcome = await call(Bench(dollars))
+    assert (outcome.cost_nanos, outcome.price_currency) == (COST_NANOS + 12_500_000, "")
+
+
+async def test_a_fee_without_a_rate_is_not_waived() -> None:
+    bench = Bench(euro_desk(rate("USD", "EUR", "0.8"), book=with_fee("0.01", "GBP")))
+    bench.post(CHAT)
+    error = error_of(await bench.answered())
+    assert error["code"] == "exchange_rate_missing"
+    assert "charged a fee in GBP" in error["message"]
+    assert bench.desk.calls == []
+
+
+@given(
+    cost=st.decimals(0, 1_000, places=15),
+    fee=st.decimals("0.000000001", 10, places=9),
+    rates=st.tuples(*[st.decimals("0.001", 1_000, places=6)] * 2),
+)
+def test_cost_and_fee_are_rounded_once_and_never_exceed_their_bound(
+    cost: Decimal, fee: Decimal, rates: tuple[Decimal, Decimal]
+) -> None:
+    priced = llm_token_price("openai", "x", rates={"input": "1", "output": "1"})
+    priced = msgspec.structs.replace(priced, foreign_fee=ForeignFee(fee, "GBP"))
+    known = ExchangeRates(
+        [ExchangeRate("EUR", code, r, NOW) for code, r in zip(("USD", "GBP"), rates, strict=True)]
+    )
+    convert = CallRates(known, "EUR", NOW_NS).conversion
+    exact = Fraction(cost) / Fraction(rates[0]) + Fraction(fee) / Fraction(rates[1])
+    booked = booked_nanos(priced, cost, convert)
+    assert booked == round(exact * 10**9)
+    assert booked_ceiling(priced, ceil(Fraction(cost) * 10**9), convert) >= booked
+
+
 def test_a_clamped_call_fits_what_was_reserved_in_its_own_currency() -> None:
     price = snapshot().lookup("gpt-4o-mini", "openai")
     body = {"model": "gpt-4o-mini", "messages": [], "max_tokens": 10_000}
@@ -177,8 +240,8 @@ def test_the_overlay_brings_rates_in_parts_and_drops_one_that_means_nothing() ->
 
 
 def test_a_rate_travels_as_it_is() -> None:
-    for given in (rate("USD", "EUR", "0.123456789012345"), rate("JPY", "KWD", "0.002")):
-        assert exchange_rate_from_proto(exchange_rate_to_proto(given)) == given
+    for one in (rate("USD", "EUR", "0.123456789012345"), rate("JPY", "KWD", "0.002")):
+        assert exchange_rate_from_proto(exchange_rate_to_proto(one)) == one
     ended = ExchangeRate("USD", "EUR", None, NOW)
     assert exchange_rate_from_proto(exchange_rate_to_proto(ended)) == ended
 

@@ -22,6 +22,7 @@ from bursar.pricing import (
     snapshot,
     terms_for,
 )
+from bursar.pricing.model import ForeignFee
 from bursar.usage import Usage
 
 PRICE = llm_token_price(
@@ -89,7 +90,6 @@ def test_what_does_not_match_changes_nothing() -> None:
         contract(discount=Decimal(0), model="gpt-4o"),
         contract(discount=Decimal(0), provider="azure"),
         contract(discount=Decimal(0), model="GPT-4O-MINI"),
-        contract(call_fee=Decimal(1), currency="EUR"),
     ]
     assert contracted(PRICE, others) is PRICE
 
@@ -97,7 +97,19 @@ def test_what_does_not_match_changes_nothing() -> None:
 def test_a_fee_in_another_currency_leaves_the_term_to_the_next() -> None:
     euros = contract(call_fee=Decimal(5), currency="EUR", model="gpt-4o-mini", version="eur")
     dollars = contract(call_fee=Decimal(1), currency="USD", version="usd")
-    assert cost(contracted(PRICE, [euros, dollars])) == LIST_COST + 1
+    made = contracted(PRICE, [euros, dollars])
+    assert cost(made) == LIST_COST + 1
+    assert made.foreign_fee is None
+
+
+def test_a_fee_in_another_currency_stands_beside_the_price() -> None:
+    euros = contract(call_fee=Decimal(5), currency="EUR", discount=Decimal("0.5"), version="eur")
+    made = contracted(PRICE, [euros])
+    assert made.foreign_fee == ForeignFee(Decimal(5), "EUR")
+    assert cost(made) == LIST_COST / 2
+    assert made.price_version == "builtin-1+eur"
+    free = llm_token_price("mine", "llama", rates={"input": 0, "output": 0})
+    assert not contracted(free, [euros]).is_free
 
 
 def test_an_unpriced_model_stays_unpriced_and_a_free_one_pays_its_fee() -> None:

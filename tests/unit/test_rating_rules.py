@@ -120,6 +120,18 @@ def test_the_exchange_rate_is_the_call_s() -> None:
     assert found == Rated(1_500_000_000, "custom@2", "openai/m")
 
 
+def test_a_fee_in_another_currency_is_charged_by_the_rates_on_record() -> None:
+    def with_fee(currency: str) -> PriceBook:
+        fee = Contract(call_fee=Decimal("0.25"), currency=currency, version="contract@4")
+        return BOOK.with_contracts([fee], "4")
+
+    euros = call(currency="EUR", price_currency="USD", exchange_rate="1/2")
+    found = rate(euros, with_fee("EUR"))
+    assert found == Rated(1_750_000_000, "custom@2+contract@4", "openai/m")
+    assert rate(euros, with_fee("GBP")) is Skip.CURRENCY
+    assert rate(call(), with_fee("EUR")) is Skip.CURRENCY
+
+
 def test_contracts_are_in_it() -> None:
     half = Contract(discount=Decimal("0.5"), version="contract@4")
     found = rate(call(), BOOK.with_contracts([half], "4"))

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from fractions import Fraction
 from typing import Final
 
 import msgspec
@@ -137,6 +138,11 @@ class Conversion:
         object.__setattr__(self, "text", text)
         object.__setattr__(self, "_up", up * below)
         object.__setattr__(self, "_down", down * above)
+
+    @property
+    def factor(self) -> Fraction:
+        """What an amount of `base` is multiplied by."""
+        return Fraction(self._up, self._down)
 
     def nanos(self, amount: Decimal) -> int:
         """An exact amount in units of `base` as whole nanos of `quote`, rounded once, half even."""

@@ -383,10 +383,11 @@ class PolicyDesk:
             prices = [*_built_in(), *prices]
         # What is built in is priced in dollars.
         currencies = {BUILT_IN_CURRENCY, *(price.currency for price in prices)}
+        contracts = await contracts_to_tell(connection, session.organization_id)
+        currencies.update(contract.currency for contract in contracts if contract.currency)
         rates = await rates_to_tell(
             connection, session.organization_id, session.currency, currencies, self._clock.now()
         )
-        contracts = await contracts_to_tell(connection, session.organization_id)
         return price_parts(book.version, version, prices, rates, contracts)
 
     @staticmethod

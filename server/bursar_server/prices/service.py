@@ -7,9 +7,19 @@ from typing import Final, NamedTuple
 from google.protobuf.message import Message
 from msgspec import structs
 
-from bursar.exchange import Conversion
+from bursar.exchange import Conversion, ExchangeRates
 from bursar.money import EXACT, MAX_NANOS, format_nanos
-from bursar.pricing import Charge, Line, Meter, Price, PriceBook, charge, rule_of, snapshot
+from bursar.pricing import (
+    Charge,
+    Line,
+    Meter,
+    Price,
+    PriceBook,
+    booked_nanos,
+    charge,
+    rule_of,
+    snapshot,
+)
 from bursar.pricing.model import LLM_TOKEN_METERS, LLM_TOKENS_PER
 from bursar.usage import Usage
 from bursar.v1 import money_pb2, prices_pb2, prices_pb2_grpc
@@ -290,9 +300,7 @@ class PriceService(prices_pb2_grpc.PriceServiceServicer):
         if quoted.cost_nanos > MAX_NANOS:
             raise invalid("usage", format_nanos(quoted.cost_nanos), "a cost that can be counted")
         answer = _quote_message(price, quoted, call)
-        conversion = rates.conversion(price.currency, organization.currency, at)
-        if conversion is not None:
-            _convert(answer, quoted, conversion)
+        _convert(answer, price, quoted, _Books(rates, organization.currency, at))
         listed = _listed(book, price)
         versions = set(book.terms_for(listed).versions)
         if price is not listed:
@@ -390,14 +398,43 @@ def _quote_message(price: Price, quoted: Charge, call: _Call) -> prices_pb2.Quot
     )
 
 
-def _convert(answer: prices_pb2.QuotePriceResponse, quoted: Charge, conversion: Conversion) -> None:
-    """Say it in the organization's currency too, as a call would be charged."""
-    nanos = conversion.nanos(quoted.cost)
+class _Unconvertible(Exception):
+    """No exchange rate is known."""
+
+
+class _Books:
+    """Converts to an organization's currency, by the rates of an instant."""
+
+    def __init__(self, rates: ExchangeRates, currency: str, at: datetime) -> None:
+        self._rates = rates
+        self._at = at
+        self.currency = currency
+
+    def conversion(self, currency: str) -> Conversion | None:
+        """None: it is the organization's. Raises _Unconvertible."""
+        if currency == self.currency:
+            return None
+        found = self._rates.conversion(currency, self.currency, self._at)
+        if found is None:
+            raise _Unconvertible
+        return found
+
+
+def _convert(
+    answer: prices_pb2.QuotePriceResponse, price: Price, quoted: Charge, books: _Books
+) -> None:
+    """Say it in the organization's currency too, as a call would be charged; not if no exchange
+    rate is known."""
+    try:
+        nanos = booked_nanos(price, quoted.cost, books.conversion)
+        conversion = books.conversion(price.currency)
+    except _Unconvertible:
+        return
     if nanos > MAX_NANOS:
         raise invalid("usage", format_nanos(nanos), "a cost that can be counted")
     answer.organization_cost.nanos = nanos
-    answer.organization_cost.currency = conversion.quote
-    if conversion.base != conversion.quote:
+    answer.organization_cost.currency = books.currency
+    if conversion is not None:
         answer.exchange_rate = conversion.text
 
 

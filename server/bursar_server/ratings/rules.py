@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from bursar.exchange import ExchangeError, parse_conversion
+from bursar.exchange import Conversion, ExchangeError, parse_conversion
 from bursar.money import MAX_NANOS
-from bursar.pricing import Price, PriceBook, charge, price_of_answer
+from bursar.pricing import Price, PriceBook, booked_nanos, charge, price_of_answer
 from bursar.usage import Usage
 
 UNPRICED: Final = "unpriced"
@@ -94,19 +94,23 @@ def rate(call: Call, book: PriceBook) -> Rated | Skip:
     )
     if charged.unpriced:
         return Skip.UNPRICED
-    cost_nanos = charged.cost_nanos
-    if price.currency != call.currency:
-        # The rate that was in force at its admission is the call's, whatever its price is.
-        if price.currency != call.price_currency:
-            return Skip.CURRENCY
-        try:
-            conversion = parse_conversion(price.currency, call.currency, call.exchange_rate)
-        except ExchangeError:
-            return Skip.CURRENCY
-        cost_nanos = conversion.nanos(charged.cost)
+    try:
+        cost_nanos = booked_nanos(price, charged.cost, lambda currency: _kept(call, currency))
+    except ExchangeError:
+        return Skip.CURRENCY
     if cost_nanos > MAX_NANOS:
         return Skip.UNPRICED
     return Rated(cost_nanos, price.price_version, f"{price.provider}/{price.model}")
+
+
+def _kept(call: Call, currency: str) -> Conversion | None:
+    """The rate that was in force at a call's admission is the call's, whatever its price is now;
+    no other is on record. Raises ExchangeError."""
+    if currency == call.currency:
+        return None
+    if currency != call.price_currency:
+        raise ExchangeError("currency", currency, f"{call.price_currency} or {call.currency}")
+    return parse_conversion(currency, call.currency, call.exchange_rate)
 
 
 def price_for(call: Call, book: PriceBook) -> Price | None:

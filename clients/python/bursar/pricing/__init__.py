@@ -7,6 +7,7 @@ the data that ships with the package, knowing who spends, and rounding more than
 
 from .answered import price_of_answer
 from .book import PriceBook, snapshot
+from .booking import booked_ceiling, booked_nanos
 from .ceilings import ceiling
 from .charging import Charge, Line, UnpricedError, charge
 from .compile_litellm import compile_entry, compile_map
@@ -38,6 +39,8 @@ __all__ = [
     "Terms",
     "UnpricedError",
     "Window",
+    "booked_ceiling",
+    "booked_nanos",
     "ceiling",
     "charge",
     "compile_entry",

@@ -21,7 +21,7 @@ import msgspec
 from bursar.money import CURRENCIES, EXACT
 
 from .conditions import MAX_NAME_LENGTH, PriceError
-from .model import Component, Meter, Price
+from .model import Component, ForeignFee, Meter, Price
 
 # A margin of 1,000,000 % is a typing mistake; a factor has no more digits than a rate can take.
 MAX_FACTOR: Final = Decimal(10_000)
@@ -40,7 +40,8 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True):
     - `provider`, `model`: globs with `*` and `?` over the names of the price list.
     - `discount`: factor on every rate, 0 to 1: 0.9 is ten per cent off. None: no such term.
     - `margin`: factor on every rate, after the discount: 1.15 is fifteen per cent on top.
-    - `call_fee`: units of `currency` for each call. Prices in another currency do not pay it.
+    - `call_fee`: units of `currency` for each call. Over a price in another currency it is the
+      price's foreign fee, unless another contract has a fee in the price's own.
     - `own`: the organization's own; else the platform's, which holds for everybody.
     - `order`: the one set later has the higher number, among those of the same owner.
     - `version`: what a charge names, "contract@17".
@@ -124,10 +125,11 @@ def terms_for(price: Price, contracts: Iterable[Contract]) -> Terms:
         discount=next((each for each in matching if each.discount is not None), None),
         margin=next((each for each in matching if each.margin is not None), None),
         call_fee=next(
-            (
-                each
-                for each in matching
-                if each.call_fee is not None and each.currency == price.currency
+            iter(
+                sorted(
+                    (each for each in matching if each.call_fee is not None),
+                    key=lambda each: each.currency != price.currency,
+                )
             ),
             None,
         ),
@@ -150,11 +152,17 @@ def contracted(price: Price, contracts: Iterable[Contract]) -> Price:
     if terms.margin is not None and terms.margin.margin is not None:
         factor = EXACT.multiply(factor, terms.margin.margin)
     components = [_scaled(each, factor) for each in price.components]
+    foreign_fee = None
     if terms.call_fee is not None and terms.call_fee.call_fee:
-        components.append(Component(Meter.CALL_FEE, terms.call_fee.call_fee, per=1))
+        fee = terms.call_fee.call_fee
+        if terms.call_fee.currency == price.currency:
+            components.append(Component(Meter.CALL_FEE, fee, per=1))
+        else:
+            foreign_fee = ForeignFee(fee, terms.call_fee.currency)
     return msgspec.structs.replace(
         price,
         components=tuple(components),
+        foreign_fee=foreign_fee,
         price_version="+".join((price.price_version, *terms.versions)),
     )
 

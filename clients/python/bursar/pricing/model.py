@@ -137,6 +137,13 @@ class Component(msgspec.Struct, frozen=True, omit_defaults=True):
             raise PriceError(f"variant of {self.meter} is {self.variant!r}; LLM tokens have none")
 
 
+class ForeignFee(msgspec.Struct, frozen=True):
+    """A fee for each call in another currency than the price's: `amount` units of `currency`."""
+
+    amount: Decimal
+    currency: str
+
+
 # Modes whose calls are paid by LLM tokens in both directions; a price that lacks one of the two
 # can't price such a call, and is no price for it.
 _TWO_WAY_MODES: Final = frozenset({"chat", "completion", "responses"})
@@ -151,6 +158,8 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
       outside it. Both are for whoever looks prices up: `charge` applies the price it is given.
     - `windows`: when the components of that `during` hold (off-peak hours), asked in order.
     - `free_quotas`: what the provider gives a request or its account for nothing.
+    - `foreign_fee`: what a contract asks for each call in another currency. No charge or ceiling in
+      the price's currency holds it; `booked_nanos` and `booked_ceiling` add it.
     - `search_per`: whether a search is paid by the query, or by the request that searched at all.
     - `unmodelled`: fields of the source that this engine does not price yet, kept by name so that
       nothing is dropped silently.
@@ -172,6 +181,7 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
     windows: dict[str, Window] = {}
     free_quotas: tuple[FreeQuota, ...] = ()
     search_per: Literal["query", "request"] = "query"
+    foreign_fee: ForeignFee | None = None
 
     def __post_init__(self) -> None:
         for name in ("provider", "model"):
@@ -244,6 +254,8 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
     @property
     def is_free(self) -> bool:
         """Every rate is an explicit zero (an imported list of zeros is unpriced, not free)."""
+        if self.foreign_fee is not None:
+            return False
         return self.is_priced and not any(component.rate for component in self.components)
 
     @property
