@@ -66,7 +66,9 @@ class PriceContract(_message.Message):
     call_fee: _builtins.str
     """For each call, exact decimal text in units of `currency`. Empty: no such term."""
     currency: _builtins.str
-    """ISO 4217 code of the fee; prices in another currency do not pay it."""
+    """ISO 4217 code of the fee. Over a price in another currency it is converted and added, unless
+    another contract has a fee in the price's own.
+    """
     version: _builtins.str
     """"contract@17": what a charge names. Made by the server."""
     reason: _builtins.str
