@@ -222,7 +222,8 @@ class _Prices(prices_pb2_grpc.PriceServiceServicer):
         )
         answer = prices_pb2.QuotePriceResponse(
             cost=money_pb2.Money(nanos=150_000, currency="USD"),
-            organization_cost=money_pb2.Money(nanos=138_000, currency="EUR"),
+            organization_cost=money_pb2.Money(nanos=500_000_000, currency="EUR"),
+            foreign_fee=money_pb2.Money(nanos=250_000_000, currency="EUR"),
             exchange_rate="0.92",
             exact_cost="0.00015",
             lines=[line],

@@ -349,6 +349,7 @@ async def test_a_quote_is_told_in_both_currencies(
     )
     with_fee = await quote()
     assert (with_fee.cost.nanos, with_fee.organization_cost.nanos) == (150_000_000, 625_000_000)
+    assert (with_fee.foreign_fee.nanos, with_fee.foreign_fee.currency) == (500_000_000, "EUR")
     await make_house(pool, "dollars")
     same = await quote("organizations/dollars")
     assert same.organization_cost == same.cost

@@ -249,7 +249,7 @@ def test_prices(bursar: Bursar, state: AdminState) -> None:
 def test_a_quote_of_the_control_plane(bursar: Bursar, state: AdminState) -> None:
     table = bursar("price", "quote", "gpt-4o-mini", "--input", "1000", "--output", "5")
     assert "0.00015 USD" in table
-    assert "0.000138 EUR (one USD is 0.92 EUR)" in table
+    assert "0.50 EUR (one USD is 0.92 EUR, with the fee of 0.25 EUR a call)" in table
     assert state.seen(prices_pb2.QuotePriceRequest).usage.output_llm_tokens == 5
     answer = bursar("price", "quote", "gpt-4o-mini", "--input", "1", "-o", "json")
     assert answer["exactCost"] == "0.00015"

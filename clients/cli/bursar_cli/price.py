@@ -409,10 +409,15 @@ def _echo_converted(session: Session, answer: prices_pb2.QuotePriceResponse) -> 
     """What a quote is in the organization's currency, where the price is in another."""
     if not answer.HasField("organization_cost"):
         typer.echo("In the organization's currency: unknown, for no exchange rate is known.")
-    elif answer.exchange_rate:
-        cost = as_text(answer.organization_cost, session.now)
+        return
+    notes = []
+    if answer.exchange_rate:
         one = f"{answer.exchange_rate} {answer.organization_cost.currency}"
-        typer.echo(f"{cost} (one {answer.cost.currency} is {one})")
+        notes.append(f"one {answer.cost.currency} is {one}")
+    if answer.HasField("foreign_fee"):
+        notes.append(f"with the fee of {as_text(answer.foreign_fee, session.now)} a call")
+    if notes:
+        typer.echo(f"{as_text(answer.organization_cost, session.now)} ({', '.join(notes)})")
 
 
 def _quote_rows(session: Session, path: Path, *, explain: bool) -> None:

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from msgspec import structs
 
 from bursar.exchange import Conversion, ExchangeRates
-from bursar.money import EXACT, MAX_NANOS, format_nanos
+from bursar.money import EXACT, MAX_NANOS, ceil_to_nanos, format_nanos
 from bursar.pricing import (
     Charge,
     Line,
@@ -425,6 +425,9 @@ def _convert(
 ) -> None:
     """Say it in the organization's currency too, as a call would be charged; not if no exchange
     rate is known."""
+    if price.foreign_fee is not None:
+        answer.foreign_fee.nanos = ceil_to_nanos(price.foreign_fee.amount)
+        answer.foreign_fee.currency = price.foreign_fee.currency
     try:
         nanos = booked_nanos(price, quoted.cost, books.conversion)
         conversion = books.conversion(price.currency)

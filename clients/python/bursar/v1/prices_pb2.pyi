@@ -798,6 +798,7 @@ class QuotePriceResponse(_message.Message):
     EXCHANGE_RATE_FIELD_NUMBER: _builtins.int
     LIST_PRICE_FIELD_NUMBER: _builtins.int
     CONTRACTS_FIELD_NUMBER: _builtins.int
+    FOREIGN_FEE_FIELD_NUMBER: _builtins.int
     exact_cost: _builtins.str
     """Exact decimal text before rounding."""
     exchange_rate: _builtins.str
@@ -828,6 +829,12 @@ class QuotePriceResponse(_message.Message):
     def contracts(self) -> _containers.RepeatedCompositeFieldContainer[_contracts_pb2.PriceContract]:
         """The contracts that made `price` of it."""
 
+    @_builtins.property
+    def foreign_fee(self) -> _money_pb2.Money:
+        """What a contract asks for the call in another currency than the price's; it is in
+        `organization_cost` and not in `cost`. Unset: nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -839,10 +846,11 @@ class QuotePriceResponse(_message.Message):
         exchange_rate: _builtins.str = ...,
         list_price: Global___Price | None = ...,
         contracts: _abc.Iterable[_contracts_pb2.PriceContract] | None = ...,
+        foreign_fee: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "list_price", b"list_price", "organization_cost", b"organization_cost", "price", b"price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "foreign_fee", b"foreign_fee", "list_price", b"list_price", "organization_cost", b"organization_cost", "price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contracts", b"contracts", "cost", b"cost", "exact_cost", b"exact_cost", "exchange_rate", b"exchange_rate", "lines", b"lines", "list_price", b"list_price", "organization_cost", b"organization_cost", "price", b"price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contracts", b"contracts", "cost", b"cost", "exact_cost", b"exact_cost", "exchange_rate", b"exchange_rate", "foreign_fee", b"foreign_fee", "lines", b"lines", "list_price", b"list_price", "organization_cost", b"organization_cost", "price", b"price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
