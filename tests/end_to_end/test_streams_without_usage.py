@@ -70,7 +70,7 @@ class App:
         served = {call_id: self.stack.served()[call_id]}
         with self.stack.admin() as admin:
             posted(admin, self.name, served)
-            entries = entries_of(admin, self.name)
+            entries = {call_id: entries_of(admin, self.name)[call_id]}
         assert compare(served, entries) == {"estimated": 1}
         return entries[call_id][0].amount.nanos
 
