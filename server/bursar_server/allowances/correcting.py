@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 q = Queries.load("bursar_server.allowances", "correcting.sql")
 
 MOST_LINES: Final = 200
-"""Corrections of one step: some milliseconds in which nobody else's charges are posted."""
+"""Corrections of one step: about ten milliseconds, in which nobody else's charges are posted."""
 
 
 class Corrector:
@@ -124,12 +124,13 @@ class Corrector:
         lines, is_done = rows[:MOST_LINES], len(rows) <= MOST_LINES
         if lines:
             events, overruns = await self._move(connection, lines, now)
+            places = [row["place"] for row in lines]
             posted = await connection.fetch(
-                q.post_corrections, *whose, [row["place"] for row in lines], overruns, now
+                q.post_corrections, *whose, places, overruns, now, places[0], places[-1]
             )
             if len(posted) != len(lines):
                 raise RuntimeError(f"{len(posted)} of {len(lines)} corrections could be posted")
-            await connection.execute(q.drop_lines, *whose, lines[-1]["place"])
+            await connection.execute(q.drop_lines, *whose, places[-1])
             if events:
                 await store.save_events(connection, events, now)
             metrics.ENTRIES.inc(len(lines))

@@ -19,6 +19,8 @@ JOIN entries AS e
   ON e.organization_id = l.ledger_id AND e.session_epoch = l.session_epoch AND e.n = l.n AND e.k = 0
 JOIN draw_sets AS t ON t.organization_id = e.organization_id AND t.id = e.draw_set_id
 WHERE l.organization_id = $1 AND l.rerating_id = $2
+  -- Places are counted as they are posted: what is gone from the list is not walked over again.
+  AND l.place > (SELECT posted_count FROM reratings WHERE organization_id = $1 AND id = $2)
 ORDER BY l.place
 LIMIT $3;
 
@@ -46,6 +48,8 @@ SELECT e.organization_id, e.session_epoch, e.n, s.last_k + 1, 'correction', e.de
 FROM unnest($3::bigint[], $4::bigint[]) AS o (place, overrun_nanos)
 JOIN rerating_lines AS l
   ON l.organization_id = $1 AND l.rerating_id = $2 AND l.place = o.place
+ -- Of the many that are still to come, these alone are read.
+ AND l.place BETWEEN $6 AND $7
 CROSS JOIN LATERAL (
     SELECT max(k) AS last_k, min(k) FILTER (WHERE kind = 'final') AS final_k
     FROM entries
