@@ -87,6 +87,12 @@ def test_names_that_the_built_in_list_has_are_matched_by_clauses(sample: list[Pr
         assert price.max_output_llm_tokens == built_in.max_output_llm_tokens
 
 
+def test_a_model_that_is_spelled_out_with_its_provider_only_is_found_by_its_own_name() -> None:
+    prices = {"input_mtok": 1, "output_mtok": 2}
+    data = file(prices, match={"equals": "acme/m"})
+    assert [one.model for one in read_list(data, snapshot(), AT).prices] == ["m"]
+
+
 def test_google_is_two_providers_and_anthropics_models_are_on_one(sample: list[Price]) -> None:
     where = {one.provider for one in sample if one.model == "gemini-2.5-pro"}
     assert where == {"gemini", "vertex_ai"}

@@ -115,7 +115,8 @@ def compile_providers(providers: Iterable[Any], book: PriceBook, at: datetime) -
                 prefix = _NOT_SOLD.get(provider)
                 if prefix and name.startswith(prefix):
                     continue
-                found = _find(chain, name)
+                # Some are spelled out with their provider only.
+                found = _find(chain, name) or _find(chain, f"{provider}/{name}")
                 if found is None:
                     continue
                 if found not in compiled:
