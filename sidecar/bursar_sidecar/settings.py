@@ -48,6 +48,8 @@ class Provider(msgspec.Struct, frozen=True):
     service_tier: str = "default"
     """What the provider's account is set to where a request names no tier; `auto` when it may be
     priority, which makes reservations dearer."""
+    region: str = ""
+    """Where the account's calls are served, for prices that differ by region: "eu"; "" for none."""
     output_limit_field: str = "max_completion_tokens"
     """The field by which an output limit is set where a request has none."""
     ca_file: str = ""
@@ -398,6 +400,7 @@ _PROVIDER_CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "base_url": _base_url,
     "models": _globs,
     "service_tier": _text("a service tier, such as default or auto"),
+    "region": _text("a region as price lists name it, such as eu"),
     "output_limit_field": _limit_field,
     "ca_file": _text("a PEM file"),
     "max_connections": _whole(1, 100_000),

@@ -1,8 +1,10 @@
 """Calls that end with an answer: forwarded, metered, settled once, told their cost."""
 
 import json
+from decimal import Decimal
 
 import pytest
+from msgspec import structs
 
 from bursar.pricing import llm_token_price, snapshot
 from bursar_sidecar import proxy
@@ -206,6 +208,19 @@ async def test_a_settlement_says_what_tier_it_was_priced_at() -> None:
     outcome = await bench.settled()
     assert (outcome.priced_as, outcome.service_tier) == ("openai/gpt-4o", "priority")
     assert outcome.cost_nanos == 382_500  # 10 at 4.25 and 20 at 17 USD a million
+
+
+async def test_the_region_of_the_account_is_charged_and_kept() -> None:
+    own = llm_token_price("openai", "gpt-4o-mini", rates={"input": "1", "output": "1"})
+    dearer = structs.replace(own, multipliers={"region/eu": Decimal("1.1")})
+    bench = Bench(
+        FakeDesk(book=snapshot().with_overlay([dearer], "own-1")), upstream={"region": "eu"}
+    )
+    bench.post(CHAT)
+    (await bench.provider.request()).send_json(chat_answer())
+    await bench.answered()
+    outcome = await bench.settled()
+    assert (outcome.cost_nanos, outcome.region) == (33_000, "eu")
 
 
 async def test_a_price_set_for_an_alias_holds_for_its_dated_names() -> None:
