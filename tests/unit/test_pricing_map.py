@@ -4,14 +4,16 @@ priced."""
 import lzma
 import re
 from collections import Counter
+from decimal import Decimal
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from bursar.pricing import Price, compile_map
+from bursar.pricing import Meter, Price, compile_map
 from bursar.pricing.build_snapshot import MAP_FILE
 from bursar.pricing.compile_litellm import read_map
+from bursar.pricing.litellm_corrections import CORRECTIONS, corrected
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "prices.md"
 ROW = re.compile(r"\| `(?P<field>[a-z_.]+)` \| (?P<models>\d+) \| (?P<why>[^|]{10,}) \|")
@@ -73,3 +75,17 @@ def test_no_part_of_a_nested_price_is_dropped() -> None:
         ranges = entry.get("tiered_pricing", [])
         starts = {int(one["range"][0]) for one in ranges if "range" in one}
         assert starts - {0} <= set(price.thresholds), key
+
+
+def test_a_rate_that_the_providers_page_contradicts_is_corrected_while_the_map_has_it() -> None:
+    for key, (field, wrong, right) in CORRECTIONS.items():
+        assert Decimal(str(entries()[key][field])) == wrong, key
+        rates = {c.meter: c.rate for c in prices()[key].components if not c.tier}
+        assert rates[Meter.AUDIO_INPUT] == right * 1_000_000
+        mended = {**entries()[key], field: 7e-06}
+        (price,) = compile_map({key: mended}).values()
+        assert {c.rate for c in price.components if c.meter == "audio_input"} == {7}
+    assert corrected("gpt-4o-transcribe", {"input_cost_per_audio_token": "x"}) == {
+        "input_cost_per_audio_token": "x"
+    }
+    assert corrected("gpt-4o-transcribe", 5) == 5

@@ -25,6 +25,8 @@ from bursar.money import EXACT
 
 from .conditions import FreeQuota, PriceError, Window
 from .litellm_conditions import free_searches, input_ranges, off_peak, result_ranges
+from .litellm_corrections import corrected
+from .litellm_fields import FIELD, METERS, PER, SUFFIX_TIERS, VARIANT_FIELD
 from .model import BATCH_TIER, LLM_TOKEN_METERS, LLM_TOKENS_PER, MAX_RATE, Component, Meter, Price
 from .rates import ANY_REGION
 
@@ -39,72 +41,6 @@ FIREWORKS_CACHED_FACTOR: Final = Decimal("0.5")
 
 # Providers that bill the long-context rate once the prompt reaches the threshold, not above it.
 _INCLUSIVE_THRESHOLDS: Final = frozenset({"xai"})
-
-_SUFFIX_TIERS: Final = {
-    "batches": "batch",
-    "flex": "flex",
-    "priority": "priority",
-    "ultrafast": "ultrafast",
-    "balanced": "balanced",
-    "decisions": "decisions",
-}
-
-_FIELD: Final = re.compile(
-    r"(?P<what>[a-z_]+?(?:_above_(?:1|12)hr|_1k_calls)?)"
-    r"(?:_above_(?P<above>\d+)(?P<kilo>k?)_tokens)?"
-    rf"(?:_(?P<tier>{'|'.join(_SUFFIX_TIERS)}))?"
-)
-
-_METERS: Final[Mapping[str, Meter]] = {
-    "input_cost_per_token": Meter.INPUT,
-    "output_cost_per_token": Meter.OUTPUT,
-    "output_cost_per_reasoning_token": Meter.REASONING,
-    "cache_read_input_token_cost": Meter.CACHED_INPUT,
-    "explicit_cache_read_input_token_cost": Meter.EXPLICIT_CACHED_INPUT,
-    "cache_read_input_audio_token_cost": Meter.CACHED_AUDIO_INPUT,
-    "cache_read_input_image_token_cost": Meter.CACHED_IMAGE_INPUT,
-    "cache_creation_input_token_cost": Meter.CACHE_WRITE_5M,
-    "cache_creation_input_token_cost_above_1hr": Meter.CACHE_WRITE_1H,
-    "cache_creation_input_token_cost_above_12hr": Meter.CACHE_WRITE_12H,
-    "cache_creation_input_audio_token_cost": Meter.CACHE_WRITE_AUDIO,
-    "input_cost_per_audio_token": Meter.AUDIO_INPUT,
-    "output_cost_per_audio_token": Meter.AUDIO_OUTPUT,
-    "input_cost_per_image_token": Meter.IMAGE_INPUT,
-    "output_cost_per_image_token": Meter.IMAGE_OUTPUT,
-    "input_cost_per_video_token": Meter.VIDEO_INPUT,
-    "output_cost_per_video_token": Meter.VIDEO_OUTPUT,
-    "citation_cost_per_token": Meter.CITATION,
-    "input_cost_per_request": Meter.REQUEST,
-    "input_cost_per_query": Meter.QUERY,
-    "input_cost_per_text_message": Meter.TEXT_MESSAGE,
-    "google_maps_grounding_cost_per_query": Meter.MAPS_QUERY,
-    "code_interpreter_cost_per_session": Meter.TOOL_SESSION,
-    "ocr_cost_per_page": Meter.PAGE,
-    "annotation_cost_per_page": Meter.ANNOTATED_PAGE,
-    "ocr_cost_per_credit": Meter.CREDIT,
-    "input_cost_per_character": Meter.INPUT_CHARACTER,
-    "output_cost_per_character": Meter.OUTPUT_CHARACTER,
-    "input_cost_per_second": Meter.INPUT_SECOND,
-    "output_cost_per_second": Meter.OUTPUT_SECOND,
-    "input_cost_per_audio_per_second": Meter.INPUT_AUDIO_SECOND,
-    "input_cost_per_video_per_second": Meter.INPUT_VIDEO_SECOND,
-    "output_cost_per_video_per_second": Meter.OUTPUT_VIDEO_SECOND,
-    "input_cost_per_image": Meter.INPUT_PICTURE,
-    "output_cost_per_image": Meter.OUTPUT_PICTURE,
-    "input_cost_per_pixel": Meter.INPUT_PIXEL,
-    "output_cost_per_pixel": Meter.OUTPUT_PIXEL,
-    "file_search_cost_per_1k_calls": Meter.FILE_SEARCH,
-    "cost_per_second": Meter.CAPACITY_SECOND,
-}
-
-# Fields that are for more than one unit.
-_PER: Final = {"file_search_cost_per_1k_calls": 1000}
-
-# Sizes, resolutions and intervals that the map writes behind the field's name.
-_VARIANT_FIELD: Final = re.compile(
-    r"(?P<what>output_cost_per_image|output_cost_per_second)_(?P<variant>[0-9][0-9.]*[a-zA-Z]*)"
-    r"|(?P<interval>input_cost_per_video_per_second)_(?P<above>above_[0-9]+s_interval)"
-)
 
 _REGION_FACTORS: Final = {
     "regional_processing_uplift_multiplier_eu": "eu",
@@ -166,11 +102,14 @@ def provider_family(litellm_provider: str) -> str:
 
 
 def compile_map(entries: Mapping[str, Any]) -> dict[str, Price]:
-    """Every model of the map -> its price, under the map's own keys. Raises PriceError."""
+    """Every model of the map -> its price, under the map's own keys. Raises PriceError.
+
+    Rates that the provider's page contradicts are corrected, as long as the map has them so.
+    """
     prices: dict[str, Price] = {}
     for key, entry in entries.items():
         if key not in _NO_MODELS:
-            prices[key] = compile_entry(key, entry)
+            prices[key] = compile_entry(key, corrected(key, entry))
     return prices
 
 
@@ -260,20 +199,20 @@ class _Reading:
             self.unmodelled.add(field)
 
     def _take_rate(self, field: str, value: Any) -> bool:
-        variant = _VARIANT_FIELD.fullmatch(field)
+        variant = VARIANT_FIELD.fullmatch(field)
         if variant is not None:
-            meter = _METERS[variant["what"] or variant["interval"]]
+            meter = METERS[variant["what"] or variant["interval"]]
             self._add(meter, self._number(field, value), variant["variant"] or variant["above"])
             return True
-        parts = _FIELD.fullmatch(field)
-        if parts is None or parts["what"] not in _METERS:
+        parts = FIELD.fullmatch(field)
+        if parts is None or parts["what"] not in METERS:
             return False
-        meter = _METERS[parts["what"]]
+        meter = METERS[parts["what"]]
         above = int(parts["above"]) * (1000 if parts["kilo"] else 1) if parts["above"] else 0
-        tier = _SUFFIX_TIERS[parts["tier"]] if parts["tier"] else ""
+        tier = SUFFIX_TIERS[parts["tier"]] if parts["tier"] else ""
         rate = self._number(field, value)
-        if parts["what"] in _PER:
-            rate = EXACT.divide(rate, Decimal(_PER[parts["what"]]))
+        if parts["what"] in PER:
+            rate = EXACT.divide(rate, Decimal(PER[parts["what"]]))
         self._add(meter, rate, above=above, tier=tier)
         return True
 
@@ -299,8 +238,8 @@ class _Reading:
             return
         self.windows[_OFF_PEAK] = read.window
         for name, rate in read.rates.items():
-            if name in _METERS:
-                self._add(_METERS[name], self._number(f"{field}.{name}", rate), during=_OFF_PEAK)
+            if name in METERS:
+                self._add(METERS[name], self._number(f"{field}.{name}", rate), during=_OFF_PEAK)
             else:
                 self.unmodelled.add(f"{field}.{name}")
 
@@ -417,9 +356,9 @@ class _Reading:
             return
         for above, fields in ranges:
             own = {
-                _METERS[field]: self._number(f"tiered_pricing.{field}", rate)
+                METERS[field]: self._number(f"tiered_pricing.{field}", rate)
                 for field, rate in fields.items()
-                if field in _METERS
+                if field in METERS
             }
             own.setdefault(Meter.CACHED_INPUT, own[Meter.INPUT])
             if Meter.EXPLICIT_CACHED_INPUT in base:
@@ -438,7 +377,7 @@ class _Reading:
             self.unmodelled.update(
                 f"tiered_pricing.{field}"
                 for field in fields
-                if field not in _METERS and field != "range"
+                if field not in METERS and field != "range"
             )
 
     def components(self) -> tuple[Component, ...]:
