@@ -71,9 +71,17 @@ async def test_a_corrected_price_posts_the_differences_in_one_batch(scene: Scene
     assert {row["price_version"] for row in posted} == {"custom@2"}
     assert {row["credit_account"] for row in posted} == {"payable/openai"}
     ledger = LedgerService(scene.plane.pool, scene.plane.clock, scene.plane.control)
-    entries = await ledger.ListEntries(ledger_pb2.ListEntriesRequest(page_size=1), None)
-    assert entries.entries[0].rerating == done.name
-    assert entries.entries[0].kind == charges_pb2.SETTLEMENT_KIND_CORRECTION
+    batch_only = ledger_pb2.ListEntriesRequest(rerating=done.name)
+    entries = (await ledger.ListEntries(batch_only, None)).entries
+    assert len(entries) == 3
+    assert {entry.rerating for entry in entries} == {done.name}
+    assert {entry.kind for entry in entries} == {charges_pb2.SETTLEMENT_KIND_CORRECTION}
+    batch_only.rerating = "reratings/1"
+    assert not (await ledger.ListEntries(batch_only, None)).entries
+    batch_only.rerating = "1"
+    with pytest.raises(BursarError) as refused:
+        await ledger.ListEntries(batch_only, None)
+    assert refused.value.metadata["field"] == "rerating"
     assert await scene.plane.pool.fetchval("SELECT count(*) FROM rerating_lines") == 0
 
 

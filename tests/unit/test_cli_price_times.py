@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bursar.pricing import snapshot
-from bursar.v1 import contracts_pb2, prices_pb2, ratings_pb2
+from bursar.v1 import contracts_pb2, ledger_pb2, prices_pb2, ratings_pb2
 from tests.fakes.admin_state import AdminState
 from tests.unit.conftest import Bursar
 
@@ -173,6 +173,8 @@ def test_a_rerating_is_planned_and_then_posted(bursar: Bursar, state: AdminState
     assert "posted" in told
     assert "reratings/4711" in bursar("price", "reratings")
     bursar("price", "rerate", "--plan", "4711", "--etag", "other", code=1)
+    bursar("ledger", "list", "--rerating", "4711")
+    assert state.seen(ledger_pb2.ListEntriesRequest).rerating == "reratings/4711"
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,12 @@ def list_entries(
             metavar="ID", help="Only this charge and its adjustments.", show_default=False
         ),
     ] = "",
+    rerating: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Only the corrections of this batch.", show_default=False
+        ),
+    ] = "",
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = DEFAULT_LIMIT,
 ) -> None:
     """List entries, the newest first.
@@ -148,6 +154,7 @@ def list_entries(
         until_time=until_time,
         key=typed.resource_name("keys", key, "--key"),
         charge_id=charge,
+        rerating=typed.resource_name("reratings", rerating, "--rerating"),
     )
     call = session.client.ledger.ListEntries
     session.show_list(call, request, COLUMNS, limit=limit or None, empty="no entries")

@@ -19,6 +19,7 @@ WHERE organization_id = $1
   AND ($7::timestamptz IS NULL OR posted_at < $7)
   AND ($8::bigint IS NULL OR key_id = $8)
   AND ($9::bigint IS NULL OR (session_epoch = $9 AND n = $10))
+  AND ($12::bigint IS NULL OR rerating_id = $12)
 ORDER BY posted_at DESC, session_epoch DESC, n DESC, k DESC
 LIMIT $11;
 

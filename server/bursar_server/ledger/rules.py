@@ -10,6 +10,7 @@ _CHARGE_ID: Final = re.compile(
 )
 _PLACE: Final = re.compile(r"(\S+) ([0-9]{1,19}) (-?[0-9]{1,19}) ([0-9]{1,19})", re.ASCII)
 _LARGEST: Final = 2**63 - 1
+_RERATING: Final = re.compile(r"reratings/([1-9][0-9]{0,17})", re.ASCII)
 
 
 class Check(NamedTuple):
@@ -139,6 +140,12 @@ def parse_charge_id(text: str) -> tuple[int, int] | None:
     if max(session_epoch, n) > _LARGEST:
         return None
     return session_epoch, -n if match[2] else n
+
+
+def parse_rerating(text: str) -> int | None:
+    """The number of "reratings/4711"; None if it is no such name."""
+    match = _RERATING.fullmatch(text)
+    return None if match is None else int(match[1])
 
 
 def format_charge_id(session_epoch: int, n: int, k: int) -> str:

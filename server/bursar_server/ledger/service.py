@@ -44,6 +44,9 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         charge = rules.parse_charge_id(request.charge_id) if request.charge_id else None
         if request.charge_id and charge is None:
             raise invalid("charge_id", request.charge_id, 'a charge id such as "7-12"')
+        rerating_id = rules.parse_rerating(request.rerating) if request.rerating else None
+        if request.rerating and rerating_id is None:
+            raise invalid("rerating", request.rerating, 'a name such as "reratings/4711"')
         since, until = period(request)
         async with transaction(self._pool, read_only=True) as connection:
             organization = await resolve_organization(connection, request.organization)
@@ -52,7 +55,9 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
                 key_id = await store.key_id(connection, organization.id, key)
                 if key_id is None:
                     raise not_found("key", request.key)
-            wanted = store.EntryFilter(since=since, until=until, key_id=key_id, charge=charge)
+            wanted = store.EntryFilter(
+                since=since, until=until, key_id=key_id, charge=charge, rerating_id=rerating_id
+            )
             records = await store.entry_page(
                 connection, organization.id, wanted, after=after, size=size + 1
             )

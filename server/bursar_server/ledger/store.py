@@ -73,6 +73,7 @@ class EntryFilter(msgspec.Struct, frozen=True):
     key_id: int | None = None
     charge: tuple[int, int] | None = None
     """Session epoch and n."""
+    rerating_id: int | None = None
 
 
 async def entry_page(
@@ -95,6 +96,7 @@ async def entry_page(
         session_epoch,
         n,
         size,
+        wanted.rerating_id,
     )
     return msgspec.convert([dict(row) for row in rows], list[EntryRecord])
 

@@ -245,6 +245,7 @@ class ListEntriesRequest(_message.Message):
     UNTIL_TIME_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     CHARGE_ID_FIELD_NUMBER: _builtins.int
+    RERATING_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     """"organizations/acme"."""
     page_size: _builtins.int
@@ -255,6 +256,8 @@ class ListEntriesRequest(_message.Message):
     """Only of this key, or empty."""
     charge_id: _builtins.str
     """Only this charge and its adjustments, or empty."""
+    rerating: _builtins.str
+    """Only the corrections of this re-rating ("reratings/4711"), or empty."""
     @_builtins.property
     def since_time(self) -> _timestamp_pb2.Timestamp:
         """Posted at or after. Unset: from the beginning."""
@@ -273,10 +276,11 @@ class ListEntriesRequest(_message.Message):
         until_time: _timestamp_pb2.Timestamp | None = ...,
         key: _builtins.str = ...,
         charge_id: _builtins.str = ...,
+        rerating: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charge_id", b"charge_id", "key", b"key", "organization", b"organization", "page_size", b"page_size", "page_token", b"page_token", "since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charge_id", b"charge_id", "key", b"key", "organization", b"organization", "page_size", b"page_size", "page_token", b"page_token", "rerating", b"rerating", "since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

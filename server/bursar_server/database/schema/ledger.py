@@ -110,6 +110,12 @@ entries = Table(
 Index("entries_posted_idx", entries.c.organization_id, entries.c.posted_at)
 Index("entries_admitted_idx", entries.c.organization_id, entries.c.admitted_at)
 Index("entries_key_idx", entries.c.organization_id, entries.c.key_id)
+Index(
+    "entries_rerating_idx",
+    entries.c.organization_id,
+    entries.c.rerating_id,
+    postgresql_where=entries.c.rerating_id.is_not(None),
+)
 
 # Frames that could not be applied, kept as they came, so that one of them never stops a shard.
 quarantined_frames = Table(
