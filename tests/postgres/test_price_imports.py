@@ -234,6 +234,8 @@ async def test_the_whole_map_is_taken_over_and_nothing_differs(
         (a_list({"good": 1})[:-1], "not valid JSON"),
         (a_list({"good": 1, "absurd": 1e7}), "rate of input of acme/absurd is 10000000"),
         (b"<html>not found</html>", "begins with '<html>"),
+        # Longer than what is told to sidecars.
+        (a_list({"good": 1}, mode="m" * 65), "acme/good: mode: 'mmm"),
     ],
 )
 async def test_a_bad_file_changes_nothing(

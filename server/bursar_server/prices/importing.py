@@ -11,6 +11,7 @@ from msgspec import structs
 from bursar.pricing import Price, PriceBook, PriceError, price_from_json, snapshot
 from bursar.pricing.comparing import Place, PriceChange, compare
 from bursar.pricing.lists import ImportedList, plain, read_list
+from bursar.wire import WireError, price_from_proto, price_to_proto
 from bursar_server.changes import Change, ChangeKind
 from bursar_server.database.pool import Connection
 from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
@@ -41,8 +42,8 @@ class Outcome(msgspec.Struct, frozen=True):
 async def read(data: bytes, form: str, at: datetime) -> ImportedList:
     """The list that a file is. Raises INVALID_ARGUMENT (PRICE_LIST_INVALID)."""
     try:
-        # Half a second of arithmetic for the longest known list: not in the server's own loop.
-        return await asyncio.to_thread(read_list, data, snapshot(), at, form)
+        # A second of arithmetic for the longest known list: not in the server's own loop.
+        return await asyncio.to_thread(_read, data, form, at)
     except PriceError as error:
         raise BursarError(
             Status.INVALID_ARGUMENT,
@@ -50,6 +51,20 @@ async def read(data: bytes, form: str, at: datetime) -> ImportedList:
             f"the list is not taken over, nothing has changed: {error}",
             metadata={"fault": str(error)[:500]},
         ) from error
+
+
+def _read(data: bytes, form: str, at: datetime) -> ImportedList:
+    """Raises PriceError, also for a price that sidecars would not have as it is here."""
+    read = read_list(data, snapshot(), at, form)
+    for price in read.prices:
+        where = f"{price.provider}/{price.model}"[:120]
+        try:
+            told = price_from_proto(price_to_proto(price))
+        except WireError as error:
+            raise PriceError(f"{where}: {error}") from error
+        if plain(told) != plain(price):
+            raise PriceError(f"{where} has conditions that can't be told to sidecars")
+    return read
 
 
 class Plan(msgspec.Struct, frozen=True):
