@@ -48,6 +48,16 @@ def test_a_journal_is_not_believed_complete_when_it_knows_less_than_is_settled()
     assert (row.journal, window.in_doubt) == ("truncated", 65)
 
 
+def test_a_closed_session_of_which_a_call_is_still_to_settle_is_closed_no_more() -> None:
+    # Simulation, seed 2000019: nobody had heard of it, so time had closed it.
+    row = SessionRow(1, 7, "closed", 0, 0, 0, 0, "complete")
+    closed_by(row, 1)
+    assert (row.state, row.last_n) == ("fenced", 1)
+    row.settled_count = row.highest_settled_n = 1
+    closed_by(row, 1)
+    assert row.state == "closed"
+
+
 def test_what_an_adjustment_of_a_cut_journal_brings_home_stays_in_doubt() -> None:
     # Behind the cut another call may have spent what the first one left.
     window = rules.WindowBalance(

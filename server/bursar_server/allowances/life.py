@@ -5,7 +5,9 @@
 Time alone frees nothing: silence moves what is outstanding to in doubt and ends the session for
 spending; the horizon counts what is in doubt as spent, as a decision of people would. Evidence that
 comes at any stage is honoured, and makes the session heard again. A session that nobody ever spoke
-in, and that was lent nothing, is closed: there is nothing to wait for.
+in, and that was lent nothing, is closed: there is nothing to wait for. Should it have had calls
+after all (its first words were lost, or the database forgot them), then it is closed no more until
+they are settled.
 
 Silence is counted by a clock that runs only while the shard is served: while no control plane
 commits, no sidecar can speak. A stretch between two commits counts up to a limit, so that an outage

@@ -303,7 +303,9 @@ def _close(state: Slice, given: Input, output: Output) -> None:
                 # More is settled than the journal knows of: its end is missing, whatever it says.
                 row.journal = "truncated"
             row.last_n = max(row.last_n or 0, close.last_n, row.highest_settled_n)
-            if row.state == "open":
+            # Also one that is closed: time closes who was never heard of, and a lost tail forgets
+            # that he was. It is closed again once those are settled, too.
+            if row.state == "open" or row.settled_count < row.last_n:
                 row.state = "fenced"
     for row in state.sessions.values():
         if row.last_n is None or row.state == "closed":

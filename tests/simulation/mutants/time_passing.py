@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bursar_server.allowances import life, rules
+from bursar_server.allowances import life, rules, step
 from tests.simulation.mutants.registry import Replacement, mutant
 
 
@@ -52,3 +52,16 @@ def a_silent_session_goes_on_spending() -> list[Replacement]:
         return life.Passed(passed.row, passed.held, passed.lost, fenced=False)
 
     return [(life, "pass_time", pass_time)]
+
+
+@mutant
+def who_was_closed_stays_closed() -> list[Replacement]:
+    original = step._close
+
+    def close(state: step.Slice, given: step.Input, output: step.Output) -> None:
+        closed = [row for row in state.sessions.values() if row.state == "closed"]
+        original(state, given, output)
+        for row in closed:
+            row.state = "closed"
+
+    return [(step, "_close", close)]
