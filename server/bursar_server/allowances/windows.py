@@ -10,6 +10,7 @@ from typing import Final
 
 from bursar_server.allowances import rules, store
 from bursar_server.allowances.ahead import Ahead, is_due
+from bursar_server.allowances.forgotten import windows_around
 from bursar_server.allowances.frames import Frame
 from bursar_server.allowances.records import WindowRow, window_id
 from bursar_server.budgets import raises
@@ -25,8 +26,6 @@ FORESEEN = ("calendar", "every")
 FORGOTTEN_WITHIN: Final = timedelta(days=31)
 """A machine that was off may come back with its charges; but a sidecar must not make the writer
 begin windows of all times."""
-CLOCK_SKEWS: Final = tuple(timedelta(seconds=s) for s in (0, -2, 2, -60, 60))
-"""By how much a sidecar's wall clock may be wrong about when a call was admitted."""
 
 
 class Windows:
@@ -219,32 +218,31 @@ class Windows:
         and when a call was admitted in it. An id says which window of which budget it is."""
         organizations = {organization_id for organization_id, _ in missing.values()}
         for organization_id in organizations:
-            ids = await store.budgets_of(connection, organization_id, MOST_CACHED)
-            await self._load(connection, organization_id, ids)
-            for id, (owner, admitted_at) in missing.items():
-                if owner == organization_id and abs(now - admitted_at) <= FORGOTTEN_WITHIN:
-                    await self._begin_forgotten(connection, owner, ids, id, admitted_at, now)
+            sought = {
+                id: admitted_at
+                for id, (owner, admitted_at) in missing.items()
+                if owner == organization_id and abs(now - admitted_at) <= FORGOTTEN_WITHIN
+            }
+            if sought:
+                await self._begin_forgotten(connection, organization_id, sought, now)
 
     async def _begin_forgotten(
         self,
         connection: Connection,
         organization_id: int,
-        budget_ids: Iterable[int],
-        id: int,
-        admitted_at: datetime,
+        sought: dict[int, datetime],
         now: datetime,
     ) -> None:
-        for budget_id in budget_ids:
-            budget = self._budgets.get((organization_id, budget_id))
-            for skew in CLOCK_SKEWS:
-                if budget is None or budget.window.kind == "from_first_call":
-                    continue  # where it began is nowhere else
-                span = window_at(budget.window, admitted_at + skew, created_at=budget.created_at)
-                if window_id(organization_id, budget_id, span.start_at) == id:
-                    opening = (0, 0)
-                    if span.start_at <= budget.created_at:
-                        opening = await self._opening(connection, budget, span.start_at)
-                    await store.make_window(
-                        connection, budget, (span.start_at, span.end_at), opening, now
-                    )
-                    return
+        ids = await store.budgets_of(connection, organization_id, MOST_CACHED)
+        await self._load(connection, organization_id, ids)
+        known = [self._budgets.get((organization_id, id)) for id in ids]
+        budgets = [budget for budget in known if budget is not None]
+        for budget, span in windows_around(budgets, set(sought.values())):
+            if sought.pop(window_id(organization_id, budget.id, span.start_at), None) is None:
+                continue
+            opening = (0, 0)
+            if span.start_at <= budget.created_at:
+                opening = await self._opening(connection, budget, span.start_at)
+            await store.make_window(connection, budget, span, opening, now)
+            if not sought:
+                return

@@ -1,8 +1,9 @@
 """Mutants of what heals a lost tail."""
 
+from datetime import timedelta
 from typing import Any
 
-from bursar_server.allowances import claims, healing, rules, step
+from bursar_server.allowances import claims, forgotten, healing, rules, step
 from bursar_sidecar import roster as roster_module
 from tests.simulation.forgotten import Restoring
 from tests.simulation.mutants.registry import Replacement, mutant
@@ -61,3 +62,8 @@ def a_forgotten_session_begins_anew() -> list[Replacement]:
         return False
 
     return [(Restoring, "restore_session", restore_session)]
+
+
+@mutant
+def every_clock_is_right() -> list[Replacement]:
+    return [(forgotten, "MOST_WRONG", timedelta(0))]
