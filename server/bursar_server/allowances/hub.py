@@ -256,6 +256,10 @@ class Hub:
         older = self.sessions.get(session.session_epoch)
         if older is not None and older is not session:
             older.superseded = True
+            # Its stream may take long to end, where the other side is gone. Until then nobody
+            # answers for what was said on it, and nobody would find out that it is silent.
+            for window_id in list(older.reports):
+                self.forget_report(older, window_id)
             older.stream.end("the session was resumed on another stream")
         self.sessions[session.session_epoch] = session
         session.stream.sessions[session.session_epoch] = session

@@ -205,3 +205,19 @@ def an_unheard_grant_is_told_to_nobody() -> list[Replacement]:
         original(self, batch, outcome)
 
     return [(writer.Writer, "_tell", tell)]
+
+
+@mutant
+def what_an_older_stream_said_is_believed() -> list[Replacement]:
+    original = hub.Hub.add
+
+    def add(self: hub.Hub, session: hub.LiveSession) -> None:
+        older = self.sessions.get(session.session_epoch)
+        said = {} if older is None or older is session else dict(older.reports)
+        original(self, session)
+        for window_id, report in said.items():
+            assert older is not None
+            older.reports[window_id] = report
+            self._reporters.setdefault(window_id, {})[older.session_epoch] = older
+
+    return [(hub.Hub, "add", add)]
