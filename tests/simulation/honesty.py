@@ -17,12 +17,17 @@ class Honesty:
     def __init__(self) -> None:
         self._least: dict[tuple[int, int], dict[int, int]] = {}
         """(session epoch, need) -> budget -> the least amount that would do."""
+        self._grows_in: dict[tuple[int, int], set[int]] = {}
+        """(session epoch, need) -> the windows it was admitted in, where an open call asks."""
 
     def asked(self, frame: allowances_pb2.SidecarFrame) -> None:
         """A sidecar's frame came."""
         for need in frame.needs:
             self._least[frame.session_epoch, need.need_id] = {
                 line.budget_id: min(line.least_nanos, line.amount_nanos) for line in need.lines
+            }
+            self._grows_in[frame.session_epoch, need.need_id] = {
+                line.budget_window_id for line in need.lines if line.budget_window_id
             }
 
     def told(self, frame: allowances_pb2.ControlFrame, tables: Tables, now: datetime) -> None:
@@ -56,11 +61,15 @@ class Honesty:
                         f"{attainable} could be had and {enough} would do"
                     )
         if verdict.outcome == allowances_pb2.NEED_OUTCOME_CONTENDED:
+            grows_in = self._grows_in[epoch, verdict.need_id]
             # Nothing is lent from a frozen window, whatever is there or not.
             frozen = {w.row.budget_id for w in tables.windows.values() if w.frozen}
             for id, window in tables.windows.items():
                 row = window.row
                 runs = row.start_at <= now and (row.end_at is None or now < row.end_at)
+                if grows_in:
+                    # What began in a window grows in it, whichever has begun since.
+                    runs = id in grows_in
                 needed = least.get(row.budget_id)
                 if needed is None or row.budget_id in frozen:
                     continue

@@ -2,6 +2,7 @@
 
 from random import Random
 
+from bursar_server.budgets.rules import window_at
 from tests.simulation.coverage import saw
 from tests.simulation.database import NOTHING, Broken, Tables
 from tests.simulation.disk import Killed
@@ -60,9 +61,15 @@ class Probes:
             pools = [p for leg in life.legs() for p in leg.by_budget.get(budget_id, ())]
             short = sum(max(0, -pool.free_nanos) for pool in pools)
             room = budgets[budget_id].limit_nanos
-            for window_id, window in tables.windows.items():
+            windows = [(id, w) for id, w in tables.windows.items() if w.row.budget_id == budget_id]
+            if not windows:
+                # It begins with the call, and with what it finds spent.
+                spec, made_at = budgets[budget_id].window, budgets[budget_id].created_at
+                since = window_at(spec, now, created_at=made_at).start_at
+                room -= oracle.newcomers.opening(tables, budget_id, since)
+            for window_id, window in windows:
                 row = window.row
-                if row.budget_id != budget_id or row.start_at > now:
+                if row.start_at > now:
                     continue
                 if row.end_at is None or now < row.end_at:
                     elsewhere = _held_elsewhere(tables, window_id, here)

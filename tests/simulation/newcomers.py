@@ -52,7 +52,7 @@ class Newcomers:
                 continue
             windows = [w for w in after.windows.values() if w.row.budget_id == budget_id]
             if budget_id not in before.armings:
-                self._opened(before, budget_id, key_ids, windows)
+                self._opened(before, budget_id, windows)
             made_at = after.budgets[budget_id].created_at
             for entry in entries:
                 if entry.k or entry.kind is Kind.LOST or entry.epoch in unproven:
@@ -63,28 +63,28 @@ class Newcomers:
                 ):
                     self._counted(entry, admitted[entry.epoch, entry.n], windows, made_at)
 
-    @staticmethod
-    def _opened(
-        before: Tables, budget_id: int, key_ids: set[int], windows: Collection[Window]
-    ) -> None:
+    def _opened(self, before: Tables, budget_id: int, windows: Collection[Window]) -> None:
         """What settled before it was looked at stands in its opening line, once."""
-        budget = before.budgets[budget_id]
         for window in windows:
-            since = window.row.start_at
-            spent = sum(
-                entry.amount
-                for entry in before.entries.values()
-                if entry.organization_id == budget.organization_id
-                and entry.key_id in key_ids
-                and (
-                    entry.admitted_at >= since
-                    or (since >= budget.created_at and entry.posted_at >= budget.created_at)
-                )
-            )
+            spent = self.opening(before, budget_id, window.row.start_at)
             if spent != window.opening:
                 raise Broken(f"8: {spent} had settled, budget {budget_id} opens with {window}")
             if spent:
                 saw("a new budget began with what was spent before")
+
+    def opening(self, tables: Tables, budget_id: int, since: datetime) -> int:
+        """What a budget would open with now, in a first window that begins at `since`."""
+        budget = tables.budgets[budget_id]
+        return sum(
+            entry.amount
+            for entry in tables.entries.values()
+            if entry.organization_id == budget.organization_id
+            and entry.key_id in self._keys.get(budget_id, ())
+            and (
+                entry.admitted_at >= since
+                or (since >= budget.created_at and entry.posted_at >= budget.created_at)
+            )
+        )
 
     @staticmethod
     def _counted(
