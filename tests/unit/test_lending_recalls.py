@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bursar_server.allowances import messages, rules
+from bursar_server.allowances.frames import Frame, Report
 from bursar_server.allowances.hub import Hub, LiveSession, Stream
 from bursar_server.allowances.records import WindowRow
 from bursar_server.allowances.rules import Holder
@@ -70,3 +71,29 @@ def test_in_the_tail_nothing_lies_idle_while_a_call_waits() -> None:
     assert hold_idle_ms(rules.Decisions()) == SETTINGS.hold_idle_ms
     assert hold_idle_ms(rules.Decisions(shortage={10: 5})) == 0
     assert hold_idle_ms(rules.Decisions(shortage={11: 5})) == SETTINGS.hold_idle_ms
+
+
+def live_session(hub: Hub) -> LiveSession:
+    """Session 7 on one more stream."""
+    stream: Any = Stream.__new__(Stream)
+    stream.sessions = {}
+    stream.end = lambda _reason: None
+    session = LiveSession(
+        stream, 7, 1, "acme", "USD", 0, spender_organization="acme", platform=False
+    )
+    hub.add(session)
+    return session
+
+
+def test_what_was_said_on_a_stream_that_another_one_replaced_counts_no_more() -> None:
+    # Simulation, seed 2000872: the older stream may take long to end.
+    hub = Hub()
+    older = live_session(hub)
+    report = Report(10, granted_seen=100, returned=0, free=100, want=0, idle_ms=0)
+    hub.note(older, Frame(7, 1, (report,), (), frozenset(), (), (), None, (), b""), 0)
+    assert [holder.free for holder in hub.holders([10])] == [100]
+    newer = live_session(hub)
+    assert hub.holders([10]) == []
+    hub.note(newer, Frame(7, 2, (report,), (), frozenset(), (), (), None, (), b""), 0)
+    hub.remove(older.stream)
+    assert [holder.free for holder in hub.holders([10])] == [100]
