@@ -95,6 +95,8 @@ SIMULATION_ALONE = {
     "the_silent_are_believed",
     # It needs a stream that takes long to end, and a process that dies on the next one.
     "what_an_older_stream_said_is_believed",
+    # It needs a frame that waits while its stream ends and the next one begins.
+    "what_an_ended_stream_left_behind_is_applied",
     # It needs a commit whose acknowledgement is lost.
     "an_unheard_grant_is_told_to_nobody",
 }

@@ -97,3 +97,17 @@ def test_what_was_said_on_a_stream_that_another_one_replaced_counts_no_more() ->
     hub.note(newer, Frame(7, 2, (report,), (), frozenset(), (), (), None, (), b""), 0)
     hub.remove(older.stream)
     assert [holder.free for holder in hub.holders([10])] == [100]
+
+
+def test_what_waits_of_an_ended_stream_is_not_applied_once_its_session_is_resumed() -> None:
+    # Simulation, seed 2016508: the Welcome had said that it was not applied.
+    hub = Hub()
+    older = live_session(hub)
+    assert hub.remove(older.stream) == [7]
+    assert not older.superseded, "nobody says it again"
+    newer = live_session(hub)
+    assert (older.superseded, newer.superseded) == (True, False)
+    hub.remove(newer.stream)
+    hub.all_taken()
+    live_session(hub)
+    assert not newer.superseded, "all of it was applied"

@@ -224,6 +224,8 @@ class Hub:
 
     def __init__(self) -> None:
         self.sessions: dict[int, LiveSession] = {}
+        self._left: dict[int, LiveSession] = {}
+        """Sessions whose stream ended, as long as frames of it may not be applied yet."""
         self._reporters: dict[int, dict[int, LiveSession]] = {}
         """Who reported on a window, by window and by session."""
         self.tail: set[int] = set()
@@ -253,6 +255,9 @@ class Hub:
 
     def add(self, session: LiveSession) -> None:
         """Take a session in. A session that was on an older stream moves: that stream ends."""
+        if (left := self._left.pop(session.session_epoch, None)) is not None:
+            # Its Welcome says what was applied until now; all behind that is said again.
+            left.superseded = True
         older = self.sessions.get(session.session_epoch)
         if older is not None and older is not session:
             older.superseded = True
@@ -272,8 +277,13 @@ class Hub:
                 self.forget_report(session, window_id)
             if self.sessions.get(epoch) is session:
                 del self.sessions[epoch]
+                self._left[epoch] = session
                 gone.append(epoch)
         return gone
+
+    def all_taken(self) -> None:
+        """No frame of any stream waits any more to be applied."""
+        self._left.clear()
 
     def of_organization(self, organization_id: int) -> list[LiveSession]:
         """The live sessions of an organization."""

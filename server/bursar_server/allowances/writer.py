@@ -288,7 +288,9 @@ class Writer:
             # What an older stream of a resumed session still said is said again on the new one.
             if not session.superseded:
                 frames.append((session, frame))
-        if not self._inbox.empty():
+        if self._inbox.empty():
+            self._hub.all_taken()
+        else:
             self._urgent.set()
             self._wake.set()
         now_ms = self._clock.monotonic_ms()

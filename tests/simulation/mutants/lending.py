@@ -221,3 +221,15 @@ def what_an_older_stream_said_is_believed() -> list[Replacement]:
             self._reporters.setdefault(window_id, {})[older.session_epoch] = older
 
     return [(hub.Hub, "add", add)]
+
+
+@mutant
+def what_an_ended_stream_left_behind_is_applied() -> list[Replacement]:
+    original = hub.Hub.remove
+
+    def remove(self: hub.Hub, stream: hub.Stream) -> list[int]:
+        gone = original(self, stream)
+        self._left.clear()
+        return gone
+
+    return [(hub.Hub, "remove", remove)]
