@@ -224,23 +224,18 @@ GROUP BY organization_id, session_epoch, draw_set_id, would_refuse_window_ids;
 -- of one call come together; corrections come one by one, and what one of them takes away may be
 -- lent before the next adds it again.
 INSERT INTO entry_sums (organization_id, session_epoch, draw_set_id, added_nanos)
-SELECT organization_id, session_epoch, draw_set_id, sum(amount_nanos)
+SELECT organization_id, session_epoch, draw_set_id, sum(added_nanos)
 FROM (
-    SELECT organization_id, session_epoch, draw_set_id, sum(amount_nanos) AS amount_nanos
+    SELECT organization_id, session_epoch, draw_set_id,
+           greatest(sum(amount_nanos) FILTER (WHERE kind <> 'correction'), 0)
+           + coalesce(sum(amount_nanos) FILTER (WHERE kind = 'correction' AND amount_nanos > 0), 0)
+               AS added_nanos
     FROM entries
     WHERE organization_id = $1 AND session_epoch BETWEEN $2 AND $4
       AND (session_epoch, n) > ($2, $3) AND (session_epoch, n) <= ($4, $5) AND k > 0
-      AND kind <> 'correction'
     GROUP BY organization_id, session_epoch, n, draw_set_id
-    HAVING sum(amount_nanos) > 0
-    UNION ALL
-    SELECT organization_id, session_epoch, draw_set_id, sum(amount_nanos)
-    FROM entries
-    WHERE organization_id = $1 AND session_epoch BETWEEN $2 AND $4
-      AND (session_epoch, n) > ($2, $3) AND (session_epoch, n) <= ($4, $5)
-      AND kind = 'correction' AND amount_nanos > 0
-    GROUP BY organization_id, session_epoch, draw_set_id
 ) AS adjusted
+WHERE added_nanos > 0
 GROUP BY organization_id, session_epoch, draw_set_id;
 
 -- name: sessions_behind
