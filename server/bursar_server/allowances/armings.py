@@ -60,6 +60,8 @@ class Armings:
         if len(self._begun) > MOST_CACHED:
             self._begun.clear()
         known = await store.budgets_begun(connection, [b for _, b in asked])
+        # Of one that is new nothing is believed but what is on record: disabled, it waits.
+        self._windows.changed((o, b) for o, b in asked if b not in known)
         for organization_id, budget_id in sorted(asked):
             budget = await self._windows.budget(connection, organization_id, budget_id)
             if budget is None or (budget.disabled and budget_id not in known):

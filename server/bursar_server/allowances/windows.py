@@ -98,6 +98,7 @@ class Windows:
     ) -> dict[int, WindowRow]:
         """The window each budget is in now, begun where it was not; none for a budget that is
         gone or disabled."""
+        self._read_anew(organization_id, budget_ids, now)
         await self._load(connection, organization_id, budget_ids)
         found: dict[int, WindowRow] = {}
         missing: list[BudgetRecord] = []
@@ -130,6 +131,14 @@ class Windows:
                     )
                 found[budget.id] = self._current[budget.id] = self._rows[row.id] = row
         return found
+
+    def _read_anew(self, organization_id: int, budget_ids: Iterable[int], now: datetime) -> None:
+        """Forget budgets that have no window now: what begins one is what is on record. Where an
+        announcement was lost while no session was here, only windows tell what is stale."""
+        for budget_id in budget_ids:
+            current = self._current.get(budget_id)
+            if current is None or (current.end_at is not None and current.end_at <= now):
+                self._budgets.pop((organization_id, budget_id), None)
 
     async def at(
         self, connection: Connection, budget: BudgetRecord, at: datetime, now: datetime

@@ -233,3 +233,8 @@ def what_an_ended_stream_left_behind_is_applied() -> list[Replacement]:
         return gone
 
     return [(hub.Hub, "remove", remove)]
+
+
+@mutant
+def a_budget_without_a_window_is_known_for_ever() -> list[Replacement]:
+    return [(windows.Windows, "_read_anew", lambda *_ignored: None)]
