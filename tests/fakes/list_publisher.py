@@ -13,7 +13,8 @@ class ListPublisher:
 
     - `status`: answered instead of the file, with `headers`.
     - `cut`: the body ends after so many bytes of those that were announced.
-    - `endless`: the body goes on and on, and its length is not announced.
+    - `endless`: the body goes on and on, and its length is not announced;
+      that of a `status`, too.
     - `silent`: nothing is answered until the server ends.
     """
 
@@ -67,8 +68,11 @@ class ListPublisher:
             handler.send_response(self.status)
             for name, value in self.headers.items():
                 handler.send_header(name, value)
-            handler.send_header("Content-Length", "0")
+            if not self.endless:
+                handler.send_header("Content-Length", "0")
             handler.end_headers()
+            if self.endless:
+                self._go_on(handler)
             return
         if self.etag and handler.headers.get("If-None-Match") == self.etag:
             handler.send_response(304)

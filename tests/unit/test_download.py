@@ -81,6 +81,13 @@ def test_a_redirect_is_followed(publisher: ListPublisher) -> None:
         assert download(publisher.url, most_bytes=MOST).data == b"moved"
 
 
+def test_what_comes_with_a_redirect_is_not_read(publisher: ListPublisher) -> None:
+    publisher.endless = True
+    with ListPublisher(b"moved") as target:
+        publisher.status, publisher.headers = 302, {"Location": target.url}
+        assert download(publisher.url, most_bytes=MOST).data == b"moved"
+
+
 def test_user_and_password_go_to_the_address_they_are_for(publisher: ListPublisher) -> None:
     with ListPublisher(b"moved") as target:
         publisher.status, publisher.headers = 302, {"Location": target.url}

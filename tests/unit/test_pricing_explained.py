@@ -101,3 +101,13 @@ def test_a_row_that_is_nested_or_endless_gets_its_error_and_stops_nothing() -> N
     assert ["error" in each for each in told] == [True, False, True, False, True]
     assert "nested" in told[0]["error"]
     assert told[2]["error"] == told[4]["error"] == f"row has more than {MAX_ROW_BYTES} bytes"
+
+
+@pytest.mark.parametrize("number", ["1e999999999", "1e99999999999999999999", "-1e-999999999"])
+def test_a_number_that_no_decimal_is_gets_its_error_and_stops_nothing(number: str) -> None:
+    good = '{"model":"gpt-4o","provider":"openai","usage":{"prompt_tokens":1}}'
+    usage = good.replace("1}}", f"{number}}}}}")
+    beside = good.replace("{", f'{{"note":{number},', 1)
+    told = list(quote_rows([usage, good, beside]))
+    assert ["error" in each for each in told] == [True, False, True]
+    assert f"number {number} is not accepted" in told[0]["error"]

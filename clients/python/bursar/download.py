@@ -105,10 +105,10 @@ def download(
             data = _read(response, shown, most_bytes, deadline, monotonic)
             return Download(data, _etag(response.headers))
     except urllib.error.HTTPError as error:
-        with error:
-            if error.code == _NOT_MODIFIED and etag:
-                return Download(None, etag)
-            gone = 400 <= error.code < 500 and error.code not in (408, 425, 429)
+        error.close()
+        if error.code == _NOT_MODIFIED and etag:
+            return Download(None, etag)
+        gone = 400 <= error.code < 500 and error.code not in (408, 425, 429)
         raise DownloadError(f"{shown} answered {error.code}", retriable=not gone) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -142,6 +142,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: Message,
         newurl: str,
     ) -> urllib.request.Request | None:
+        # What came with the redirect is nothing that was asked for, and has no end that is known:
+        # urllib would read all of it.
+        fp.close()
         check_url(newurl)
         if req.type == "https" and not newurl.lower().startswith("https:"):
             raise DownloadError(

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, Literal
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bursar.exchange import ExchangeError, ExchangeRate, format_rate, parse_rate
@@ -132,7 +133,7 @@ def price_from_proto(message: prices_pb2.Price) -> Price:
         )
     except PriceError as error:
         field = _named_field(str(error))
-        raise WireError(field, getattr(message, field, ""), f"a price that can be: {error}") from (
+        raise WireError(field, _shown(message, field), f"a price that can be: {error}") from (
             error
         )
 
@@ -210,7 +211,7 @@ def contract_from_proto(message: contracts_pb2.PriceContract, order: int) -> Con
         word = str(error).partition(" ")[0]
         field = {**_TERMS, **_TIMES}.get(word, word)
         raise WireError(
-            field, getattr(message, field, ""), f"a contract that can be: {error}"
+            field, _shown(message, field), f"a contract that can be: {error}"
         ) from error
 
 
@@ -222,6 +223,12 @@ _TERMS: Final = {
 }
 # The first word of a PriceError -> what it is on the wire.
 _TIMES: Final = {"effective_at": "effective_time", "expires_at": "expire_time"}
+
+
+def _shown(message: Message, field: str) -> object:
+    """A field's value as a refusal tells it: a time as one, "" for what is no field."""
+    value = getattr(message, field, "")
+    return value.ToJsonString() if isinstance(value, Timestamp) else value
 
 
 def _optional(value: Decimal | None) -> str:

@@ -27,6 +27,7 @@ from .compile_litellm import batch_factor
 from .conditions import PriceError, Span, Window
 from .genai_names import Names, spelled_names
 from .genai_rates import Rate, Rates, read_rates, tier_components, window_components
+from .json_numbers import exact_number
 from .model import LLM_TOKEN_METERS, Component, Meter, Price
 
 MAX_PROVIDERS: Final = 1_000
@@ -81,7 +82,7 @@ class _Model(NamedTuple):
 def read_providers(data: bytes) -> list[Any]:
     """The data's JSON, numbers with a point as exact decimals. Raises PriceError."""
     try:
-        providers = msgspec.json.Decoder(list[Any], float_hook=Decimal).decode(data)
+        providers = msgspec.json.Decoder(list[Any], float_hook=exact_number).decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
         raise PriceError(f"price data is not valid JSON: {error}") from error
     if len(providers) > MAX_PROVIDERS:

@@ -24,6 +24,7 @@ import msgspec
 from bursar.money import EXACT
 
 from .conditions import FreeQuota, PriceError, Window
+from .json_numbers import exact_number
 from .litellm_conditions import free_searches, input_ranges, off_peak, result_ranges
 from .litellm_corrections import corrected
 from .litellm_fields import FIELD, METERS, PER, SUFFIX_TIERS, VARIANT_FIELD
@@ -426,8 +427,8 @@ def _per_million(rate: Decimal) -> Decimal:
 def read_map(data: bytes) -> dict[str, Any]:
     """The map's JSON, numbers with a point as exact decimals. Raises PriceError."""
     try:
-        return msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode(data)
-    except msgspec.DecodeError as error:
+        return msgspec.json.Decoder(dict[str, Any], float_hook=exact_number).decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise PriceError(f"price map is not valid JSON: {error}") from error
 
 

@@ -54,6 +54,8 @@ def _spans(rule: Mapping[str, Any], zone: str) -> list[Span]:
 def _weekday(day: Any) -> int:
     if isinstance(day, str):
         return _WEEKDAYS.index(day.strip().lower()[:3]) + 1
+    if isinstance(day, bool) or not 1 <= day <= len(_WEEKDAYS) or day != int(day):
+        raise ValueError(f"{day!r} is no day of the week")
     return int(day)
 
 

@@ -22,6 +22,7 @@ from .charging import Charge, charge
 from .compile_litellm import compile_entry
 from .conditions import PriceError
 from .explaining import rule_of
+from .json_numbers import exact_number
 from .model import BATCH_TIER, Price
 
 # One row is a handful of numbers, or one entry of a price map; the longest of those is 12 kB.
@@ -142,7 +143,7 @@ def _row(text: bytes) -> dict[str, Any]:
         raise QuoteError("row is nested too deeply to be one") from error
 
 
-_DECODER: Final = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
+_DECODER: Final = msgspec.json.Decoder(dict[str, Any], float_hook=exact_number)
 
 
 def _price_of(row: Mapping[str, Any], book: PriceBook) -> Price:
