@@ -145,6 +145,8 @@ def test_contracts(bursar: Bursar, state: AdminState) -> None:
         ("--fee", "1e3"),
         ("--fee", "-1"),
         ("--margin", "5%", "--from", "7d"),
+        ("--discount", "10%", "--model", ""),
+        ("--discount", "10%", "--provider", ""),
     ],
 )
 def test_terms_that_can_not_be_are_refused(bursar: Bursar, options: tuple[str, ...]) -> None:

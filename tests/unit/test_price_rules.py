@@ -10,6 +10,7 @@ from bursar_server.prices.rules import (
     model_name,
     price_version,
     provider_name,
+    single_model_name,
 )
 
 
@@ -68,6 +69,13 @@ def test_models_are_kept_without_their_provider() -> None:
     for text in ("", "openai/", "a b", "a\nb", "x" * 257):
         with pytest.raises(PriceFault):
             model_name(text, "openai", "model")
+
+
+def test_a_price_is_of_one_model() -> None:
+    assert single_model_name("openai/gpt-4o", "openai", "model") == "gpt-4o"
+    for text in ("gpt-4o*", "openai/gpt-4?", "*", ""):
+        with pytest.raises(PriceFault):
+            single_model_name(text, "openai", "model")
 
 
 def test_versions_say_whose_price_it_is() -> None:

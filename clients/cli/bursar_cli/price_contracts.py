@@ -91,6 +91,10 @@ def set_contract(
     bursar price contract set --provider openai --discount 10%
     bursar price contract set --model 'gpt-4o*' --margin 15% --fee 0.001 --from 2027-01-01
     """
+    for glob, option in ((provider, "--provider"), (model, "--model")):
+        if not glob:
+            # What a script left empty would otherwise be all models there are.
+            raise UsageFault(option, "is empty; expected a name or a glob, * for any")
     contract = contracts_pb2.PriceContract(provider=provider, model=model, reason=reason)
     if discount:
         contract.discount_factor = format_decimal(ONE - factor(discount, "--discount", most=ONE))

@@ -57,6 +57,15 @@ def model_name(text: str, provider: str, field: str) -> str:
     return bare
 
 
+def single_model_name(text: str, provider: str, field: str) -> str:
+    """The name that a price is set for. Raises PriceFault also for a glob: the price would be of a
+    model of that very name, which no call asks for."""
+    bare = model_name(text, provider, field)
+    if "*" in bare or "?" in bare:
+        raise PriceFault(field, text, "the name of one model; globs are for contracts")
+    return bare
+
+
 def complete(price: Price, in_force: Price | None) -> Price:
     """The price with what was left open: mode and limits of the one in force, else a chat model's.
 

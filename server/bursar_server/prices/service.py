@@ -336,7 +336,10 @@ class _Call(NamedTuple):
 def _read(message: prices_pb2.Price) -> Price:
     """The price a request holds, checked as far as it can be alone."""
     provider = _provider(message.provider, "price.provider")
-    model = _model(message.model, provider, "price.model")
+    try:
+        model = rules.single_model_name(message.model, provider, "price.model")
+    except PriceFault as fault:
+        raise _refused(fault) from fault
     if not message.components:
         raise invalid("price.components", "", "one rate at least; zeros where it is free")
     plain = prices_pb2.Price()
