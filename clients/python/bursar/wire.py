@@ -133,9 +133,7 @@ def price_from_proto(message: prices_pb2.Price) -> Price:
         )
     except PriceError as error:
         field = _named_field(str(error))
-        raise WireError(field, _shown(message, field), f"a price that can be: {error}") from (
-            error
-        )
+        raise WireError(field, _shown(message, field), f"a price that can be: {error}") from (error)
 
 
 def exchange_rate_to_proto(rate: ExchangeRate) -> exchange_rates_pb2.ExchangeRate:

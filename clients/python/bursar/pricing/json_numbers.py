@@ -1,7 +1,7 @@
 """Numbers of a JSON text as exact decimals, of a size that arithmetic can bear.
 
-JSON bounds no exponent: the twelve characters of 1e999999999 are a whole number of a billion digits,
-which takes minutes and gigabytes to write out, and one exponent further is no decimal at all.
+JSON bounds no exponent: the few characters of 1e999999999 are a whole number of a billion digits,
+which takes minutes and gigabytes to write out, and an exponent further on is no decimal at all.
 """
 
 from __future__ import annotations
