@@ -98,6 +98,27 @@ def test_an_explained_quote_names_list_and_contracts(bursar: Bursar, state: Admi
     ) in told
 
 
+def test_an_explained_quote_names_of_a_contract_only_what_holds(
+    bursar: Bursar, state: AdminState
+) -> None:
+    answer = state.quote
+    answer.list_price.CopyFrom(
+        prices_pb2.Price(provider="openai", model="m", currency="USD", version="custom@4")
+    )
+    answer.price.version = "custom@4+contract@1+contract@7"
+    answer.contracts.add(
+        version="contract@1", provider="*", model="*", margin_factor="1.15",
+        call_fee="0.001", currency="EUR", organization="organizations/acme",
+    )  # fmt: skip
+    answer.contracts.add(
+        version="contract@7", provider="*", model="m", call_fee="5", currency="JPY",
+        organization="organizations/acme",
+    )  # fmt: skip
+    told = bursar("price", "quote", "m", "--input", "1", "--explain")
+    assert "Contract: contract@1 for */*: margin 15% (x1.15)\n" in told
+    assert "Contract: contract@7 for */m: fee 5 JPY a call\n" in told
+
+
 def test_rows_are_explained_when_asked(
     bursar: Bursar, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

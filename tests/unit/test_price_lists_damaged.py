@@ -115,6 +115,14 @@ def test_a_day_that_no_week_has_opens_no_window(day: str) -> None:
     assert "off_peak_pricing" in price.unmodelled
 
 
+@pytest.mark.parametrize("windows", ["null", "5", "1.5", "true", '"x"', "[null]", '{"a": 1}'])
+def test_windows_that_are_none_are_reported_and_refuse_nothing(windows: str) -> None:
+    listed = off_peak_on("1").replace(b'[{"hours_utc": "16:30-00:30", "weekdays": [1]}]', b"%s")
+    (price,) = read_list(listed % windows.encode(), snapshot(), AT).prices
+    assert not price.windows
+    assert "off_peak_pricing" in price.unmodelled
+
+
 def test_days_of_the_week_are_read() -> None:
     (price,) = read_list(off_peak_on("1, 2.0"), snapshot(), AT).prices
     assert price.windows["off_peak"].spans[0].weekdays == (1, 2)

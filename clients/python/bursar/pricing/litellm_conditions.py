@@ -31,8 +31,9 @@ def off_peak(block: Any) -> OffPeak | None:
         return None
     fields = dict(block)
     zone = fields.pop("weekday_timezone", None) or _UTC
-    rules = [{"hours_utc": fields.pop("hours_utc", ())}, *_list(fields.pop("windows", ()))]
+    hours, windows = fields.pop("hours_utc", ()), fields.pop("windows", ())
     try:
+        rules = [{"hours_utc": hours}, *_list(windows)]
         spans = [span for rule in rules for span in _spans(rule, zone)]
         return OffPeak(Window(tuple(spans)), fields)
     except (PriceError, TypeError, ValueError, AttributeError):
