@@ -18,6 +18,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
     ("text", "expected"),
     [
         ("7d", NOW - timedelta(days=7)),
+        ("-7d", NOW - timedelta(days=7)),
         ("24h", NOW - timedelta(hours=24)),
         ("30m", NOW - timedelta(minutes=30)),
         ("now", NOW),
@@ -40,12 +41,17 @@ def test_midnight_follows_the_clock_change() -> None:
 
 
 def test_times_to_come() -> None:
-    assert typed.coming_instant("90d", "--expires", NOW, UTC) == NOW + timedelta(days=90)
+    for text in ("90d", "+90d"):
+        assert typed.coming_instant(text, "--expires", NOW, UTC) == NOW + timedelta(days=90)
     with pytest.raises(typed.UsageFault, match="not in the future"):
         typed.coming_instant("2026-03-15", "--expires", NOW, UTC)
+    with pytest.raises(typed.UsageFault, match="is no time"):
+        typed.coming_instant("-90d", "--expires", NOW, UTC)
 
 
-@pytest.mark.parametrize("text", ["", "7", "d7", "-7d", "7.5d", "tomorrow-ish", "٧d", "9999999w"])
+@pytest.mark.parametrize(
+    "text", ["", "7", "d7", "+7d", "--7d", "-now", "7.5d", "tomorrow-ish", "٧d", "9999999w"]
+)
 def test_no_times(text: str) -> None:
     with pytest.raises(typed.UsageFault) as caught:
         typed.past_instant(text, "--since", NOW, UTC)

@@ -170,13 +170,15 @@ def later(start: datetime, text: str, option: str) -> datetime:
 
 
 def past_instant(text: str, option: str, now: datetime, zone: tzinfo) -> datetime:
-    """When something began or ended: 7d and 24h are so long ago, a date begins at midnight."""
-    return _in_utc(text, option, _instant(text, option, now, zone, direction=-1))
+    """When something began or ended: 7d and -7d are so long ago, a date begins at midnight."""
+    word = _without_sign(text, "-")
+    return _in_utc(text, option, _instant(word, option, now, zone, direction=-1))
 
 
 def coming_instant(text: str, option: str, now: datetime, zone: tzinfo) -> datetime:
-    """When something will end: 90d is so long from now."""
-    when = _in_utc(text, option, _instant(text, option, now, zone, direction=1))
+    """When something will end: 90d and +90d are so long from now."""
+    word = _without_sign(text, "+")
+    when = _in_utc(text, option, _instant(word, option, now, zone, direction=1))
     if when <= now:
         raise UsageFault(option, f"{shown(text)} is not in the future")
     return when
@@ -193,6 +195,12 @@ def any_instant(text: str, option: str, now: datetime, zone: tzinfo) -> datetime
     if direction and not _STRETCH.fullmatch(rest):
         raise UsageFault(option, f"{shown(text)} is no time; expected +30d, -7d, a date")
     return _in_utc(text, option, _instant(rest, option, now, zone, direction=direction or 1))
+
+
+def _without_sign(text: str, sign: str) -> str:
+    """The stretch of `-7d` or `+7d` where that is the only way it can go; else the text itself."""
+    rest = text.strip().removeprefix(sign)
+    return rest if _STRETCH.fullmatch(rest) else text
 
 
 def _in_utc(text: str, option: str, when: datetime) -> datetime:
