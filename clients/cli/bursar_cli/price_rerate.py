@@ -174,7 +174,8 @@ def _show(session: Session, answer: ratings_pb2.Rerating) -> None:
             output.write_table(parts, columns, session.now)
     for skip in answer.skips:
         why = _SKIPS.get(skip.reason, skip.reason)
-        typer.echo(f"{skip.call_count} calls stay as they are: {printable(why)}")
+        stay = "call stays as it is" if skip.call_count == 1 else "calls stay as they are"
+        typer.echo(f"{skip.call_count} {stay}: {printable(why)}")
     difference = as_text(answer.difference, session.now)
     typer.echo(
         f"{answer.corrected_count} of {answer.call_count} calls cost something else:"
