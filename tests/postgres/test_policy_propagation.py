@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import grpc
@@ -14,11 +14,12 @@ from bursar_server.allowances.hub import Hub
 from bursar_server.allowances.policy import PolicyDesk
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.changes import Change, ChangeKind
-from bursar_server.database.pool import Pool, transaction
+from bursar_server.database.pool import Connection, Pool, transaction
 from bursar_server.database.schema import PLATFORM_ORGANIZATION_ID
 from bursar_server.errors import BursarError, Status
 from bursar_server.identity.key_service import KeyService
 from bursar_server.identity.store import record_change
+from bursar_server.policy import store
 from bursar_server.policy.service import PolicyService
 from tests.fakes.scripted_sidecar import ScriptedSidecar
 from tests.postgres.lending_world import (
@@ -145,6 +146,23 @@ async def test_a_sidecar_that_begins_later_holds_nothing_older(acme: Installatio
     found = await acme.propagation()
     assert (found.applied_count, len(found.pending)) == (1, 0)
     assert found.effective_everywhere_time == first.effective_everywhere_time
+
+
+async def test_of_two_who_write_it_down_the_first_is_told(
+    acme: Installation, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, earlier = store.mark_effective, acme.clock.now() - timedelta(seconds=1)
+
+    async def mark_second(connection: Connection, id: int, version: int, now: datetime) -> None:
+        async with transaction(pool) as other:
+            await mark(other, id, version, earlier)
+        await mark(connection, id, version, now)
+
+    await acme.revoke()
+    monkeypatch.setattr(store, "mark_effective", mark_second)
+    found = await acme.propagation()
+    monkeypatch.undo()
+    assert (await acme.propagation()).effective_everywhere_time == found.effective_everywhere_time
 
 
 async def test_it_is_written_down_though_nobody_asks(acme: Installation) -> None:

@@ -47,6 +47,9 @@ WHERE b.armed_at IS NULL AND NOT EXISTS (
       AND a.last_n IS NULL AND s.last_seen_at > $2
 );
 
+-- name: effective_at
+SELECT effective_at FROM policy_changes WHERE organization_id = $1 AND policy_version = $2;
+
 -- name: mark_effective
 -- Only the first time counts.
 UPDATE policy_changes SET effective_at = greatest($3, created_at)

@@ -103,8 +103,9 @@ class PolicyService(PolicyServiceServicer):
             )
             effective_at = change.effective_at if change else None
             if effective_at is None and standing.is_effective:
-                effective_at = now
                 await store.mark_effective(connection, owner.id, version, now)
+                # Somebody else may have been first; only the first time counts.
+                effective_at = await store.effective_at(connection, owner.id, version) or now
         return self._message(request.name, owner.name, version, change, standing, effective_at)
 
     def _message(

@@ -78,6 +78,16 @@ async def mark_effective(
     await connection.execute(QUERIES.mark_effective, organization_id, version, now)
 
 
+async def effective_at(
+    connection: Connection, organization_id: int, version: int
+) -> datetime | None:
+    """Since when a change is effective everywhere, as it is on record; None: it is not."""
+    found: datetime | None = await connection.fetchval(
+        QUERIES.effective_at, organization_id, version
+    )
+    return found
+
+
 async def mark_all_effective(connection: Connection, now: datetime, valid_for: timedelta) -> None:
     """Write down which changes are effective everywhere now, where that was not known yet."""
     # The changes first: a session that is not among the holders read after them is told of them.
