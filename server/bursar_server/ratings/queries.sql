@@ -5,8 +5,8 @@ SET LOCAL enable_seqscan = off;
 
 -- name: lock_organization
 -- One re-rating of an organization is computed for posting at a time; the first number is this
--- purpose's own.
-SELECT pg_try_advisory_xact_lock(4207003, $1::bigint::integer);
+-- purpose's own. The second has half the bits of an id: two organizations that share it wait.
+SELECT pg_try_advisory_xact_lock(4207003, ($1::bigint % 2147483647)::integer);
 
 -- name: call_page
 -- Calls of an organization in one ledger (its own, or the platform's), by admission, behind a place:

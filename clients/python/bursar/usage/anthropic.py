@@ -28,6 +28,7 @@ from .metered import (
     Gathered,
     Metered,
     Part,
+    counting,
     doubted,
     error_of,
     in_parts,
@@ -169,15 +170,6 @@ def _fold(gathered: Gathered, event: Mapping[str, Any], name: str) -> None:
         gathered.note(event, "amazon-bedrock-invocationMetrics")
 
 
-def _read_count(answer: Mapping[str, Any], call: Call) -> Metered:
-    """The answer of the counting endpoint: a number, and nothing to pay."""
-    read = Reader()
-    counted = read.count(answer, "input_tokens")
-    if counted is None:
-        read.fault("input_tokens is missing")
-    return Metered(usage=read.usage({}, {}), counted_llm_tokens=counted)
-
-
 FIELDS: Final = (
     *("id", "model", "usage", "error", "type", "message", "delta"),
     "amazon-bedrock-invocationMetrics",
@@ -185,7 +177,7 @@ FIELDS: Final = (
 
 DIALECTS: Final = (
     Dialect("anthropic_messages", read_messages, FIELDS, _fold),
-    Dialect("anthropic_count", _read_count, ("input_tokens", "error")),
+    Dialect("anthropic_count", counting("input_tokens"), ("input_tokens", "error")),
 )
 
 fold_messages: Final = _fold

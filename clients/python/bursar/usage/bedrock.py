@@ -25,7 +25,7 @@ import msgspec
 from .anthropic import FIELDS as MESSAGE_FIELDS
 from .anthropic import fold_messages, read_messages
 from .counts import Usage
-from .metered import Call, Dialect, Gathered, Metered, doubted, missing, tier_of
+from .metered import Call, Dialect, Gathered, Metered, counting, doubted, missing, tier_of
 from .reader import Reader, inner, text_of
 
 _METRICS: Final = "amazon-bedrock-invocationMetrics"
@@ -166,15 +166,6 @@ def _fold_invoke(gathered: Gathered, event: Mapping[str, Any], name: str) -> Non
         gathered.error = name[:40]
 
 
-def _read_count(answer: Mapping[str, Any], call: Call) -> Metered:
-    """CountTokens: a number, and nothing that a model was run for."""
-    read = Reader()
-    counted = read.count(answer, "inputTokens")
-    if counted is None:
-        read.fault("inputTokens is missing")
-    return Metered(usage=read.usage({}, {}), counted_llm_tokens=counted)
-
-
 _CONVERSE_FIELDS: Final = (
     *("usage", "metadata", "messageStart", "messageStop", "contentBlockStart"),
     *("contentBlockDelta", "contentBlockStop", "internalServerException"),
@@ -185,5 +176,5 @@ _CONVERSE_FIELDS: Final = (
 DIALECTS: Final = (
     Dialect("bedrock_converse", _read_converse, _CONVERSE_FIELDS, _fold_converse),
     Dialect("bedrock_invoke", _read_invoke, MESSAGE_FIELDS, _fold_invoke, bodiless=True),
-    Dialect("bedrock_count", _read_count, ("inputTokens",)),
+    Dialect("bedrock_count", counting("inputTokens"), ("inputTokens",)),
 )

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypedDict
 
 from .counts import Usage
-from .metered import Call, Dialect, Gathered, Metered, error_of, missing, tier_of
+from .metered import Call, Dialect, Gathered, Metered, counting, error_of, missing, tier_of
 from .reader import MAX_ITEMS, Reader, fit_parts, inner, listed, text_of
 
 _TIERS: Final = {
@@ -256,15 +256,6 @@ def _read_embedding(answer: Mapping[str, Any], call: Call) -> Metered:
     return Metered(usage=read.usage({"input": given}, extra), model=model)
 
 
-def _read_count(answer: Mapping[str, Any], call: Call) -> Metered:
-    """countTokens: a number, and nothing to pay."""
-    read = Reader()
-    counted = read.count(answer, "totalTokens")
-    if counted is None:
-        read.fault("totalTokens is missing")
-    return Metered(usage=read.usage({}, {}), counted_llm_tokens=counted)
-
-
 _FIELDS: Final = (
     *("usageMetadata", "modelVersion", "responseId", "candidates", "promptFeedback", "error"),
 )
@@ -286,5 +277,5 @@ _WITHOUT_VECTORS: Final = (("embeddings", list[_Vector]), ("predictions", list[_
 DIALECTS: Final = (
     Dialect("gemini_generate", _read, _FIELDS, _fold),
     Dialect("gemini_embed", _read_embedding, _EMBEDDING_FIELDS, types=_WITHOUT_VECTORS),
-    Dialect("gemini_count", _read_count, ("totalTokens", "error")),
+    Dialect("gemini_count", counting("totalTokens"), ("totalTokens", "error")),
 )

@@ -73,6 +73,20 @@ class Call(NamedTuple):
 Read = Callable[[Mapping[str, Any], Call], Metered]
 
 
+def counting(field: str) -> Read:
+    """Reads the answer of an endpoint that only counts: a number, and nothing a model was run
+    for."""
+
+    def read_count(answer: Mapping[str, Any], call: Call) -> Metered:
+        read = Reader()
+        counted = read.count(answer, field)
+        if counted is None:
+            read.fault(f"{field} is missing")
+        return Metered(usage=read.usage({}, {}), counted_llm_tokens=counted)
+
+    return read_count
+
+
 class Gathered:
     """A stream so far, as the plain answer that would say the same."""
 
