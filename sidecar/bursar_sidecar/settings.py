@@ -6,23 +6,28 @@ all faults are told at once. Durations carry their unit in the name. Secrets nev
 """
 
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
+from bursar_sidecar.provider_settings import Provider, read_providers
+from bursar_sidecar.setting_checks import (
+    control_plane,
+    flag,
+    listen_address,
+    one_of,
+    split_address,
+    text,
+    whole,
+    word,
+)
+
+__all__ = ["Provider", "Settings", "SettingsError", "effective", "load_settings", "split_address"]
+
 CONFIG_VARIABLE: Final = "BURSAR_CONFIG"
-KINDS: Final = ("openai",)
-"""Dialects that a provider can speak."""
-MAX_PROVIDERS: Final = 200
-"""Each holds a pool; no operator has more upstreams than that."""
-_PROVIDER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
-_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
-_LIMIT_FIELDS: Final = ("max_completion_tokens", "max_tokens")
 
 
 class SettingsError(ValueError):
@@ -31,32 +36,6 @@ class SettingsError(ValueError):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
-
-
-class Provider(msgspec.Struct, frozen=True):
-    """One upstream."""
-
-    name: str
-    base_url: str
-    """Up to and including the version, as the provider's SDK is given it: `https://host/v1`."""
-    kind: str = "openai"
-    """The dialect it speaks; also where prices are looked up when none is listed under `name`."""
-    api_key: str = ""
-    """Secret; "" where none is needed."""
-    models: tuple[str, ...] = ()
-    """Globs of what it serves; empty serves all, but then bare names come by the price list."""
-    service_tier: str = "default"
-    """What the provider's account is set to where a request names no tier; `auto` when it may be
-    priority, which makes reservations dearer."""
-    region: str = ""
-    """Where the account's calls are served, for prices that differ by region: "eu"; "" for none."""
-    output_limit_field: str = "max_completion_tokens"
-    """The field by which an output limit is set where a request has none."""
-    ca_file: str = ""
-    """PEM file of the authorities to trust instead of the system's; "" for the system's."""
-    max_connections: int = 1_000
-    headers: tuple[tuple[str, str], ...] = ()
-    """Sent with every call; for organization headers and the like."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -133,7 +112,7 @@ def load_settings(
             except ValueError as error:
                 shown = "***" if name == "sidecar_key" else repr(value)[:80]
                 faults.append(f"{name} is {shown}; expected {error}")
-    values["providers"] = _providers(tables, environ, faults)
+    values["providers"] = read_providers(tables, environ, faults)
     if faults:
         raise SettingsError(faults)
     return Settings(**values)
@@ -153,14 +132,6 @@ def effective(settings: Settings) -> dict[str, Any]:
         for provider in settings.providers
     }
     return shown
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """`host:port` in parts. Raises ValueError naming what was expected."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65_535:
-        raise ValueError("host:port, such as 127.0.0.1:7070")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _masked(secret: str) -> str:
@@ -195,68 +166,6 @@ def _variable(name: str) -> str:
     return f"BURSAR_{part}{name.upper()}"
 
 
-def _text(expected: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if not isinstance(value, str) or not value or not value.isprintable():
-            raise ValueError(expected)
-        return value
-
-    return check
-
-
-def _whole(low: int, high: int) -> Callable[[Any], int]:
-    expected = f"a whole number, {low} to {high}"
-
-    def check(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(expected)
-        return value
-
-    return check
-
-
-def _one_of(*allowed: int) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
-        if str(value) not in map(str, allowed) or isinstance(value, bool):
-            raise ValueError(" or ".join(map(str, allowed)))
-        return int(value)
-
-    return check
-
-
-def _word(*allowed: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if value not in allowed:
-            raise ValueError(" or ".join(allowed))
-        return str(value)
-
-    return check
-
-
-def _flag(value: Any) -> bool:
-    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, str) or value.lower() not in words:
-        raise ValueError("true or false")
-    return words[value.lower()]
-
-
-def _listen_address(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("host:port, such as 127.0.0.1:7070")
-    split_address(value)
-    return value
-
-
-def _control_plane(value: Any) -> str:
-    if isinstance(value, str) and value.startswith("unix:") and len(value) > 5:
-        return value
-    return _listen_address(value)
-
-
 def _sidecar_key(value: Any) -> str:
     if not isinstance(value, str) or not value.startswith("bs-") or not value.isprintable():
         raise ValueError("the key that `bursar sidecar create` printed, bs-...")
@@ -264,145 +173,24 @@ def _sidecar_key(value: Any) -> str:
 
 
 _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "address": _control_plane,
+    "address": control_plane,
     "sidecar_key": _sidecar_key,
-    "http_address": _listen_address,
-    "admin_address": _listen_address,
-    "data_dir": _text("a directory"),
-    "tls_ca": _text("a PEM file"),
-    "insecure": _flag,
-    "default_max_output": _whole(1, 10_000_000),
-    "exhausted_status": _one_of(402, 429),
-    "reserve_wait_ms": _whole(0, 60_000),
-    "max_waiters": _whole(0, 100_000),
-    "when_short": _word("clamp", "wait"),
-    "cut_streams": _word("count", "bytes"),
-    "longest_call_s": _whole(1, 86_400),
-    "max_request_bytes": _whole(1_024, 1 << 30),
-    "connect_timeout_s": _whole(1, 600),
-    "answer_timeout_s": _whole(1, 86_400),
-    "stall_timeout_s": _whole(1, 86_400),
-    "finish_after_hang_up_s": _whole(0, 86_400),
-    "drain_s": _whole(0, 86_400),
-}
-
-
-def _providers(tables: Any, environ: Mapping[str, str], faults: list[str]) -> tuple[Provider, ...]:
-    if not isinstance(tables, dict):
-        faults.append("providers: expected tables, such as [providers.openai]")
-        return ()
-    if len(tables) > MAX_PROVIDERS:
-        faults.append(f"providers has {len(tables)} entries; at most {MAX_PROVIDERS}")
-        return ()
-    found = [_provider(name, table, environ, faults) for name, table in tables.items()]
-    return tuple(provider for provider in found if provider is not None)
-
-
-def _provider(
-    name: str, table: Any, environ: Mapping[str, str], faults: list[str]
-) -> Provider | None:
-    where = f"providers.{name}"
-    if not _PROVIDER_NAME.fullmatch(name):
-        faults.append(f"{where}: expected a name of a-z, 0-9, '_', '.', '-', at most 63 long")
-        return None
-    if not isinstance(table, dict):
-        faults.append(f"{where}: expected a table")
-        return None
-    before = len(faults)
-    credential = _credential(where, table, environ, faults)
-    values: dict[str, Any] = {"name": name, "api_key": credential}
-    for field, value in table.items():
-        if field in ("api_key_env", "api_key_file"):
-            continue
-        check = _PROVIDER_CHECKS.get(field)
-        if check is None:
-            known = sorted((*_PROVIDER_CHECKS, "api_key_env", "api_key_file"))
-            faults.append(f"{where}.{field}: unknown setting; known are {', '.join(known)}")
-            continue
-        try:
-            values[field] = check(value)
-        except ValueError as error:
-            shown = "***" if field == "headers" else repr(value)[:80]
-            faults.append(f"{where}.{field} is {shown}; expected {error}")
-    if "base_url" not in table:
-        faults.append(f"{where}.base_url is missing; expected a URL such as https://host/v1")
-    return None if len(faults) > before else Provider(**values)
-
-
-def _credential(
-    where: str, table: dict[str, Any], environ: Mapping[str, str], faults: list[str]
-) -> str:
-    variable, path = table.get("api_key_env"), table.get("api_key_file")
-    if variable is not None and path is not None:
-        faults.append(f"{where}: give api_key_env or api_key_file, not both")
-        return ""
-    secret = ""
-    if variable is not None:
-        secret = environ.get(variable, "") if isinstance(variable, str) else ""
-        if not secret:
-            faults.append(f"{where}.api_key_env is {variable!r}; expected a set variable's name")
-    elif path is not None:
-        try:
-            secret = Path(str(path)).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            faults.append(f"{where}.api_key_file is {path!r}; expected a readable text file")
-    if secret and not (secret.isascii() and secret.isprintable()):
-        faults.append(f"{where}: the credential has characters that no HTTP header may carry")
-        return ""
-    return secret
-
-
-def _base_url(value: Any) -> str:
-    expected = "a URL such as https://host/v1, without user, query or fragment"
-    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
-        raise ValueError(expected)
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        raise ValueError(expected) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise ValueError(expected)
-    if parts.username or parts.query or parts.fragment or " " in value:
-        raise ValueError(expected)
-    return value.rstrip("/")
-
-
-def _kind(value: Any) -> str:
-    if value not in KINDS:
-        raise ValueError(" or ".join(KINDS))
-    return str(value)
-
-
-def _globs(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
-        raise ValueError('a list of globs, such as ["gpt-4o*"]')
-    return tuple(value)
-
-
-def _limit_field(value: Any) -> str:
-    if value not in _LIMIT_FIELDS:
-        raise ValueError(" or ".join(_LIMIT_FIELDS))
-    return str(value)
-
-
-def _headers(value: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, dict) or not all(
-        _HEADER_NAME.fullmatch(k) and isinstance(v, str) and v.isascii() and v.isprintable()
-        for k, v in value.items()
-    ):
-        raise ValueError("a table of header names and printable ASCII values")
-    return tuple((name.lower(), text) for name, text in value.items())
-
-
-_PROVIDER_CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "kind": _kind,
-    "base_url": _base_url,
-    "models": _globs,
-    "service_tier": _text("a service tier, such as default or auto"),
-    "region": _text("a region as price lists name it, such as eu"),
-    "output_limit_field": _limit_field,
-    "ca_file": _text("a PEM file"),
-    "max_connections": _whole(1, 100_000),
-    "headers": _headers,
+    "http_address": listen_address,
+    "admin_address": listen_address,
+    "data_dir": text("a directory"),
+    "tls_ca": text("a PEM file"),
+    "insecure": flag,
+    "default_max_output": whole(1, 10_000_000),
+    "exhausted_status": one_of(402, 429),
+    "reserve_wait_ms": whole(0, 60_000),
+    "max_waiters": whole(0, 100_000),
+    "when_short": word("clamp", "wait"),
+    "cut_streams": word("count", "bytes"),
+    "longest_call_s": whole(1, 86_400),
+    "max_request_bytes": whole(1_024, 1 << 30),
+    "connect_timeout_s": whole(1, 600),
+    "answer_timeout_s": whole(1, 86_400),
+    "stall_timeout_s": whole(1, 86_400),
+    "finish_after_hang_up_s": whole(0, 86_400),
+    "drain_s": whole(0, 86_400),
 }

@@ -1,0 +1,169 @@
+"""The `[providers.NAME]` tables: the upstreams of a sidecar."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from bursar_sidecar.setting_checks import text, whole
+
+KINDS: Final = ("openai",)
+"""Dialects that a provider can speak."""
+MAX_PROVIDERS: Final = 200
+"""Each holds a pool; no operator has more upstreams than that."""
+_PROVIDER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_LIMIT_FIELDS: Final = ("max_completion_tokens", "max_tokens")
+
+
+class Provider(msgspec.Struct, frozen=True):
+    """One upstream."""
+
+    name: str
+    base_url: str
+    """Up to and including the version, as the provider's SDK is given it: `https://host/v1`."""
+    kind: str = "openai"
+    """The dialect it speaks; also where prices are looked up when none is listed under `name`."""
+    api_key: str = ""
+    """Secret; "" where none is needed."""
+    models: tuple[str, ...] = ()
+    """Globs of what it serves; empty serves all, but then bare names come by the price list."""
+    service_tier: str = "default"
+    """What the provider's account is set to where a request names no tier; `auto` when it may be
+    priority, which makes reservations dearer."""
+    region: str = ""
+    """Where the account's calls are served, for prices that differ by region: "eu"; "" for none."""
+    output_limit_field: str = "max_completion_tokens"
+    """The field by which an output limit is set where a request has none."""
+    ca_file: str = ""
+    """PEM file of the authorities to trust instead of the system's; "" for the system's."""
+    max_connections: int = 1_000
+    headers: tuple[tuple[str, str], ...] = ()
+    """Sent with every call; for organization headers and the like."""
+
+
+def read_providers(
+    tables: Any, environ: Mapping[str, str], faults: list[str]
+) -> tuple[Provider, ...]:
+    """The providers of a TOML file, with their credentials; what is wrong is added to `faults`."""
+    if not isinstance(tables, dict):
+        faults.append("providers: expected tables, such as [providers.openai]")
+        return ()
+    if len(tables) > MAX_PROVIDERS:
+        faults.append(f"providers has {len(tables)} entries; at most {MAX_PROVIDERS}")
+        return ()
+    found = [_provider(name, table, environ, faults) for name, table in tables.items()]
+    return tuple(provider for provider in found if provider is not None)
+
+
+def _provider(
+    name: str, table: Any, environ: Mapping[str, str], faults: list[str]
+) -> Provider | None:
+    where = f"providers.{name}"
+    if not _PROVIDER_NAME.fullmatch(name):
+        faults.append(f"{where}: expected a name of a-z, 0-9, '_', '.', '-', at most 63 long")
+        return None
+    if not isinstance(table, dict):
+        faults.append(f"{where}: expected a table")
+        return None
+    before = len(faults)
+    credential = _credential(where, table, environ, faults)
+    values: dict[str, Any] = {"name": name, "api_key": credential}
+    for field, value in table.items():
+        if field in ("api_key_env", "api_key_file"):
+            continue
+        check = _PROVIDER_CHECKS.get(field)
+        if check is None:
+            known = sorted((*_PROVIDER_CHECKS, "api_key_env", "api_key_file"))
+            faults.append(f"{where}.{field}: unknown setting; known are {', '.join(known)}")
+            continue
+        try:
+            values[field] = check(value)
+        except ValueError as error:
+            shown = "***" if field == "headers" else repr(value)[:80]
+            faults.append(f"{where}.{field} is {shown}; expected {error}")
+    if "base_url" not in table:
+        faults.append(f"{where}.base_url is missing; expected a URL such as https://host/v1")
+    return None if len(faults) > before else Provider(**values)
+
+
+def _credential(
+    where: str, table: dict[str, Any], environ: Mapping[str, str], faults: list[str]
+) -> str:
+    variable, path = table.get("api_key_env"), table.get("api_key_file")
+    if variable is not None and path is not None:
+        faults.append(f"{where}: give api_key_env or api_key_file, not both")
+        return ""
+    secret = ""
+    if variable is not None:
+        secret = environ.get(variable, "") if isinstance(variable, str) else ""
+        if not secret:
+            faults.append(f"{where}.api_key_env is {variable!r}; expected a set variable's name")
+    elif path is not None:
+        try:
+            secret = Path(str(path)).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            faults.append(f"{where}.api_key_file is {path!r}; expected a readable text file")
+    if secret and not (secret.isascii() and secret.isprintable()):
+        faults.append(f"{where}: the credential has characters that no HTTP header may carry")
+        return ""
+    return secret
+
+
+def _base_url(value: Any) -> str:
+    expected = "a URL such as https://host/v1, without user, query or fragment"
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        raise ValueError(expected)
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError(expected) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError(expected)
+    if parts.username or parts.query or parts.fragment or " " in value:
+        raise ValueError(expected)
+    return value.rstrip("/")
+
+
+def _kind(value: Any) -> str:
+    if value not in KINDS:
+        raise ValueError(" or ".join(KINDS))
+    return str(value)
+
+
+def _globs(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
+        raise ValueError('a list of globs, such as ["gpt-4o*"]')
+    return tuple(value)
+
+
+def _limit_field(value: Any) -> str:
+    if value not in _LIMIT_FIELDS:
+        raise ValueError(" or ".join(_LIMIT_FIELDS))
+    return str(value)
+
+
+def _headers(value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict) or not all(
+        _HEADER_NAME.fullmatch(k) and isinstance(v, str) and v.isascii() and v.isprintable()
+        for k, v in value.items()
+    ):
+        raise ValueError("a table of header names and printable ASCII values")
+    return tuple((name.lower(), words) for name, words in value.items())
+
+
+_PROVIDER_CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "kind": _kind,
+    "base_url": _base_url,
+    "models": _globs,
+    "service_tier": text("a service tier, such as default or auto"),
+    "region": text("a region as price lists name it, such as eu"),
+    "output_limit_field": _limit_field,
+    "ca_file": text("a PEM file"),
+    "max_connections": whole(1, 100_000),
+    "headers": _headers,
+}
