@@ -80,6 +80,8 @@ class Call(msgspec.Struct, frozen=True):
     app: str = ""
     """The app's user agent."""
     run: str = ""
+    request_id: str = ""
+    """The app's name of a reservation that is handed out to it; "": the proxy makes the call."""
     stream: bool = False
     price_version: str = ""
     price_currency: str = ""

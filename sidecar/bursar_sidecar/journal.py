@@ -164,6 +164,8 @@ class Journal:
         for settlement, raw in zip(settlements, raws, strict=True):
             key = (settlement.epoch, settlement.n)
             self._let_go(key)
+            if amended := self._unacknowledged.get(key):
+                self._paid(*amended)
             self._unacknowledged[key] = (raw, self._number)
             self._owed[self._number] += 1
             self.unacknowledged_bytes += len(raw)
@@ -182,9 +184,7 @@ class Journal:
                 self._late += (late, records.encode(records.Acknowledged(epoch, (n,))))
             if owed is None:
                 continue
-            raw, number = owed
-            self.unacknowledged_bytes -= len(raw)
-            self._owed[number] -= 1
+            self._paid(*owed)
             told.append(n)
         for start in range(0, len(told), MAX_ACKNOWLEDGED_NUMBERS):
             part = tuple(told[start : start + MAX_ACKNOWLEDGED_NUMBERS])
@@ -270,6 +270,10 @@ class Journal:
 
     def _let_go(self, key: tuple[int, int]) -> None:
         self._open_bytes -= len(self._opened.pop(key, b""))
+
+    def _paid(self, raw: bytes, number: int) -> None:
+        self.unacknowledged_bytes -= len(raw)
+        self._owed[number] -= 1
 
     def _start_segment(self, *, everything: bool = False) -> None:
         """Begin a segment: header, open calls, and (after a fault or restart) what is owed.

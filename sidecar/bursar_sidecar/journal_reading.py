@@ -201,6 +201,7 @@ class Reading:
             case Settled(epoch, n, _):
                 tally = self._tallies.setdefault(epoch, _Tally())
                 tally.settled.add(n)
+                tally.acknowledged.discard(n)  # it amends what was
                 tally.last_n = max(tally.last_n, n)
             case Acknowledged(epoch, numbers):
                 self._tallies.setdefault(epoch, _Tally()).acknowledged.update(numbers)

@@ -78,6 +78,8 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Where it is not the organization's; "" in records of older sidecars."""
     exchange_rate: str = ""
     """With it: what the reservation was converted by."""
+    request_id: str = ""
+    """The app's name of a reservation that was handed out to it; "" of a call that is proxied."""
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True, tag=3):

@@ -43,6 +43,9 @@ class RecoveredSession:
     """n -> the Settlement message."""
     open: dict[int, tuple[OpenPart, Opened]] = field(default_factory=dict)
     """Calls that were dispatched and whose end is unknown."""
+    handed_out: dict[int, tuple[Opened, bytes]] = field(default_factory=dict)
+    """Reservations that an app held itself, as far as records of them are left, each with its last
+    Settlement message (b"" for none)."""
     acknowledged: set[int] = field(default_factory=set)
     proof: bytes = b""
     """What the control plane gave to prove it."""
@@ -144,7 +147,11 @@ class Recovery:
                         _reserve(session, *session.open[n], reserved_nanos)
             case Settled(epoch, n, settlement):
                 if session := self._sessions.get(epoch):
+                    # What follows its acknowledgement amends it, and is owed itself.
+                    session.acknowledged.discard(n)
                     session.unacknowledged[n] = settlement
+                    if handed_out := session.handed_out.get(n):
+                        session.handed_out[n] = (handed_out[0], settlement)
                     session.last_n = max(session.last_n, n)
             case Acknowledged(epoch, numbers):
                 if session := self._sessions.get(epoch):
@@ -157,4 +164,8 @@ def _reserve(session: RecoveredSession, part: OpenPart, opened: Opened, nanos: i
     """What is reserved for a call only grows, whatever order records are read in."""
     known = session.open.get(part.n)
     most = max(nanos, opened.reserved_nanos, known[1].reserved_nanos if known else 0)
-    session.open[part.n] = (part, structs.replace(opened, reserved_nanos=most))
+    opened = structs.replace(opened, reserved_nanos=most)
+    session.open[part.n] = (part, opened)
+    if opened.request_id:
+        before = session.handed_out.get(part.n, (opened, b""))
+        session.handed_out[part.n] = (opened, before[1])

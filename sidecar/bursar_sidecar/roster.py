@@ -13,6 +13,7 @@ from bursar_sidecar.again import Again
 from bursar_sidecar.allowances import Book, Waiter
 from bursar_sidecar.clock import NANOS_PER_MS, NANOS_PER_SECOND, Clock
 from bursar_sidecar.journal import Journal, JournalError
+from bursar_sidecar.journal_records import Settled
 from bursar_sidecar.journal_recovery import COMPLETE, TRUNCATED
 from bursar_sidecar.outbox import MAX_SETTLEMENTS, Applied, Charge, Outbox
 from bursar_sidecar.pools import Leg
@@ -22,6 +23,8 @@ log = structlog.get_logger("bursar.roster")
 
 # A frame is applied within a tick, tens of milliseconds. What takes so much longer is an outage.
 SILENT_AFTER_NS: Final = NANOS_PER_SECOND
+# Earlier sessions that are named on for late evidence, the latest: a Hello names 256 at most.
+MOST_KEPT_SESSIONS: Final = 16
 
 
 class StreamRestart(Exception):
@@ -45,6 +48,9 @@ class Roster:
         self._fresh: set[int] = set()
         self._lost_tails = 0
         """How often it heard that the other side forgot what it had committed."""
+        self._kept_until: dict[int, int] = {}
+        self._amended: dict[tuple[int, int], int] = {}
+        """Acknowledgements on their way that are of what was amended since."""
         self._again: Again | None = None
         """What is said again for it."""
         for prior, charges in priors_of(journal, clock.wall_ns()):
@@ -103,15 +109,38 @@ class Roster:
         if prior := self._priors.get(charge.epoch):
             prior.owed += 1
 
+    def keep(self, epoch: int, until: int) -> None:
+        """Name this session, once it is an earlier one, in every Hello until then, so that evidence
+        about its calls may come late."""
+        self._kept_until[epoch] = max(until, self._kept_until.pop(epoch, 0))
+        if len(self._kept_until) > MOST_KEPT_SESSIONS:
+            del self._kept_until[min(self._kept_until)]
+
+    def can_amend(self, epoch: int) -> bool:
+        """Whether the control plane takes another word about a call of this session."""
+        prior = self._priors.get(epoch)
+        return self.at(epoch) is not None or (prior is not None and epoch not in self._disowned)
+
+    def amend(self, epoch: int, n: int, message: bytes) -> None:
+        """Evidence about a call that is settled provisionally. Raises KeyError unless the session
+        can be amended."""
+        outbox = self.at(epoch) or self._outboxes[self._priors[epoch].organization_id]
+        if self._journal.is_owed(epoch, n):
+            self._amended[epoch, n] = self._amended.get((epoch, n), 0) + 1
+        self._journal.settled([Settled(epoch, n, message)])
+        self.charge(outbox.leg, Charge(epoch, n, message))
+
     def acknowledge(self, applied: Applied) -> None:
         """The control plane has committed these charges and closes."""
         by_epoch: dict[int, list[int]] = {}
         for charge in applied.charges:
             by_epoch.setdefault(charge.epoch, []).append(charge.n)
         for epoch, numbers in by_epoch.items():
-            self._journal.acknowledged(epoch, numbers)
             if prior := self._priors.get(epoch):
                 prior.owed -= len(numbers)
+            if self._amended:
+                numbers = [n for n in numbers if not self._is_amended(epoch, n)]
+            self._journal.acknowledged(epoch, numbers)
         for epoch, _last_n in applied.closes:
             if prior := self._priors.get(epoch):
                 prior.close_applied = True
@@ -120,9 +149,20 @@ class Roster:
         if self._again is not None:
             return  # more of them may be sent
         for prior in [prior for prior in self._priors.values() if prior.is_over]:
+            if prior.epoch in self._kept_until:
+                if self._clock.boot_ns() < self._kept_until[prior.epoch]:
+                    continue
+                del self._kept_until[prior.epoch]
             del self._priors[prior.epoch]
             self._journal.session_closed(prior.epoch)
             log.info("earlier_session_closed", session_epoch=prior.epoch)
+
+    def _is_amended(self, epoch: int, n: int) -> bool:
+        """Whether an acknowledgement is of what was amended since: the amendment has its own."""
+        count = self._amended.pop((epoch, n), 0)
+        if count > 1:
+            self._amended[epoch, n] = count - 1
+        return count > 0
 
     # -- a stream's life -----------------------------------------------------------------------
 

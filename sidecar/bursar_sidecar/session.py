@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 import grpc
@@ -26,6 +26,7 @@ from bursar_sidecar.channel import Connection, Dialer
 from bursar_sidecar.clock import NANOS_PER_MS, NANOS_PER_SECOND, Clock
 from bursar_sidecar.identity import Identity
 from bursar_sidecar.journal import Journal
+from bursar_sidecar.journal_records import Settled
 from bursar_sidecar.outbox import Charge, Outbox
 from bursar_sidecar.overlay import Overlay
 from bursar_sidecar.pools import AllowanceWord, Leg
@@ -145,6 +146,21 @@ class Session:
         """Send a settlement of a call reserved in `leg`, soon and until it is acknowledged."""
         self._roster.charge(leg, charge)
         self.touched()
+
+    def can_amend(self, epochs: Iterable[int]) -> bool:
+        """Whether the control plane takes another word about a call of these sessions."""
+        return all(self._roster.can_amend(epoch) for epoch in epochs)
+
+    def amend(self, settlements: Iterable[Settled]) -> None:
+        """Write evidence down about a call that was settled provisionally, and send it; only where
+        its sessions can be amended."""
+        for settled in settlements:
+            self._roster.amend(settled.epoch, settled.n, settled.settlement)
+        self.touched()
+
+    def keep(self, epoch: int, until: int) -> None:
+        """Let evidence about a session's calls come late, until this instant of `boot_ns`."""
+        self._roster.keep(epoch, until)
 
     def touched(self) -> None:
         """Something changed that can be said a little later, in company."""

@@ -58,6 +58,7 @@ def open_record(call: Call, parts: tuple[OpenPart, ...], ceiling_nanos: int) -> 
         admitted_at=call.started_at,
         price_currency=call.price_currency,
         exchange_rate=call.exchange_rate,
+        request_id=storable(call.request_id),
     )
 
 

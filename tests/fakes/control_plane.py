@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 
 from bursar.v1 import allowances_pb2, allowances_pb2_grpc, charges_pb2
+from tests.fakes.settled_again import judged
 
 ControlFrame = allowances_pb2.ControlFrame
 SidecarFrame = allowances_pb2.SidecarFrame
@@ -83,7 +84,7 @@ class FakeControlPlane:
         self.keys: dict[bytes, allowances_pb2.KeyPolicy] = {}
         self.ends_in_ms: dict[int, int] = {}
         self.ledger: dict[tuple[int, int], charges_pb2.Settlement] = {}
-        self.repeats = 0
+        self.judgements: list[str] = []
         self.turned_away = 0
         self.sessions: dict[int, Session] = {}
         self.streams: list[Stream] = []
@@ -307,10 +308,9 @@ class FakeControlPlane:
         session.applied_seq = frame.seq
         for settlement in frame.settlements:
             identity = (settlement.session_epoch, settlement.n)
-            if identity in self.ledger:
-                assert self.ledger[identity] == settlement, f"{identity} changed"
-                self.repeats += 1
-            self.ledger.setdefault(identity, settlement)
+            self.judgements.append(judged(self.ledger.get(identity), settlement))
+            if self.judgements[-1] != "repeat":
+                self.ledger[identity] = settlement
         for usage in frame.usage:
             window = usage.budget_window_id
             returned = max(session.returned.get(window, 0), usage.returned_nanos)
