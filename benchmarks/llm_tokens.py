@@ -20,13 +20,20 @@ from benchmarks.measuring import parsed, ratios, resident_mb, say, spread, title
 from bursar.llm_tokens import O200K, count_request_llm_tokens, encoding, text_bound
 from bursar_sidecar.counting.counter import SharedCounter, StartedProcess
 from bursar_sidecar.counting.frames import Text
-from bursar_sidecar.dialects.openai import read
+from bursar_sidecar.dialects.facts import Facts
+from bursar_sidecar.dialects.openai import CHAT
+from bursar_sidecar.http_messages import Request
 from bursar_sidecar.input_bounds import request_bound
 
 MODEL = "gpt-4o"
 ROOT = Path(__file__).parents[1]
 MICROSECONDS = 1_000_000
 IMAGE_BYTES = 1_000_000
+
+
+def read(body: bytes) -> Facts:
+    """The facts of a chat request."""
+    return CHAT.read(Request(b"POST", b"/", [], body), "")
 
 
 def prose() -> str:
@@ -60,17 +67,23 @@ def cpu_us(work: Callable[[], Any], calls: int) -> float:
 def in_process(repeats: int) -> None:
     """Bounds and counts in this process."""
     body, pictured, text = request(prose()), image_request(), prose()
-    facts = read("chat", body)
+    facts = read(body)
     messages = bytes(facts.fields["messages"])
     tokenizer = encoding(O200K)
     works: dict[str, tuple[Callable[[], Any], int]] = {
         "json": (lambda: msgspec.json.decode(body), 200),
         "text bound": (lambda: text_bound(messages), 200),
-        "facts and bound": (lambda: request_bound(read("chat", body), MODEL), 200),
+        "facts and bound": (
+            lambda: request_bound(read(body), MODEL),
+            200,
+        ),
         "bare tiktoken": (lambda: tokenizer.encode_ordinary(text), 5),
         "count of the request": (lambda: count_request_llm_tokens(body), 5),
         "json, image": (lambda: msgspec.json.decode(pictured), 20),
-        "facts and bound, image": (lambda: request_bound(read("chat", pictured), MODEL), 20),
+        "facts and bound, image": (
+            lambda: request_bound(read(pictured), MODEL),
+            20,
+        ),
     }
     took: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
@@ -91,7 +104,11 @@ def in_process(repeats: int) -> None:
     most = request_bound(facts, MODEL) or 0
     say("bound over the truth", f"{most / truth:.2f}")
     say("bytes over the truth", f"{len(body) / truth:.2f}")
-    say("bound of the image", request_bound(read("chat", pictured), MODEL), "LLM tokens")
+    say(
+        "bound of the image",
+        request_bound(read(pictured), MODEL),
+        "LLM tokens",
+    )
 
 
 async def through_the_process(repeats: int) -> None:

@@ -7,8 +7,8 @@ from typing import Final
 
 from bursar.money import format_nanos
 from bursar_sidecar.desk import Receipt, Refusal, Spender
-from bursar_sidecar.dialects import openai
-from bursar_sidecar.dialects.openai import Facts
+from bursar_sidecar.dialects.dialect import Dialect
+from bursar_sidecar.dialects.facts import Facts, check_label, check_tags
 from bursar_sidecar.http_messages import Headers, Request
 
 MAX_USER_AGENT: Final = 128
@@ -17,14 +17,17 @@ OURS: Final = (b"x-bursar-", b"x-litellm-")
 """Beginnings of the names of headers that concern us alone."""
 
 
-def key_of(request: Request) -> str:
+def key_of(request: Request, dialect: Dialect) -> str:
     """The key that the app presents. Raises Refusal key_missing."""
     scheme, _, key = request.header(b"authorization").partition(b" ")
-    found = key.strip() if scheme.lower() == b"bearer" else b""
-    found = found or request.header(b"x-api-key").strip()
-    if not found:
-        raise Refusal("key_missing")
-    return found.decode("latin-1")
+    if scheme.lower() == b"bearer" and (found := key.strip()):
+        return found.decode("latin-1")
+    for name in dialect.key_headers:
+        if found := request.header(name).strip():
+            return found.decode("latin-1")
+    if request.query and (found := dialect.key_in_query(request.query)):
+        return found.decode("latin-1")
+    raise Refusal("key_missing")
 
 
 def check_encoding(request: Request) -> None:
@@ -49,14 +52,14 @@ def labels_of(request: Request, facts: Facts, spender: Spender) -> tuple[tuple[s
         text = value.decode("utf-8", "replace").strip()
         if name in (b"x-bursar-tags", b"x-litellm-tags"):
             given = [tag.strip() for tag in text.split(",")]
-            tags = (*tags, *openai.check_tags(given, name.decode()))
+            tags = (*tags, *check_tags(given, name.decode()))
         elif name == b"x-bursar-customer":
-            openai.check_label(text, "x-bursar-customer")
+            check_label(text, "x-bursar-customer")
             customer = text or customer
         elif name == b"x-bursar-run":
-            openai.check_label(text, "x-bursar-run")
+            check_label(text, "x-bursar-run")
             run = text
-    return openai.check_tags(tags, "tags"), customer, run
+    return check_tags(tags, "tags"), customer, run
 
 
 def user_agent_of(request: Request) -> str:

@@ -7,7 +7,8 @@ import msgspec
 from bursar.pricing import Price, PriceBook, booked_nanos, charge, price_of_answer
 from bursar.usage import Usage, estimated
 from bursar_sidecar.desk import Clock, Desk, Outcome, OutcomeKind, Receipt, Reservation
-from bursar_sidecar.meter import Reading, count
+from bursar_sidecar.dialects.reading import Reading
+from bursar_sidecar.meter import count
 from bursar_sidecar.produced import CUT_SLACK_LLM_TOKENS
 from bursar_sidecar.routing import Route, lookup
 from bursar_sidecar.terms import Terms

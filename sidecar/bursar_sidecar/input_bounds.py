@@ -12,7 +12,7 @@ from bursar.llm_tokens import (
     input_llm_token_bound,
     text_bound,
 )
-from bursar_sidecar.dialects.openai import Facts
+from bursar_sidecar.dialects.facts import Facts
 
 LEAST_TIGHTENED_BYTES: Final = 4_096
 """Below it the bytes bound well enough: reading the text once more costs more than it frees."""
@@ -44,20 +44,21 @@ def text_and_framing_bound(facts: Facts, model: str) -> int:
     size = facts.body_bytes - facts.image_bytes
     bound = input_llm_token_bound(size, facts.messages)
     public = has_public_tokenizer(model)
-    if not public and ("tools" in facts.fields or "functions" in facts.fields):
+    if not public and facts.tools:
         bound += FRAMING_OF_TOOLS
-    if public and facts.endpoint == "chat" and size >= LEAST_TIGHTENED_BYTES and not facts.images:
-        messages = bytes(facts.fields["messages"])
-        bound -= len(messages) - text_bound(messages)
+    prompt = facts.prompt
+    if public and prompt is not None and size >= LEAST_TIGHTENED_BYTES and not facts.images:
+        text = bytes(prompt)
+        bound -= len(text) - text_bound(text)
     return bound
 
 
 def counted_bound(facts: Facts, counted: int) -> int:
-    """LLM tokens of a countable request's input, the strings of its messages being `counted`."""
-    messages = len(memoryview(facts.fields["messages"]))
-    return counted + input_llm_token_bound(facts.body_bytes - messages, facts.messages)
+    """LLM tokens of a countable request's input, the strings of its prompt being `counted`."""
+    prompt = 0 if facts.prompt is None else len(memoryview(facts.prompt))
+    return counted + input_llm_token_bound(facts.body_bytes - prompt, facts.messages)
 
 
 def countable(facts: Facts) -> bool:
-    """Whether counting a request's messages bounds its input."""
-    return facts.endpoint == "chat" and not facts.unbounded_input and not facts.images
+    """Whether counting a request's prompt bounds its input."""
+    return facts.prompt is not None and not facts.unbounded_input and not facts.images

@@ -1,21 +1,23 @@
 """The meter: reads along with an answer and says what was used.
 
-Plain answers are read whole; streams event by event, wherever the chunks break. Bytes flow through
-unchanged, except that a usage chunk the app did not ask for is withheld. What the provider counted
-wins; without it the usage is `Estimated` from bounds: an LLM token is at least one byte of what
-was produced, so the estimate is never below the truth as far as the output was visible.
+Plain answers are read whole; streams event by event, wherever the chunks break, each by its
+dialect's own reading. Bytes flow through unchanged, except that an event which tells of usage alone
+is withheld from an app that did not ask for it. What the provider counted wins; without it the
+usage is `Estimated` from bounds: an LLM token is at least one byte of what was produced, so the
+estimate is never below the truth as far as the output was visible.
 """
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from bursar.money import format_nanos
-from bursar.usage import Usage, estimated, usage_from_openai
+from bursar.usage import Usage, estimated
 from bursar_sidecar.desk import Receipt
-from bursar_sidecar.produced import Produced, visible_bound
+from bursar_sidecar.dialects.reading import LAST, PASS, Reading
+from bursar_sidecar.produced import visible_bound
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 """The largest server-sent event read whole; a larger one flows through unread, and the call is
@@ -23,165 +25,18 @@ charged at its reservation."""
 
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
 _BOM: Final = b"\xef\xbb\xbf"
-_NOT_PRODUCED: Final = frozenset({"role", "index", "id", "type"})
 
 
-class _Choice(msgspec.Struct):
-    delta: dict[str, Any] | None = None
-    message: dict[str, Any] | None = None
-    finish_reason: str | None = None
-    index: Any = 0
+class StreamMeter:
+    """Reads a stream of server-sent events as it flows through, by a dialect's reading."""
 
+    __slots__ = ("_tail", "ended", "held", "reading")
 
-class _Answer(msgspec.Struct):
-    id: str | None = None
-    model: str | None = None
-    service_tier: str | None = None
-    choices: list[_Choice] | None = None
-    usage: dict[str, Any] | None = None
-
-
-class _LooseAnswer(msgspec.Struct):
-    id: Any = None
-    model: Any = None
-    service_tier: Any = None
-    choices: Any = None
-    usage: Any = None
-
-
-class _Embedding(msgspec.Struct):
-    model: Any = None
-    usage: Any = None
-
-
-_answer = msgspec.json.Decoder(_Answer)
-_loose_answer = msgspec.json.Decoder(_LooseAnswer)
-_embedding = msgspec.json.Decoder(_Embedding)
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
-
-
-class Reading:
-    """What an answer has said about itself so far."""
-
-    __slots__ = (
-        "kept",
-        "model",
-        "produced_bytes",
-        "request_id",
-        "service_tier",
-        "unreadable",
-        "usage",
-        "usage_is_final",
-    )
-
-    def __init__(self) -> None:
-        self.model = ""
-        self.request_id = ""
-        self.service_tier = ""
-        self.usage: object = None
-        """The provider's own usage object; None until one came."""
-        self.usage_is_final = False
-        """No more output follows that usage."""
-        self.produced_bytes = 0
-        """UTF-8 bytes of produced content seen."""
-        self.kept: Produced | None = None
-        """The produced text, where it may have to be counted."""
-        self.unreadable = ""
-        """Why (a part of) the answer could not be read; "" when it could."""
-
-    def note(self, payload: bytes) -> bool:
-        """Read one JSON object of an answer; True when it carries usage and nothing else."""
-        try:
-            answer = _answer.decode(payload)
-        except _UNREADABLE:
-            self._note_odd(payload)
-            return False
-        if answer.id and not self.request_id:
-            self.request_id = answer.id
-        if answer.model:
-            self.model = answer.model
-        if answer.service_tier:
-            self.service_tier = answer.service_tier
-        finished = False
-        for choice in answer.choices or ():
-            self.produced_bytes += content_bytes(choice.delta) + content_bytes(choice.message)
-            if self.kept is not None and choice.delta is not None:
-                text = choice.delta.get("content")
-                if isinstance(text, str) and text:
-                    self.kept.keep(choice.index if isinstance(choice.index, int) else 0, text)
-            finished = finished or choice.finish_reason is not None
-        if answer.usage is None:
-            return False
-        self.usage = answer.usage
-        self.usage_is_final = finished or not answer.choices
-        return not answer.choices
-
-    def _note_odd(self, payload: bytes) -> None:
-        # Some field has another type than the dialect says: all of it counts as produced, and of
-        # the rest we take what can be read.
-        self.produced_bytes += len(payload)
-        try:
-            answer = _loose_answer.decode(payload)
-        except _UNREADABLE:
-            self.unreadable = "an answer that is not valid JSON"
-            return
-        if isinstance(answer.id, str) and not self.request_id:
-            self.request_id = answer.id
-        if isinstance(answer.model, str):
-            self.model = answer.model
-        if isinstance(answer.service_tier, str):
-            self.service_tier = answer.service_tier
-        if answer.usage is not None:
-            self.usage = answer.usage
-            self.usage_is_final = not answer.choices
-
-
-def content_bytes(produced: dict[str, Any] | None) -> int:
-    """UTF-8 bytes of what a delta or message holds: text, refusal, reasoning, tool calls, audio."""
-    if not produced:
-        return 0
-    size = 0
-    for name, value in produced.items():
-        if value is None or name in _NOT_PRODUCED:
-            continue
-        if isinstance(value, str):
-            size += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
-        elif value:
-            size += len(msgspec.json.encode(value))
-    return size
-
-
-def read_plain(body: bytes, *, embeddings: bool = False) -> Reading:
-    """Read a whole JSON answer."""
-    reading = Reading()
-    if embeddings:
-        # Vectors are skipped, not decoded: they can be a hundred megabytes.
-        try:
-            answer = _embedding.decode(body)
-        except _UNREADABLE:
-            reading.unreadable = "an answer that is not valid JSON"
-            return reading
-        reading.model = answer.model if isinstance(answer.model, str) else ""
-        reading.usage = answer.usage
-    else:
-        reading.note(body)
-    reading.usage_is_final = reading.usage is not None
-    return reading
-
-
-class StreamMeter(Reading):
-    """Reads a stream of server-sent events as it flows through."""
-
-    __slots__ = ("_tail", "_withhold", "ended", "held")
-
-    def __init__(self, *, withhold_usage: bool, keep_text: bool = False) -> None:
-        super().__init__()
-        if keep_text:
-            self.kept = Produced()
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
         self._tail = b""
-        self._withhold = withhold_usage
         self.ended = False
-        """`[DONE]` has come; it and all after it is in `held`."""
+        """The dialect's last event has come; it and all after it is in `held`."""
         self.held = b""
 
     def feed(self, data: bytes) -> bytes:
@@ -195,8 +50,8 @@ class StreamMeter(Reading):
         whole = _last_boundary(data, known)
         self._tail = data[whole:]
         if len(self._tail) > MAX_EVENT_BYTES:
-            self.unreadable = "an event too large to read"
-            self.produced_bytes += len(self._tail)
+            self.reading.unreadable = "an event too large to read"
+            self.reading.produced_bytes += len(self._tail)
             passed, self._tail = self._tail, b""
             return (self._events(data[:whole]) if whole else b"") + passed
         return self._events(data[:whole]) if whole else b""
@@ -207,17 +62,18 @@ class StreamMeter(Reading):
         return self._events(rest) if rest else b""
 
     def _events(self, data: bytes) -> bytes:
+        note = self.reading.note
         kept: list[bytes] = []
         start = kept_to = 0
         for end in _boundaries(data):
             payload = _payload(data[start:end])
-            if payload == b"[DONE]":
-                self.ended = True
-                self.held = data[start:]
+            verdict = note(payload) if payload else PASS
+            if verdict != PASS:
                 kept.append(data[kept_to:start])
-                return b"".join(kept)
-            if payload and self.note(payload) and self._withhold:
-                kept.append(data[kept_to:start])
+                if verdict == LAST:
+                    self.ended = True
+                    self.held = data[start:]
+                    return b"".join(kept)
                 kept_to = end
             start = end
         if not kept_to:
@@ -290,11 +146,7 @@ def count(
     the LLM tokens of the kept text, where they were counted; `streamed_for_s`: see `visible_bound`.
     """
     if not lacks_usage(reading, cut=bool(cut)):
-        return usage_from_openai(
-            reading.usage,
-            input_bound=input_bound,
-            output_bound=output_bound or None,
-        )
+        return reading.counted(input_bound, output_bound or None)
     reason = cut or reading.unreadable or "usage is missing"
     if hidden_output or reading.unreadable:
         output = output_bound

@@ -31,6 +31,7 @@ _NOT_FORWARDED: Final = HOP_BY_HOP | {
     b"authorization",
     b"x-api-key",
     b"api-key",
+    b"x-goog-api-key",
     b"cookie",
     # Usage has to be read along: the provider is asked not to compress.
     b"accept-encoding",
@@ -60,22 +61,21 @@ class ProviderPool:
         self.dropped = _NOT_FORWARDED | {name.encode() for name, _ in provider.headers}
         lines = [b"host: " + self.pool.authority, b"accept-encoding: identity"]
         if provider.api_key:
-            lines.append(b"authorization: Bearer " + provider.api_key.encode())
+            lines.append(f"{provider.spoken.credential}{provider.api_key}".encode())
         lines += [f"{name}: {value}".encode() for name, value in provider.headers]
         self._shared = b"".join(line + b"\r\n" for line in lines)
 
-    def request(self, path: bytes, request: Request, body: bytes) -> bytes:
-        """The whole request as it goes over the wire."""
-        query = b"?" + request.query if request.query else b""
+    def request(self, target: bytes, request: Request, body: bytes) -> bytes:
+        """The whole request as it goes over the wire; `target` is path and query."""
         forwarded = [
             b"%b: %b\r\n" % (name, value)
             for name, value in request.headers
             if name not in self.dropped and not name.startswith(OURS)
         ]
-        return b"POST %b%b%b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
+        return b"%b %b%b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
+            request.method,
             self.pool.path,
-            path,
-            query,
+            target,
             self._shared,
             b"".join(forwarded),
             len(body),

@@ -8,10 +8,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from bursar_sidecar.dialects.kinds import KINDS, Kind
 from bursar_sidecar.setting_checks import text, whole
 
-KINDS: Final = ("openai",)
-"""Dialects that a provider can speak."""
 MAX_PROVIDERS: Final = 200
 """Each holds a pool; no operator has more upstreams than that."""
 _PROVIDER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -26,7 +25,8 @@ class Provider(msgspec.Struct, frozen=True):
     base_url: str
     """Up to and including the version, as the provider's SDK is given it: `https://host/v1`."""
     kind: str = "openai"
-    """The dialect it speaks; also where prices are looked up when none is listed under `name`."""
+    """What kind of server it is (see `dialects.kinds`); also where prices are looked up when none
+    is listed under `name`."""
     api_key: str = ""
     """Secret; "" where none is needed."""
     models: tuple[str, ...] = ()
@@ -43,6 +43,11 @@ class Provider(msgspec.Struct, frozen=True):
     max_connections: int = 1_000
     headers: tuple[tuple[str, str], ...] = ()
     """Sent with every call; for organization headers and the like."""
+
+    @property
+    def spoken(self) -> Kind:
+        """What is the same for all servers of its kind."""
+        return KINDS[self.kind]
 
 
 def read_providers(

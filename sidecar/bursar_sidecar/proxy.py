@@ -1,16 +1,15 @@
 """The data path: the life of a call, from the app's request to its settlement.
 
-Owns: the order of things (identify, read, route, price, reserve, forward, meter, settle, answer)
-and what each way to fail costs. Refuses: every path it does not know, so that there is no way
-round a budget. Money and identity are the desk's affair.
+Owns: the order of things (identify, read, route, price, reserve, forward, answer) and what each way
+to fail costs. Refuses: every path that no dialect knows, so that there is no way round a budget.
+Money and identity are the desk's affair; what a request or an answer says is its dialect's.
 """
 
 from collections.abc import Callable
-from typing import Final
 
-import msgspec
 import structlog
 
+from bursar_sidecar.answering import Answering
 from bursar_sidecar.app_headers import (
     check_encoding,
     cost_headers,
@@ -22,13 +21,13 @@ from bursar_sidecar.attempt import Attempt
 from bursar_sidecar.conversion import CallRates
 from bursar_sidecar.counting.counter import LlmTokenCounter
 from bursar_sidecar.desk import Call, Clock, Desk, Refusal
-from bursar_sidecar.dialects import openai
-from bursar_sidecar.dialects.openai import DialectError, Facts
+from bursar_sidecar.dialects.dialect import Dialect, Endpoint, Found, Listed, refused_field
+from bursar_sidecar.dialects.facts import DialectError, Facts
+from bursar_sidecar.dialects.registry import DEFAULT_DIALECT, find, served
 from bursar_sidecar.http_messages import JSON_HEADERS, Headers, Request, Responder
 from bursar_sidecar.http_server import HttpServer, Limits
-from bursar_sidecar.meter import StreamMeter, cost_comment, read_plain
 from bursar_sidecar.metrics import Admin, Metrics
-from bursar_sidecar.provider_pool import HOP_BY_HOP, ProviderPool
+from bursar_sidecar.provider_pool import ProviderPool
 from bursar_sidecar.recount import Recount
 from bursar_sidecar.refusals import render
 from bursar_sidecar.routing import Router
@@ -37,15 +36,6 @@ from bursar_sidecar.terms import agree, clamp
 from bursar_sidecar.upstream import Broken, Dial, Exchange, NeverSent, dial
 
 log = structlog.get_logger("bursar.proxy")
-
-MAX_PLAIN_ANSWER_BYTES: Final = 64 * 1024 * 1024
-"""Plain answers are held whole, so that their cost is in the headers; a larger one flows through
-unread, and is charged at its reservation."""
-_ENDPOINTS: Final[dict[bytes, tuple[openai.Endpoint, bytes]]] = {
-    b"/v1/chat/completions": ("chat", b"/chat/completions"),
-    b"/v1/embeddings": ("embeddings", b"/embeddings"),
-}
-_SERVED: Final = "/v1/chat/completions, /v1/embeddings and /v1/models"
 
 
 class Proxy:
@@ -103,35 +93,41 @@ class Proxy:
 
     async def handle(self, request: Request, respond: Responder) -> None:
         """One request of an app."""
+        found = find(request)
+        dialect = DEFAULT_DIALECT if found is None else found.endpoint.dialect
         try:
-            endpoint = _ENDPOINTS.get(request.path)
-            if endpoint is not None:
-                if request.method != b"POST":
-                    raise Refusal("method_not_allowed", "Only POST is served here.")
-                await self._call(*endpoint, request, respond)
-            elif request.path == b"/v1/models" or request.path.startswith(b"/v1/models/"):
-                await self._models(request, respond)
+            if found is not None:
+                await self._serve(found, request, respond)
             elif request.path == b"/healthz":  # says nothing of money: for whoever routes to us
                 respond.send(200, JSON_HEADERS, b"{}")
             else:
-                raise Refusal("unknown_path", f"This path is not served; served are {_SERVED}.")
+                raise Refusal("unknown_path", f"This path is not served; served are {served()}.")
         except Refusal as refusal:
-            self._refuse(respond, refusal)
+            self._refuse(respond, dialect, refusal)
         except DialectError as error:
             self.metrics.refused("invalid_request")
-            respond.send(400, JSON_HEADERS, _dialect_error(error))
+            respond.send(400, JSON_HEADERS, dialect.error(refused_field(error)))
 
-    async def _call(
-        self, endpoint: openai.Endpoint, path: bytes, request: Request, respond: Responder
-    ) -> None:
+    async def _serve(self, found: Found, request: Request, respond: Responder) -> None:
+        endpoint = found.endpoint
+        if request.method not in endpoint.methods:
+            methods = " or ".join(sorted(method.decode() for method in endpoint.methods))
+            raise Refusal("method_not_allowed", f"Only {methods} is served here.")
+        if endpoint.rule == "models":
+            await self._models(found, request, respond)
+        else:
+            await self._call(found, request, respond)
+
+    async def _call(self, found: Found, request: Request, respond: Responder) -> None:
         """The life of a call."""
         started = self._clock.monotonic()
-        spender = await self._desk.identify(key_of(request))
+        endpoint = found.endpoint
+        spender = await self._desk.identify(key_of(request, endpoint.dialect))
         check_encoding(request)
-        facts = openai.read(endpoint, request.body)
+        facts = endpoint.read(request, found.named)
         tags, customer, run = labels_of(request, facts, spender)
         book, started_at = self._desk.prices(), self._clock.wall_ns()
-        route = self._router.route(facts.model, book, spender)
+        route = self._router.route(facts.model, endpoint.dialect.name, book, spender)
         terms = agree(
             facts,
             route,
@@ -162,7 +158,7 @@ class Proxy:
         try:
             reservation = await self._desk.reserve(call)
         except Refusal as refusal:
-            self._refuse(respond, refusal, terms.ceiling_nanos)
+            self._refuse(respond, endpoint.dialect, refusal, terms.ceiling_nanos)
             return
         attempt = Attempt(self._desk, self._clock, book, reservation, route, terms)
         self.metrics.in_flight.inc()
@@ -170,16 +166,16 @@ class Proxy:
             if reservation.ceiling_nanos < terms.ceiling_nanos:
                 attempt.terms = clamp(terms, reservation.ceiling_nanos)
                 self.metrics.clamped.inc()
-            body = openai.edited(
+            body = endpoint.edited(
                 facts,
                 request.body,
                 model=route.model,
                 output_limit=attempt.terms.clamped_output or attempt.terms.set_output_limit,
                 limit_field=route.provider.output_limit_field,
             )
-            await self._forward(
-                attempt, facts, upstream, upstream.request(path, request, body), respond
-            )
+            target = endpoint.target(request, route.model, route.provider.spoken)
+            wire = upstream.request(target, request, body)
+            await self._forward(endpoint, attempt, facts, upstream, wire, respond)
         finally:
             attempt.abandon()
             self.metrics.in_flight.dec()
@@ -187,6 +183,7 @@ class Proxy:
 
     async def _forward(
         self,
+        endpoint: Endpoint,
         attempt: Attempt,
         facts: Facts,
         upstream: ProviderPool,
@@ -209,127 +206,19 @@ class Proxy:
             attempt.sent = False
             attempt.release()
             reason = "provider_timeout" if never.timed_out else "provider_unreachable"
-            self._refuse(respond, Refusal(reason, f"{_sentence(never)} Nothing was charged."))
+            refusal = Refusal(reason, f"{_sentence(never)} Nothing was charged.")
+            self._refuse(respond, endpoint.dialect, refusal)
             return
         respond.on_hang_up(lambda: self._hang_up(exchange, stream=facts.stream))
         try:
             attempt.status = await exchange.head()
-            await self._answer(attempt, facts, exchange, respond)
+            answering = Answering(endpoint, facts, attempt, exchange, respond, self._recount)
+            await answering.bring_back()
         except Broken as broken:
-            await self._broke(attempt, broken, facts, respond)
+            await self._broke(endpoint.dialect, attempt, broken, facts, respond)
         finally:
             respond.on_hang_up(None)
             exchange.close()
-
-    async def _answer(
-        self, attempt: Attempt, facts: Facts, exchange: Exchange, respond: Responder
-    ) -> None:
-        content_type = encoding = b""
-        headers: Headers = []
-        for name, value in exchange.headers:
-            if name not in HOP_BY_HOP:
-                headers.append((name, value))
-                if name == b"content-type":
-                    content_type = value.lower()
-                elif name == b"content-encoding":
-                    encoding = value.lower()
-                elif name == b"x-request-id":
-                    attempt.request_id = value.decode("latin-1")
-        if attempt.terms.set_output_limit is not None:
-            headers.append((b"x-bursar-max-output", b"%d" % attempt.terms.set_output_limit))
-        if attempt.terms.clamped_output is not None:
-            headers.append((b"x-bursar-clamped-output", b"%d" % attempt.terms.clamped_output))
-        if attempt.status >= 300:
-            attempt.fail()
-            await self._plain(attempt, facts, exchange, headers, respond)
-        elif encoding not in (b"", b"identity"):
-            reason = "the provider compressed an answer that it was asked not to"
-            await self._unread(attempt, exchange, headers, respond, [], reason)
-        elif content_type.startswith(b"text/event-stream"):
-            await self._stream(attempt, facts, exchange, headers, respond)
-        else:
-            await self._plain(attempt, facts, exchange, headers, respond)
-
-    async def _plain(
-        self,
-        attempt: Attempt,
-        facts: Facts,
-        exchange: Exchange,
-        headers: Headers,
-        respond: Responder,
-    ) -> None:
-        """A plain answer is held whole: it is settled before its first byte goes out."""
-        chunks: list[bytes] = []
-        size = 0
-        while chunk := await exchange.read():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > MAX_PLAIN_ANSWER_BYTES:
-                reason = "an answer too large to read"
-                await self._unread(attempt, exchange, headers, respond, chunks, reason)
-                return
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        receipt = attempt.receipt
-        if receipt is None:
-            reading = read_plain(body, embeddings=facts.endpoint == "embeddings")
-            receipt = attempt.charge(reading)
-        headers += cost_headers(receipt, attempt.usage.total_llm_tokens)
-        respond.send(attempt.status, headers, body)
-
-    async def _stream(
-        self,
-        attempt: Attempt,
-        facts: Facts,
-        exchange: Exchange,
-        headers: Headers,
-        respond: Responder,
-    ) -> None:
-        """A stream flows through event by event; it is settled before its last one goes out."""
-        meter = StreamMeter(
-            withhold_usage=facts.stream and not facts.usage_asked,
-            keep_text=self._recount.keeps_text(attempt, facts),
-        )
-        attempt.streams(meter)
-        headers.append((b"x-bursar-charge-id", attempt.charge_id.encode()))
-        respond.start(attempt.status, headers)
-        while True:
-            chunk = await exchange.read()
-            out = meter.feed(chunk) if chunk else meter.flush()
-            if attempt.receipt is None and (meter.ended or not chunk):
-                await self._recount.count(attempt, facts, cut=False, unread=False)
-                receipt = attempt.charge(meter)
-                if chunk or not out or meter.ended:  # never inside an event without its end
-                    out += cost_comment(receipt)
-            if meter.held:
-                out += meter.held
-                meter.held = b""
-            respond.write(out)
-            if not chunk:
-                respond.finish()
-                return
-            if respond.paused:
-                await respond.drain()
-
-    async def _unread(
-        self,
-        attempt: Attempt,
-        exchange: Exchange,
-        headers: Headers,
-        respond: Responder,
-        chunks: list[bytes],
-        reason: str,
-    ) -> None:
-        """An answer that cannot be metered flows through, charged at its reservation."""
-        receipt = attempt.receipt or attempt.charge_reserved(reason, "final")
-        headers += cost_headers(receipt, attempt.usage.total_llm_tokens)
-        respond.start(attempt.status, headers)
-        for chunk in chunks:
-            respond.write(chunk)
-        while chunk := await exchange.read():
-            respond.write(chunk)
-            if respond.paused:
-                await respond.drain()
-        respond.finish()
 
     def _hang_up(self, exchange: Exchange, *, stream: bool) -> None:
         grace_s = self._settings.finish_after_hang_up_s
@@ -339,7 +228,12 @@ class Proxy:
             exchange.shorten(grace_s)
 
     async def _broke(
-        self, attempt: Attempt, broken: Broken, facts: Facts, respond: Responder
+        self,
+        dialect: Dialect,
+        attempt: Attempt,
+        broken: Broken,
+        facts: Facts,
+        respond: Responder,
     ) -> None:
         hung_up = respond.gone
         reason = "the app hung up" if hung_up else broken.reason
@@ -363,11 +257,12 @@ class Proxy:
         headers: Headers = []
         if attempt.receipt is not None:
             headers = cost_headers(attempt.receipt, attempt.usage.total_llm_tokens)
-        self._refuse(respond, refusal, extra=headers)
+        self._refuse(respond, dialect, refusal, extra=headers)
 
     def _refuse(
         self,
         respond: Responder,
+        dialect: Dialect,
         refusal: Refusal,
         ceiling_nanos: int = 0,
         extra: Headers | None = None,
@@ -375,6 +270,7 @@ class Proxy:
         self.metrics.refused(refusal.reason)
         status, headers, body = render(
             refusal,
+            dialect,
             exhausted_status=self._settings.exhausted_status,
             ceiling_nanos=ceiling_nanos,
         )
@@ -399,24 +295,23 @@ class Proxy:
                 outcome=attempt.kind,
             )
 
-    async def _models(self, request: Request, respond: Responder) -> None:
-        if request.method not in (b"GET", b"HEAD"):
-            raise Refusal("method_not_allowed", "Only GET is served here.")
-        spender = await self._desk.identify(key_of(request))
+    async def _models(self, found: Found, request: Request, respond: Responder) -> None:
+        dialect = found.endpoint.dialect
+        spender = await self._desk.identify(key_of(request, dialect))
         listed = [
-            {"id": model, "object": "model", "created": 0, "owned_by": provider}
-            for model, provider in self._router.listed(self._desk.prices(), spender)
+            Listed(model, provider)
+            for model, provider in self._router.listed(dialect.name, self._desk.prices(), spender)
         ]
-        wanted = request.path[len(b"/v1/models/") :].decode("latin-1")
-        if not wanted:
-            body = msgspec.json.encode({"object": "list", "data": listed})
-            respond.send(200, JSON_HEADERS, body)
+        if not found.named:
+            respond.send(200, JSON_HEADERS, dialect.models(listed))
             return
-        for model in listed:
-            if model["id"] == wanted:
-                respond.send(200, JSON_HEADERS, msgspec.json.encode(model))
+        for one in listed:
+            if one.model == found.named:
+                respond.send(200, JSON_HEADERS, dialect.model(one))
                 return
-        raise Refusal("model_not_found", f"Model {wanted[:80]!r} is not among those of this key.")
+        raise Refusal(
+            "model_not_found", f"Model {found.named[:80]!r} is not among those of this key."
+        )
 
 
 def _ready() -> str:
@@ -438,19 +333,6 @@ def build_proxy(
     `start()` listens, `drain()` ends; `http_address` and `admin_address` say where.
     """
     return Proxy(settings, desk, clock, readiness, dial, counter)
-
-
-def _dialect_error(error: DialectError) -> bytes:
-    return msgspec.json.encode(
-        {
-            "error": {
-                "message": error.message,
-                "type": "invalid_request_error",
-                "param": error.param,
-                "code": error.code,
-            }
-        }
-    )
 
 
 def _sentence(error: Exception) -> str:

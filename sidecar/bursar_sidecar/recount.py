@@ -11,11 +11,11 @@ from bursar.llm_tokens import has_public_tokenizer, tokenizer_of
 from bursar_sidecar.attempt import Attempt
 from bursar_sidecar.counting.counter import LlmTokenCounter
 from bursar_sidecar.counting.frames import MAX_MESSAGES_BYTES
-from bursar_sidecar.dialects.openai import Facts
+from bursar_sidecar.dialects.facts import Facts
 from bursar_sidecar.input_bounds import countable, counted_bound
 from bursar_sidecar.meter import lacks_usage
 from bursar_sidecar.metrics import Metrics
-from bursar_sidecar.produced import samples_freely
+from bursar_sidecar.produced import Produced, samples_freely
 
 END_WAITS_S: Final = 0.25
 """How long the end of a stream without usage is held back for a count: the app waits for it."""
@@ -53,10 +53,12 @@ class Recount:
         model = (reading.model if reading is not None else "") or attempt.route.model
         if not has_public_tokenizer(model):
             return
-        kept = None if reading is None or reading.unreadable or unread else reading.kept
-        messages = b""
-        if countable(facts) and len(memoryview(facts.fields["messages"])) <= MAX_MESSAGES_BYTES:
-            messages = bytes(facts.fields["messages"])
+        whole = reading is not None and not reading.unreadable and not unread
+        kept = reading.kept if whole and reading is not None else None
+        kept = kept if isinstance(kept, Produced) else None
+        messages = bytes(facts.prompt) if facts.prompt is not None and countable(facts) else b""
+        if len(messages) > MAX_MESSAGES_BYTES:
+            messages = b""
         if not messages and (kept is None or not kept.size):
             return
         counted = await self._counter.count(

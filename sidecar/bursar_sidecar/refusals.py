@@ -6,10 +6,10 @@ headers, and in a sentence that a person understands without the documentation.
 
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from bursar.money import format_nanos
 from bursar_sidecar.desk import BudgetStanding, Refusal
+from bursar_sidecar.dialects.dialect import Dialect, Refused
+from bursar_sidecar.dialects.registry import DEFAULT_DIALECT
 from bursar_sidecar.http_messages import Headers
 
 MAX_BUDGET_HEADERS: Final = 16
@@ -75,9 +75,14 @@ _UNKNOWN: Final = Rule(503, "server_error", "The call was refused.")
 
 
 def render(
-    refusal: Refusal, *, exhausted_status: int = 402, ceiling_nanos: int = 0
+    refusal: Refusal,
+    dialect: Dialect = DEFAULT_DIALECT,
+    *,
+    exhausted_status: int = 402,
+    ceiling_nanos: int = 0,
 ) -> tuple[int, Headers, bytes]:
-    """(status, headers, body) of a refusal. `ceiling_nanos` is what the call could have cost."""
+    """(status, headers, body) of a refusal, as a dialect tells it. `ceiling_nanos` is what the call
+    could have cost."""
     rule = REASONS.get(refusal.reason, _UNKNOWN)
     status = exhausted_status if refusal.reason == "budget_exhausted" else rule.status
     headers: Headers = [
@@ -96,19 +101,16 @@ def render(
         (b"x-bursar-budget", _budget_header(budget))
         for budget in refusal.budgets[:MAX_BUDGET_HEADERS]
     ]
-    error: dict[str, Any] = {
-        "message": _message(refusal, rule, ceiling_nanos),
-        "type": rule.kind,
-        "param": None,
-        "code": refusal.reason,
-    }
+    details: dict[str, Any] = {}
     if refusal.budgets:
-        error["budgets"] = [_standing(budget) for budget in refusal.budgets]
+        details["budgets"] = [_standing(budget) for budget in refusal.budgets]
     if ceiling_nanos and refusal.budgets:
-        error["call_ceiling"] = format_nanos(ceiling_nanos)
+        details["call_ceiling"] = format_nanos(ceiling_nanos)
     if retry_after_s is not None:
-        error["retry_after_s"] = retry_after_s
-    return status, headers, msgspec.json.encode({"error": error})
+        details["retry_after_s"] = retry_after_s
+    message = _message(refusal, rule, ceiling_nanos)
+    told = Refused(status, refusal.reason, rule.kind, message, details=details)
+    return status, headers, dialect.error(told)
 
 
 def _message(refusal: Refusal, rule: Rule, ceiling_nanos: int) -> str:

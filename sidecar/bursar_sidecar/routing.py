@@ -39,23 +39,24 @@ class Router:
 
     def __init__(self, providers: Mapping[str, Provider]) -> None:
         self._providers = dict(providers)
-        self._known: dict[str, Route] = {}
+        self._known: dict[tuple[str, str], Route] = {}
         self._known_book: PriceBook | None = None
         self._names: dict[str, set[str]] = {}
         self._listed_book: PriceBook | None = None
 
-    def route(self, name: str, book: PriceBook, spender: Spender) -> Route:
-        """The route of `name`. Raises Refusal model_not_found or model_not_allowed."""
+    def route(self, name: str, dialect: str, book: PriceBook, spender: Spender) -> Route:
+        """The route of `name` to a provider that speaks the dialect of that name. Raises Refusal
+        model_not_found or model_not_allowed."""
         if book is not self._known_book:
             self._known_book = book
             self._known = {}
-        route = self._known.get(name)
+        route = self._known.get((dialect, name))
         if route is None:
-            route = self._named(name) or self._bare(name, book)
+            route = self._named(name, dialect) or self._bare(name, dialect, book)
             price = lookup(book, route.model, route.provider)
             route = msgspec.structs.replace(route, price=price)
             if len(self._known) < MAX_REMEMBERED:
-                self._known[name] = route
+                self._known[dialect, name] = route
         if not _is_allowed(spender.allowed_models, route.provider.name, route.model):
             raise Refusal(
                 "model_not_allowed",
@@ -64,8 +65,8 @@ class Router:
             )
         return route
 
-    def listed(self, book: PriceBook, spender: Spender) -> list[tuple[str, str]]:
-        """(model, provider) of every concrete name this spender may call, sorted."""
+    def listed(self, dialect: str, book: PriceBook, spender: Spender) -> list[tuple[str, str]]:
+        """(model, provider) of every concrete name this spender may call in a dialect, sorted."""
         if book is not self._listed_book:
             # Every price of the list has to be looked at: once per book, not once per request.
             self._listed_book = book
@@ -74,6 +75,8 @@ class Router:
             }
         found: dict[str, str] = {}
         for provider in self._providers.values():
+            if dialect not in provider.spoken.dialects:
+                continue
             for model in self._names[provider.name]:
                 if not _is_allowed(spender.allowed_models, provider.name, model):
                     continue
@@ -81,17 +84,20 @@ class Router:
                 found[shown] = provider.name
         return sorted(found.items())[:MAX_LISTED_MODELS]
 
-    def _named(self, name: str) -> Route | None:
+    def _named(self, name: str, dialect: str) -> Route | None:
         prefix, slash, model = name.partition("/")
         provider = self._providers.get(prefix) if slash else None
         if provider is None or not model:
             return None
         if not _serves(provider, model):
             raise Refusal("model_not_found", f"Provider {prefix!r} does not serve {model!r}.")
+        if dialect not in provider.spoken.dialects:
+            raise _not_spoken(provider, dialect)
         return Route(provider, model)
 
-    def _bare(self, name: str, book: PriceBook) -> Route:
-        serving = [p for p in self._providers.values() if _serves(p, name)]
+    def _bare(self, name: str, dialect: str, book: PriceBook) -> Route:
+        speaking = [p for p in self._providers.values() if dialect in p.spoken.dialects]
+        serving = [p for p in speaking if _serves(p, name)]
         listed = set(book.provider_of(name))
         candidates = [p for p in serving if p.name in listed]
         if not candidates:
@@ -105,7 +111,8 @@ class Router:
             raise Refusal(
                 "model_not_found",
                 f"No configured provider serves the model {name!r}. Configured are: "
-                f"{', '.join(sorted(self._providers)) or 'none'}; `provider/model` chooses one.",
+                f"{', '.join(sorted(p.name for p in speaking)) or 'none'}; `provider/model` "
+                "chooses one.",
             )
         choices = ", ".join(f"{p.name}/{name}" for p in candidates)
         raise Refusal(
@@ -116,6 +123,14 @@ class Router:
 def lookup(book: PriceBook, model: str, provider: Provider) -> Price | None:
     """The price of `model` at a provider: listed under its own name, else under its kind's."""
     return book.lookup(model, provider.name) or book.lookup(model, provider.kind)
+
+
+def _not_spoken(provider: Provider, dialect: str) -> Refusal:
+    spoken = ", ".join(sorted(provider.spoken.dialects))
+    return Refusal(
+        "model_not_found",
+        f"Provider {provider.name!r} speaks {spoken}, and this path is of {dialect}.",
+    )
 
 
 def _serves(provider: Provider, model: str) -> bool:

@@ -14,7 +14,7 @@ from bursar.exchange import Conversion
 from bursar.pricing import Meter, Price, UnpricedError, booked_ceiling, ceiling
 from bursar_sidecar.conversion import CallRates, UnconvertibleError
 from bursar_sidecar.desk import Refusal
-from bursar_sidecar.dialects.openai import Facts
+from bursar_sidecar.dialects.facts import Facts
 from bursar_sidecar.input_bounds import images_bound, request_bound, text_and_framing_bound
 from bursar_sidecar.routing import Route
 
@@ -185,7 +185,7 @@ def clamp(terms: Terms, reserved_nanos: int) -> Terms:
 
 def _usable(facts: Facts, price: Price | None) -> Price | None:
     # A price of an embedding model says nothing about what a chat would produce.
-    wrong_mode = facts.endpoint == "chat" and price is not None and price.mode == "embedding"
+    wrong_mode = facts.generates and price is not None and price.mode == "embedding"
     return price if price is not None and price.is_priced and not wrong_mode else None
 
 
@@ -193,7 +193,7 @@ def _output_limit(
     facts: Facts, price: Price, budgeted: bool, default_max_output: int
 ) -> tuple[int, int | None]:
     """(limit per choice, the limit to write into the request or None)."""
-    if facts.endpoint == "embeddings":
+    if not facts.generates:
         return 0, None
     if facts.output_limit is not None:
         return facts.output_limit, None
@@ -246,7 +246,7 @@ def _check_convertible(route: Route, price: Price, rates: CallRates) -> None:
 
 
 def _unpriced_terms(facts: Facts, rates: CallRates, default_max_output: int) -> Terms:
-    limit = 0 if facts.endpoint == "embeddings" else facts.output_limit or default_max_output
+    limit = (facts.output_limit or default_max_output) if facts.generates else 0
     return Terms(
         price=None,
         rates=rates,
@@ -260,7 +260,7 @@ def _unpriced_terms(facts: Facts, rates: CallRates, default_max_output: int) -> 
 
 
 def _hides_output(facts: Facts, route: Route, price: Price) -> bool:
-    if facts.endpoint == "embeddings":
+    if not facts.generates:
         return False
     return (
         facts.reasoning

@@ -28,12 +28,12 @@ from bursar_sidecar import journal_records as records
 from bursar_sidecar import settlements
 from bursar_sidecar.conversion import CallRates, UnconvertibleError
 from bursar_sidecar.desk import Outcome
-from bursar_sidecar.dialects.openai import read
 from bursar_sidecar.overlay import Overlay
 from bursar_sidecar.routing import Route
 from bursar_sidecar.settings import Provider
 from bursar_sidecar.terms import agree, clamp
 from tests.fakes.desk import KEY, FakeDesk, spender
+from tests.fakes.dialect_requests import read
 from tests.fakes.sidecar_bench import CHAT, COST_NANOS, Bench, chat_answer, error_of
 
 NOW = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)

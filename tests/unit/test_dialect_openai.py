@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from bursar_sidecar.dialects.facts import DialectError, Facts
 from bursar_sidecar.dialects.images import MAX_IMAGES, ImagePart
-from bursar_sidecar.dialects.openai import DialectError, Endpoint, Facts, edited, read
+from tests.fakes.dialect_requests import edited, read
 
 CHAT: dict[str, Any] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -19,7 +20,7 @@ def facts_of(**fields: Any) -> Facts:
     return read("chat", body_of(**fields))
 
 
-def refused(body: bytes, endpoint: Endpoint = "chat") -> DialectError:
+def refused(body: bytes, endpoint: str = "chat") -> DialectError:
     with pytest.raises(DialectError) as caught:
         read(endpoint, body)
     return caught.value

@@ -17,7 +17,6 @@ from bursar.llm_tokens import (
     tokenizer_of,
 )
 from bursar_sidecar.counting.work import strings_of
-from bursar_sidecar.dialects.openai import read
 from bursar_sidecar.input_bounds import (
     LEAST_TIGHTENED_BYTES,
     countable,
@@ -26,6 +25,7 @@ from bursar_sidecar.input_bounds import (
     request_bound,
     text_and_framing_bound,
 )
+from tests.fakes.dialect_requests import read
 
 # "How to count tokens with tiktoken", OpenAI's cookbook: what its function and the API both count.
 JARGON = [

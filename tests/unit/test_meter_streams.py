@@ -9,14 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bursar_sidecar.desk import Receipt
+from bursar_sidecar.dialects.facts import Facts
+from bursar_sidecar.dialects.openai import EMBEDDINGS
+from bursar_sidecar.dialects.openai.chat_reading import ChatReading, content_bytes
+from bursar_sidecar.dialects.reading import Reading
 from bursar_sidecar.meter import (
     MAX_EVENT_BYTES,
-    Reading,
     StreamMeter,
-    content_bytes,
     cost_comment,
     count,
-    read_plain,
 )
 from bursar_sidecar.produced import CUT_SLACK_LLM_TOKENS
 
@@ -50,21 +51,21 @@ def test_a_stream_flows_through_unchanged_but_for_the_usage_chunk(end: str) -> N
         event(usage_chunk(), end),
     ]
     done = b"data: [DONE]" + blank
-    meter = StreamMeter(withhold_usage=True)
+    meter = StreamMeter(ChatReading(withhold_usage=True))
     out = fed(meter, [b"".join(parts) + done])
     assert out == b"".join(parts[:3])
     assert meter.ended
     assert meter.held == done
-    assert meter.usage == USAGE
-    assert meter.produced_bytes == 5
-    assert (meter.request_id, meter.model) == ("c-1", "gpt-4o-mini")
+    assert meter.reading.usage == USAGE
+    assert meter.reading.produced_bytes == 5
+    assert (meter.reading.request_id, meter.reading.model) == ("c-1", "gpt-4o-mini")
 
 
 def test_an_app_that_asked_for_usage_gets_its_chunk() -> None:
     stream = event(content("x")) + event(usage_chunk())
-    meter = StreamMeter(withhold_usage=False)
+    meter = StreamMeter(ChatReading())
     assert fed(meter, [stream]) == stream
-    assert meter.usage == USAGE
+    assert meter.reading.usage == USAGE
 
 
 STREAM_LINES = [
@@ -82,16 +83,16 @@ STREAM_LINES = [
 def test_where_the_chunks_break_makes_no_difference(cuts: list[int]) -> None:
     stream = b"".join(STREAM_LINES)
     edges = [0, *sorted(cuts), len(stream)]
-    meter = StreamMeter(withhold_usage=True)
+    meter = StreamMeter(ChatReading(withhold_usage=True))
     out = fed(meter, [stream[a:b] for a, b in itertools.pairwise(edges)])
     assert out == b"".join(STREAM_LINES[:5])
     assert meter.held == STREAM_LINES[-1]
-    assert meter.usage == USAGE
-    assert meter.produced_bytes == len("h\u00e9llo".encode()) + 4 + 1 + 9
+    assert meter.reading.usage == USAGE
+    assert meter.reading.produced_bytes == len("h\u00e9llo".encode()) + 4 + 1 + 9
 
 
 def test_whole_events_flow_at_once_and_only_an_unfinished_one_waits() -> None:
-    meter = StreamMeter(withhold_usage=True)
+    meter = StreamMeter(ChatReading(withhold_usage=True))
     whole = event(content("a"))
     assert meter.feed(whole + b"data: {") == whole
     assert meter.feed(b'"choices": []}\n') == b""
@@ -99,25 +100,25 @@ def test_whole_events_flow_at_once_and_only_an_unfinished_one_waits() -> None:
 
 
 def test_what_is_not_json_flows_and_counts_as_produced() -> None:
-    meter = StreamMeter(withhold_usage=True)
+    meter = StreamMeter(ChatReading(withhold_usage=True))
     assert meter.feed(b"data: oops\n\n") == b"data: oops\n\n"
-    assert meter.produced_bytes == 4
-    assert meter.unreadable
+    assert meter.reading.produced_bytes == 4
+    assert meter.reading.unreadable
 
 
 def test_fields_of_a_wrong_type_still_give_their_usage() -> None:
-    meter = StreamMeter(withhold_usage=True)
+    meter = StreamMeter(ChatReading(withhold_usage=True))
     odd = {"id": 3, "model": "m", "choices": [{"delta": "text"}], "usage": USAGE}
     assert meter.feed(event(odd)) == event(odd)
-    assert (meter.usage, meter.model, meter.request_id) == (USAGE, "m", "")
-    assert meter.produced_bytes > 0
+    assert (meter.reading.usage, meter.reading.model, meter.reading.request_id) == (USAGE, "m", "")
+    assert meter.reading.produced_bytes > 0
 
 
 def test_an_event_too_large_to_hold_flows_through_and_is_marked() -> None:
-    meter = StreamMeter(withhold_usage=True)
+    meter = StreamMeter(ChatReading(withhold_usage=True))
     huge = b"data: " + b"x" * (MAX_EVENT_BYTES + 1)
     assert meter.feed(huge) == huge
-    assert meter.unreadable
+    assert meter.reading.unreadable
 
 
 def test_all_that_is_produced_is_counted() -> None:
@@ -142,7 +143,8 @@ def test_a_plain_answer_is_read_whole() -> None:
         "choices": [{"message": {"role": "assistant", "content": "four"}}],
         "usage": USAGE,
     }
-    reading = read_plain(json.dumps(answer).encode())
+    reading = ChatReading()
+    reading.whole(json.dumps(answer).encode())
     assert (reading.request_id, reading.model) == ("c-9", "gpt-4o-2024-08-06")
     assert (reading.service_tier, reading.produced_bytes) == ("default", 4)
     usage = count(reading, input_bound=100, output_bound=100)
@@ -152,7 +154,8 @@ def test_a_plain_answer_is_read_whole() -> None:
 
 def test_an_embedding_answer_is_read_without_its_vectors() -> None:
     answer = {"model": "e", "data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 4}}
-    reading = read_plain(json.dumps(answer).encode(), embeddings=True)
+    reading = EMBEDDINGS.reading(Facts(model="m"))
+    reading.whole(json.dumps(answer).encode())
     usage = count(reading, input_bound=100, output_bound=0)
     assert usage.is_exact
     assert (usage.input, usage.output) == (4, 0)

@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 from bursar.pricing import llm_token_price, snapshot
-from bursar_sidecar import proxy
+from bursar_sidecar import answering
 from tests.fakes.desk import FakeDesk
 from tests.fakes.sidecar_bench import (
     CHAT,
@@ -271,7 +271,7 @@ async def test_a_providers_error_costs_nothing_and_passes_untouched(status: int)
 async def test_an_answer_too_large_to_hold_flows_through_at_its_reservation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(proxy, "MAX_PLAIN_ANSWER_BYTES", 100)
+    monkeypatch.setattr(answering, "MAX_PLAIN_ANSWER_BYTES", 100)
     bench = Bench()
     bench.post(CHAT)
     call = await bench.provider.request()

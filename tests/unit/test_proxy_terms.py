@@ -12,10 +12,10 @@ from bursar.pricing import Price, charge, llm_token_price, snapshot
 from bursar.usage import Usage
 from bursar_sidecar.conversion import CallRates
 from bursar_sidecar.desk import Refusal
-from bursar_sidecar.dialects.openai import read
 from bursar_sidecar.routing import Route
 from bursar_sidecar.settings import Provider
 from bursar_sidecar.terms import LEAST_OUTPUT_LLM_TOKENS, Terms, agree, clamp
+from tests.fakes.dialect_requests import read
 
 PROVIDER = Provider("openai", "http://p/v1")
 NO_RATES = ExchangeRates()

@@ -20,13 +20,13 @@ def router(*providers: Provider) -> Router:
 
 
 def routed(name: str, *providers: Provider) -> str:
-    route = router(*providers).route(name, snapshot(), ANYONE)
+    route = router(*providers).route(name, "openai", snapshot(), ANYONE)
     return f"{route.provider.name}:{route.model}"
 
 
 def refusal_of(name: str, *providers: Provider) -> Refusal:
     with pytest.raises(Refusal) as caught:
-        router(*providers).route(name, snapshot(), ANYONE)
+        router(*providers).route(name, "openai", snapshot(), ANYONE)
     return caught.value
 
 
@@ -78,10 +78,12 @@ def test_an_unknown_name_is_not_found(name: str) -> None:
 
 def test_a_key_may_call_only_what_its_globs_allow() -> None:
     routes = router(provider("openai"))
-    routes.route("gpt-4o-mini", snapshot(), spender(allowed_models=("gpt-4o-m*",)))
-    routes.route("gpt-4o-mini", snapshot(), spender(allowed_models=("openai/*",)))
+    routes.route("gpt-4o-mini", "openai", snapshot(), spender(allowed_models=("gpt-4o-m*",)))
+    routes.route("gpt-4o-mini", "openai", snapshot(), spender(allowed_models=("openai/*",)))
     with pytest.raises(Refusal) as caught:
-        routes.route("gpt-4o", snapshot(), spender(allowed_models=("gpt-4o-m*", "text-*")))
+        routes.route(
+            "gpt-4o", "openai", snapshot(), spender(allowed_models=("gpt-4o-m*", "text-*"))
+        )
     assert caught.value.reason == "model_not_allowed"
     assert "gpt-4o-m*" in caught.value.message
 
@@ -93,20 +95,20 @@ def overlaid() -> PriceBook:
 
 def test_the_list_holds_priced_and_named_models_that_the_key_may_call() -> None:
     routes = router(provider("local", "own-*", "named"), provider("openai"))
-    names = dict(routes.listed(overlaid(), ANYONE))
+    names = dict(routes.listed("openai", overlaid(), ANYONE))
     assert names["own-model"] == "local"
     assert names["named"] == "local"
     assert names["gpt-4o-mini"] == "openai"
-    few = routes.listed(overlaid(), spender(allowed_models=("own-*",)))
+    few = routes.listed("openai", overlaid(), spender(allowed_models=("own-*",)))
     assert few == [("own-model", "local")]
 
 
 def test_a_price_is_found_under_the_providers_name_before_its_kind() -> None:
     routes = router(provider("local"))
     book = overlaid()
-    own = routes.route("own-model", book, ANYONE).price
+    own = routes.route("own-model", "openai", book, ANYONE).price
     assert own is not None
     assert own.provider == "local"
-    known = routes.route("gpt-4o-mini", book, ANYONE).price
+    known = routes.route("gpt-4o-mini", "openai", book, ANYONE).price
     assert known is not None
     assert known.provider == "openai"

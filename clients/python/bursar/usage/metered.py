@@ -224,10 +224,14 @@ class Stream:
         """The counts so far; see `metered`."""
         return self.metered().usage
 
-    def metered(self) -> Metered:
-        """What the stream has said so far."""
-        gathered = self._gathered
-        metered = self._read(gathered.answer, self._call)
+    def metered(
+        self, *, input_bound: int | None = None, output_bound: int | None = None
+    ) -> Metered:
+        """What the stream has said so far; bounds given here go before those of the start."""
+        gathered, call = self._gathered, self._call
+        if input_bound is not None or output_bound is not None:
+            call = call._replace(input_bound=input_bound, output_bound=output_bound)
+        metered = self._read(gathered.answer, call)
         if gathered.final and not gathered.fell:
             return metered
         if gathered.error:
@@ -236,7 +240,7 @@ class Stream:
             reason = gathered.fell
         else:
             reason = self._unreadable or "no final counts have come"
-        usage = not_final(metered.usage, reason, self._call)
+        usage = not_final(metered.usage, reason, call)
         return msgspec.structs.replace(metered, usage=usage)
 
 

@@ -1,0 +1,261 @@
+"""Chat completions: `POST /v1/chat/completions`.
+
+Every field that the cost does not depend on stays raw; a body that needs no change goes as it came.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from bursar.usage import Usage
+from bursar_sidecar.dialects.dialect import Asked, with_query
+from bursar_sidecar.dialects.facts import DialectError, Facts
+from bursar_sidecar.dialects.images import MAX_IMAGES, ImagePart, read_image
+from bursar_sidecar.dialects.json_fields import (
+    DEPENDS_ON_BODY,
+    OPTIONAL_BOOL,
+    OPTIONAL_INT,
+    OPTIONAL_OBJECT,
+    OPTIONAL_STRING,
+    STRINGS,
+    Fields,
+    changed,
+    field,
+    given,
+    limit_of,
+    missing,
+    raw,
+    shown,
+)
+from bursar_sidecar.dialects.kinds import Kind
+from bursar_sidecar.dialects.openai.chat_reading import ChatReading
+from bursar_sidecar.dialects.openai.dialect import OpenAIEndpoint
+from bursar_sidecar.dialects.openai.request import common_changes, read_common
+from bursar_sidecar.dialects.reading import Reading
+
+MAX_CHOICES: Final = 128
+"""OpenAI's own bound on `n`."""
+LIMITS: Final = ("max_completion_tokens", "max_tokens")
+"""The fields that set an output limit; the first is the present one."""
+
+_TEXT_PARTS: Final = frozenset({"text", "refusal"})
+_CLIENT_TOOLS: Final = frozenset({"function", "custom"})
+"""Tools that the app runs itself; any other type is run, and billed, by the provider."""
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    audio: Any = None
+
+
+class _Part(msgspec.Struct):
+    type: str = ""
+    image_url: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _PartsMessage(msgspec.Struct):
+    content: str | list[_Part] | None = None
+    audio: Any = None
+
+
+class _Tool(msgspec.Struct):
+    type: str = ""
+
+
+_text_messages = msgspec.json.Decoder(list[_Message])
+_parts_messages = msgspec.json.Decoder(list[_PartsMessage])
+_tools = msgspec.json.Decoder(list[_Tool] | None)
+
+
+class Chat(OpenAIEndpoint):
+    """`POST /v1/chat/completions`."""
+
+    name = "chat"
+
+    def read(self, asked: Asked, named: str) -> Facts:
+        common = read_common(asked.body, named)
+        fields = common.fields
+        stream = bool(field(fields, "stream", OPTIONAL_BOOL, "true or false"))
+        messages, unbounded, images, image_bytes = _messages(fields)
+        reasoning = field(fields, "reasoning_effort", OPTIONAL_STRING, "a string") or "none"
+        predicted = fields.get("prediction")
+        return Facts(
+            model=common.model,
+            stream=stream,
+            output_limit=output_limit(fields),
+            choices=choices_of(fields, "n") or 1,
+            messages=messages,
+            body_bytes=len(asked.body),
+            predicted_bytes=len(memoryview(predicted)) if predicted is not None else 0,
+            service_tier=common.service_tier,
+            text_only=not unbounded and not images and not _asks_audio(fields),
+            unbounded_input=unbounded,
+            images=tuple(images),
+            image_bytes=image_bytes,
+            tools="tools" in fields or "functions" in fields,
+            unbounded_tools=_provider_tools(fields),
+            reasoning=reasoning != "none" or "reasoning" in fields or "thinking" in fields,
+            usage_asked=stream and asks_usage(fields),
+            tags=common.tags,
+            customer=common.customer,
+            prompt=fields["messages"],
+            fields=fields,
+        )
+
+    def edited(
+        self,
+        facts: Facts,
+        body: bytes,
+        *,
+        model: str,
+        output_limit: int | None = None,
+        limit_field: str = "",
+    ) -> bytes:
+        changes = common_changes(facts, model)
+        if facts.stream and not facts.usage_asked:
+            changes["stream_options"] = _with_usage(facts.fields.get("stream_options"))
+        if output_limit is not None:
+            changes.update(limited(facts, output_limit, limit_field or LIMITS[0]))
+        return changed(body, facts.fields, changes)
+
+    def target(self, asked: Asked, model: str, kind: Kind) -> bytes:
+        return with_query(b"/chat/completions", asked.query)
+
+    def reading(self, facts: Facts) -> Reading:
+        return ChatReading()
+
+    def stream_reading(self, facts: Facts) -> Reading:
+        return ChatReading(withhold_usage=facts.stream and not facts.usage_asked)
+
+    def cut_events(self, reading: Reading, usage: Usage) -> tuple[bytes, bytes]:
+        if not isinstance(reading, ChatReading):
+            raise TypeError(f"{reading!r} is no reading of a chat completion")
+        head = {
+            "id": reading.request_id,
+            "object": "chat.completion.chunk",
+            "created": reading.created if isinstance(reading.created, int) else 0,
+            "model": reading.model,
+        }
+        events: list[dict[str, Any]] = [
+            {**head, "choices": [self.length_choice(index)]}
+            for index in sorted(reading.open_choices)
+        ]
+        if not reading.withholds_usage:
+            events.append({**head, "choices": [], "usage": usage_object(usage)})
+        return b"".join(b"data: %b\n\n" % msgspec.json.encode(event) for event in events), DONE
+
+    def length_choice(self, index: int) -> dict[str, Any]:
+        """The choice of a chunk that says: as long as it could be."""
+        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": "length"}
+
+
+DONE: Final = b"data: [DONE]\n\n"
+CHAT: Final = Chat()
+
+
+def choices_of(fields: Fields, name: str) -> int | None:
+    """How many choices a field asks for; None where it is not there."""
+    choices = field(fields, name, OPTIONAL_INT, "a whole number")
+    if choices is not None and not 1 <= choices <= MAX_CHOICES:
+        raise DialectError(f"{name} is {shown(choices)}; expected 1 to {MAX_CHOICES}.", name)
+    return choices
+
+
+def output_limit(fields: Fields) -> int | None:
+    """LLM tokens that each choice may have; None where the request sets no limit."""
+    # Both given: which one the provider follows is its affair; the larger bounds either.
+    return max((limit for name in LIMITS if (limit := limit_of(fields, name))), default=None)
+
+
+def limited(facts: Facts, output_limit: int, limit_field: str) -> dict[str, msgspec.Raw | None]:
+    """The edits by which no choice has more than so many LLM tokens."""
+    own = {name: limit for name in LIMITS if (limit := limit_of(facts.fields, name))}
+    changes: dict[str, msgspec.Raw | None] = {
+        name: raw(output_limit) for name, limit in own.items() if limit > output_limit
+    }
+    if not own:
+        changes[limit_field] = raw(output_limit)
+    return changes
+
+
+def asks_usage(fields: Fields) -> bool:
+    """Whether the app asks for the event that tells a stream's usage."""
+    options = field(fields, "stream_options", OPTIONAL_OBJECT, "an object") or {}
+    try:
+        return bool(field(options, "include_usage", OPTIONAL_BOOL, "true or false"))
+    except DialectError as error:
+        raise DialectError(error.message, "stream_options.include_usage") from None
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """A usage as the dialect's answers tell it."""
+    return {
+        "prompt_tokens": usage.input_llm_tokens,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.total_llm_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_input},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
+
+
+_Input = tuple[int, str, list[ImagePart], int]
+
+
+def _messages(fields: Fields) -> _Input:
+    """How many messages; why their input is not bounded by bytes and images ("" when it is); the
+    images; and how many bytes those are."""
+    value = fields.get("messages")
+    if value is None:
+        raise missing("messages", "a list of messages")
+    try:
+        texts = _text_messages.decode(value)
+    except msgspec.ValidationError:
+        return _parts_in_messages(fields)
+    except (*DEPENDS_ON_BODY, ValueError):
+        raise DialectError("messages is not a list of messages.", "messages") from None
+    if any(message.audio is not None for message in texts):
+        return len(texts), "messages refer to earlier audio", [], 0
+    return len(texts), "", [], 0
+
+
+def _parts_in_messages(fields: Fields) -> _Input:
+    messages = field(fields, "messages", _parts_messages, "a list of messages")
+    unbounded = ""
+    images: list[ImagePart] = []
+    parts = image_bytes = 0
+    for message in messages or ():
+        if message.audio is not None:
+            unbounded = "messages refer to earlier audio"
+        if isinstance(message.content, list):
+            parts += len(message.content)
+            for part in message.content:
+                size = len(memoryview(part.image_url))
+                if part.type == "image_url" and size and len(images) < MAX_IMAGES:
+                    images.append(read_image(part.image_url))
+                    image_bytes += size
+                elif part.type not in _TEXT_PARTS:
+                    unbounded = f"messages hold content of type {shown(part.type)!r}"
+    return len(messages or ()) + parts, unbounded, images, image_bytes
+
+
+def _asks_audio(fields: Fields) -> bool:
+    modalities = field(fields, "modalities", STRINGS, "a list of strings") or []
+    return any(modality != "text" for modality in modalities)
+
+
+def _provider_tools(fields: Fields) -> str:
+    if given(fields, "web_search_options"):
+        return "web_search_options"
+    for tool in field(fields, "tools", _tools, "a list of tools") or ():
+        if tool.type not in _CLIENT_TOOLS:
+            return f"tools: {shown(tool.type)}"
+    for name in ("plugins", "search_parameters", "conversation", "previous_response_id"):
+        # What other servers of this dialect bill beside, or fetch from elsewhere.
+        if given(fields, name):
+            return name
+    return ""
+
+
+def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
+    known = OPTIONAL_OBJECT.decode(options) if options is not None else None
+    return raw({**(known or {}), "include_usage": True})

@@ -1,0 +1,129 @@
+"""What chat completions, whole or streamed, say of themselves."""
+
+from typing import Any, Final
+
+import msgspec
+
+from bursar_sidecar.dialects.reading import LAST, PASS, WITHHOLD, Reading
+
+_NOT_PRODUCED: Final = frozenset({"role", "index", "id", "type"})
+
+
+class _Choice(msgspec.Struct):
+    delta: dict[str, Any] | None = None
+    message: dict[str, Any] | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    index: Any = 0
+
+
+class _Answer(msgspec.Struct):
+    id: str | None = None
+    model: str | None = None
+    created: Any = None
+    service_tier: str | None = None
+    choices: list[_Choice] | None = None
+    usage: dict[str, Any] | None = None
+
+
+class _LooseAnswer(msgspec.Struct):
+    id: Any = None
+    model: Any = None
+    service_tier: Any = None
+    choices: Any = None
+    usage: Any = None
+
+
+_answer = msgspec.json.Decoder(_Answer)
+_loose_answer = msgspec.json.Decoder(_LooseAnswer)
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
+
+
+class ChatReading(Reading):
+    """A chat completion, or a text completion of the older endpoint."""
+
+    __slots__ = ("created", "open_choices", "withholds_usage")
+
+    def __init__(self, *, withhold_usage: bool = False) -> None:
+        super().__init__()
+        self.withholds_usage = withhold_usage
+        """The app did not ask for the event that tells the usage."""
+        self.created: object = None
+        """As the answer says it."""
+        self.open_choices: set[int] = set()
+        """Choices that have begun and not ended."""
+
+    def note(self, payload: bytes) -> int:
+        if payload == b"[DONE]":
+            return LAST
+        try:
+            answer = _answer.decode(payload)
+        except _UNREADABLE:
+            self._note_odd(payload)
+            return PASS
+        if answer.id and not self.request_id:
+            self.request_id = answer.id
+            self.created = answer.created
+        if answer.model:
+            self.model = answer.model
+        if answer.service_tier:
+            self.service_tier = answer.service_tier
+        finished = False
+        for choice in answer.choices or ():
+            index = choice.index if isinstance(choice.index, int) else 0
+            delta, text = choice.delta, choice.text
+            if delta is not None:
+                self.produced_bytes += content_bytes(delta)
+                text = delta.get("content")
+            if choice.message is not None or choice.text is not None:
+                self.produced_bytes += content_bytes(choice.message) + _size(choice.text)
+            if self.kept is not None and isinstance(text, str) and text:
+                self.kept.keep(index, text)
+            if choice.finish_reason is None:
+                self.open_choices.add(index)
+            else:
+                finished = True
+                self.open_choices.discard(index)
+        if answer.usage is None:
+            return PASS
+        self.usage = answer.usage
+        self.usage_is_final = finished or not answer.choices
+        return WITHHOLD if self.withholds_usage and not answer.choices else PASS
+
+    def _note_odd(self, payload: bytes) -> None:
+        # Some field has another type than the dialect says: all of it counts as produced, and of
+        # the rest we take what can be read.
+        self.produced_bytes += len(payload)
+        try:
+            answer = _loose_answer.decode(payload)
+        except _UNREADABLE:
+            self.unreadable = "an answer that is not valid JSON"
+            return
+        if isinstance(answer.id, str) and not self.request_id:
+            self.request_id = answer.id
+        if isinstance(answer.model, str):
+            self.model = answer.model
+        if isinstance(answer.service_tier, str):
+            self.service_tier = answer.service_tier
+        if answer.usage is not None:
+            self.usage = answer.usage
+            self.usage_is_final = not answer.choices
+
+
+def content_bytes(produced: dict[str, Any] | None) -> int:
+    """UTF-8 bytes of what a delta or message holds: text, refusal, reasoning, tool calls, audio."""
+    if not produced:
+        return 0
+    size = 0
+    for name, value in produced.items():
+        if value is None or name in _NOT_PRODUCED:
+            continue
+        if isinstance(value, str):
+            size += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
+        elif value:
+            size += len(msgspec.json.encode(value))
+    return size
+
+
+def _size(text: str | None) -> int:
+    return 0 if text is None else len(text.encode("utf-8", "replace"))

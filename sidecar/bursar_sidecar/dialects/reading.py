@@ -1,0 +1,139 @@
+"""What an answer has said about itself so far: its usage, its model, what it produced.
+
+A dialect's own reading notes whole answers and the events of streams. What the provider counted
+wins; where nothing was counted, what was seen bounds the estimate (see `bursar_sidecar.meter`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from bursar import usage as readers
+from bursar.usage import Metered, Usage, usage_from_openai
+
+PASS: Final = 0
+"""The event flows on."""
+WITHHOLD: Final = 1
+"""The event tells usage that the app did not ask for, and nothing else: it stays here."""
+LAST: Final = 2
+"""The dialect's last event: the stream is settled, and its cost told, before it flows on."""
+
+
+class Keeper(Protocol):
+    """Keeps produced text, where it may have to be counted."""
+
+    size: int
+    """Bytes kept."""
+
+    def keep(self, choice: int, text: str) -> None:
+        """One piece of a choice's text."""
+        ...
+
+
+class Reading:
+    """What an answer has said about itself so far."""
+
+    __slots__ = (
+        "kept",
+        "model",
+        "produced_bytes",
+        "request_id",
+        "service_tier",
+        "unreadable",
+        "usage",
+        "usage_is_final",
+    )
+
+    def __init__(self) -> None:
+        self.model = ""
+        self.request_id = ""
+        self.service_tier = ""
+        self.usage: object = None
+        """The provider's own usage; None until some came."""
+        self.usage_is_final = False
+        """No more output follows that usage."""
+        self.produced_bytes = 0
+        """UTF-8 bytes of produced content seen."""
+        self.kept: Keeper | None = None
+        """Where produced text goes; None where it is not kept."""
+        self.unreadable = ""
+        """Why (a part of) the answer could not be read; "" when it could."""
+
+    def note(self, payload: bytes) -> int:
+        """Read the data of one event: PASS, WITHHOLD or LAST."""
+        raise NotImplementedError
+
+    def whole(self, body: bytes) -> None:
+        """Read a whole answer."""
+        self.note(body)
+        self.usage_is_final = self.usage is not None
+
+    def counted(self, input_bound: int, output_bound: int | None) -> Usage:
+        """The usage that came, in LLM tokens; the bounds stand in for counts that make no sense."""
+        return usage_from_openai(self.usage, input_bound=input_bound, output_bound=output_bound)
+
+
+class MeteredReading(Reading):
+    """A reading by one of the readers of `bursar.usage`, for dialects that need no faster one.
+
+    `produced_bytes` are all the bytes of the events until usage came: never below the truth. A
+    dialect that can tell what of an event was produced overrides `produced`.
+    """
+
+    __slots__ = ("_body", "_request", "_stream", "_usage_name", "metered")
+
+    def __init__(
+        self, usage_name: str, *, stream: bool, request: Mapping[str, Any] | None = None
+    ) -> None:
+        """`usage_name` is one of `bursar.usage.DIALECTS`, `request` what it needs of the request
+        (see `read_usage`)."""
+        super().__init__()
+        # The readers of all providers are loaded when one is first asked for, not at the start.
+        self._usage_name = usage_name
+        self._request = request
+        self._body = b""
+        self._stream = readers.read_stream(usage_name, request=request) if stream else None
+        self.metered: Metered | None = None
+        """All that the answer said, once it was read to its end."""
+
+    def note(self, payload: bytes) -> int:
+        stream = self._stream
+        if stream is None:
+            raise TypeError("a reading of a whole answer is fed no events")
+        stream.feed(payload)
+        self.usage_is_final = stream.is_final
+        if self.usage_is_final:
+            self.usage = self._take(stream.metered())
+        else:
+            self.produced_bytes += self.produced(payload)
+        return PASS
+
+    def produced(self, payload: bytes) -> int:
+        """How many bytes of an event the model produced, at most."""
+        return len(payload)
+
+    def whole(self, body: bytes) -> None:
+        self._body = body
+        self.usage = self._take(readers.read_usage(self._usage_name, body, request=self._request))
+        self.usage_is_final = True
+
+    def counted(self, input_bound: int, output_bound: int | None) -> Usage:
+        if self.metered is not None and self.metered.usage.is_exact:
+            return self.metered.usage
+        if self._stream is not None:
+            metered = self._stream.metered(input_bound=input_bound, output_bound=output_bound)
+        else:
+            metered = readers.read_usage(
+                self._usage_name,
+                self._body,
+                request=self._request,
+                input_bound=input_bound,
+                output_bound=output_bound,
+            )
+        return self._take(metered).usage
+
+    def _take(self, metered: Metered) -> Metered:
+        self.metered = metered
+        self.model = metered.model or self.model
+        self.request_id = self.request_id or metered.request_id
+        self.service_tier = metered.service_tier or self.service_tier
+        return metered

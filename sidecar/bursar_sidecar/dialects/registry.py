@@ -1,0 +1,50 @@
+"""Whose a path is: all dialects, and every path that is served.
+
+Exact paths are looked up in one table; only what is not there is asked of the dialects, for paths
+that name something (a model, an id). Adding a dialect is a line here.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from bursar_sidecar.dialects import openai
+from bursar_sidecar.dialects.dialect import Asked, Dialect, Found
+
+_MODULES: Final = (openai,)
+"""Each has a DIALECT, the endpoints of its EXACT paths, and `naming` for paths with a name in them.
+Of several that serve a path the first one does, unless the request is claimed by a later one."""
+
+DIALECTS: Final[tuple[Dialect, ...]] = tuple(module.DIALECT for module in _MODULES)
+DEFAULT_DIALECT: Final[Dialect] = openai.DIALECT
+"""Tells of errors where nobody knows in what dialect the app speaks."""
+
+
+def _exact() -> Mapping[bytes, tuple[Found, ...]]:
+    table: dict[bytes, tuple[Found, ...]] = {}
+    for module in _MODULES:
+        for path, endpoint in module.EXACT.items():
+            table[path] = (*table.get(path, ()), Found(endpoint, ""))
+    return table
+
+
+_EXACT: Final = _exact()
+
+
+def find(asked: Asked) -> Found | None:
+    """The endpoint that serves a path; None where no dialect knows it."""
+    found = _EXACT.get(asked.path)
+    if found is None:
+        named = (module.naming(asked.path) for module in _MODULES)
+        found = tuple(one for one in named if one is not None)
+        if not found:
+            return None
+    if len(found) > 1:
+        for one in found:
+            if one.endpoint.dialect.claims(asked):
+                return one
+    return found[0]
+
+
+def served() -> str:
+    """The paths that are served, for people."""
+    return ", ".join(path.decode() for path in _EXACT)
