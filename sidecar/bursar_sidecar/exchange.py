@@ -5,18 +5,18 @@ means it was written and the end is unknown, so nothing may be retried or refund
 """
 
 import asyncio
-import select
-from typing import Final, Protocol, cast
+from collections.abc import Callable
+from typing import Final, Protocol
 
-import httptools
 import msgspec
 
 from bursar_sidecar.http_messages import Headers
 
 HIGH_WATER_BYTES: Final = 256 * 1024
 """Answer bytes held for a slow reader before the provider is made to wait."""
-MAX_HEAD_BYTES: Final = 256 * 1024
-"""Headers of a provider's answer; the largest seen in practice are some 8 kB."""
+
+Take = Callable[[bytes], bool]
+"""Takes a piece of an answer's body; True when something has to be awaited before the next."""
 
 
 class NeverSent(Exception):
@@ -74,12 +74,25 @@ class Owner(Protocol):
         """Seconds on the pool's clock."""
         ...
 
-    def take_back(self, connection: "UpstreamConnection") -> None:
-        """A connection whose exchange is whole."""
+
+class Line(Protocol):
+    """What an exchange needs of the connection it uses."""
+
+    @property
+    def alive(self) -> bool:
+        """Not known to be closed."""
         ...
 
-    def forget(self, connection: "UpstreamConnection") -> None:
-        """A connection is gone."""
+    def write(self, pieces: tuple[bytes, ...]) -> None:
+        """Bytes to the provider."""
+        ...
+
+    def flow(self, *, reading: bool) -> None:
+        """Read on, or let the provider wait."""
+        ...
+
+    def abort(self) -> None:
+        """Close without ceremony."""
         ...
 
 
@@ -87,44 +100,66 @@ class Exchange:
     """One request and its answer on one connection."""
 
     __slots__ = (
+        "_begin",
         "_buffer",
         "_buffered",
         "_connection",
         "_done",
         "_error",
         "_pool",
+        "_stopped",
+        "_take",
         "_waiter",
         "deadline",
+        "head_only",
         "headers",
+        "names",
+        "on_interim",
+        "reason",
         "sent",
         "stall_at",
         "status",
+        "trailers",
     )
 
-    def __init__(self, pool: Owner, connection: "UpstreamConnection") -> None:
+    def __init__(self, pool: Owner, connection: Line) -> None:
         self._pool = pool
-        self._connection: UpstreamConnection | None = connection
+        self._connection: Line | None = connection
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._done = False
-        self._error: Broken | None = None
+        self._error: Exception | None = None
+        self._stopped = False
         self._waiter: asyncio.Future[None] | None = None
+        self._begin: Callable[[], None] | None = None
+        self._take: Take | None = None
+        self.head_only = False
+        """The request is a HEAD: its answer has no body, whatever its headers say."""
+        self.on_interim: Callable[[int, Headers, bytes], None] | None = None
+        """Told of interim answers (1xx): status, headers as they came, reason phrase."""
         self.sent = False
         """Bytes of the request were handed to the network."""
         self.status = 0
+        self.reason = b""
+        """The status line's phrase."""
         self.headers: Headers = []
+        """Of the answer, names in lower case."""
+        self.names: list[bytes] = []
+        """The names of the same headers as the provider wrote them."""
+        self.trailers: Headers = []
+        """Fields after a chunked body, names as they came; complete once the body is."""
         now = pool.now()
         self.deadline = now + pool.limits.longest_call_s
         self.stall_at = now + pool.limits.head_s
 
-    def send(self, data: bytes) -> None:
+    def send(self, *pieces: bytes) -> None:
         """Write the whole request, head and body. Raises NeverSent when the peer is gone."""
         connection = self._connection
         if connection is None or not connection.alive:
             self.close()
             raise NeverSent("the connection was closed before the call was written")
         self.sent = True
-        connection.write(data)
+        connection.write(pieces)
 
     async def head(self) -> int:
         """The answer's status, once its head is here. Raises Broken."""
@@ -148,6 +183,48 @@ class Exchange:
         if self._connection is not None:
             self._connection.flow(reading=True)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def pump(self, take: Take, begin: Callable[[], None] | None = None) -> bool:
+        """Hand the body to `take` piece by piece, each in the turn of the loop that brought it.
+
+        `begin` is called before, as soon as the head is here. Returns True when `take` did: what
+        comes meanwhile is kept (a bounded amount, then the provider waits) for the next `pump`.
+        Returns False at the end of the body. Raises Broken, and what `begin` and `take` raise.
+        """
+        if begin is not None:
+            if self.status:
+                begin()
+            else:
+                self._begin = begin
+        if self._hand_on(take):
+            return True
+        while True:
+            if self._error is not None:
+                raise self._error
+            if self._done:
+                return False
+            self._take = take
+            try:
+                await self._wait()
+            finally:
+                self._take = self._begin = None
+            if self._stopped:
+                self._stopped = False
+                return True
+
+    def _hand_on(self, take: Take) -> bool:
+        """What was kept, to `take`; whether it asked to stop."""
+        if not self._buffer:
+            return False
+        for number, piece in enumerate(self._buffer, 1):
+            self._buffered -= len(piece)
+            if take(piece):
+                del self._buffer[:number]
+                return True
+        self._buffer = []
+        if self._connection is not None:
+            self._connection.flow(reading=True)
+        return False
 
     def abort(self, reason: str) -> None:
         """Cut the call off; a waiting reader gets Broken."""
@@ -176,22 +253,50 @@ class Exchange:
 
     # Told by the connection.
 
-    def got_head(self, status: int, headers: Headers) -> None:
+    def got_head(self, status: int, reason: bytes, headers: Headers, names: list[bytes]) -> None:
         """The head is here."""
         self.status = status
+        self.reason = reason
         self.headers = headers
-        self._wake()
+        self.names = names
+        begin, self._begin = self._begin, None
+        if begin is None:
+            if self._take is None:
+                self._wake()
+        else:
+            try:
+                begin()
+            except Exception as error:  # noqa: BLE001 - raised where `pump` is awaited
+                self._raise(error)
 
     def got_data(self, data: bytes) -> None:
         """A part of the body is here."""
+        if self._connection is None:  # closed: nobody reads on
+            return
+        take = self._take
+        if take is not None:
+            try:
+                if take(data):
+                    self._take = None
+                    self._stopped = True
+                    self._wake()
+            except Exception as error:  # noqa: BLE001 - raised where `pump` is awaited
+                self._raise(error)
+            return
         self._buffer.append(data)
         self._buffered += len(data)
-        if self._buffered > HIGH_WATER_BYTES and self._connection is not None:
+        if self._buffered > HIGH_WATER_BYTES:
             self._connection.flow(reading=False)
         self._wake()
 
-    def got_end(self) -> None:
+    def _raise(self, error: Exception) -> None:
+        self._take = None
+        self._error = error
+        self._wake()
+
+    def got_end(self, trailers: Headers) -> None:
         """The answer is whole; the connection belongs to the pool again."""
+        self.trailers = trailers
         self._done = True
         self._connection = None
         self._wake()
@@ -210,168 +315,3 @@ class Exchange:
             self.fail(Broken("the answer took too long", timed_out=True, unread=unread))
         elif now > self.stall_at and self._buffered <= HIGH_WATER_BYTES:
             self.fail(Broken("the provider sent nothing for too long", timed_out=True))
-
-
-class UpstreamConnection(asyncio.Protocol):
-    """One connection to a provider; used by the pool and `Exchange` only."""
-
-    def __init__(self, pool: Owner) -> None:
-        self._pool = pool
-        self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.Transport | None = None
-        self._poll: select.poll | None = None
-        self._reading = True
-        self._lost = False
-        self._interim = False
-        self._close_delimited = False
-        self._headers: Headers = []
-        self._head_bytes = 0
-        self._complete = False
-        self._keep_alive = False
-        self._keep_alive_s = pool.limits.keep_alive_s
-        self.expires_at = 0.0
-        self.exchange: Exchange | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Not known to be closed."""
-        return not self._lost and self._transport is not None and not self._transport.is_closing()
-
-    def reusable(self, now: float) -> bool:
-        """Safe for another call: alive, not too old, and nothing from the peer lies unread.
-
-        The kernel is asked, because a close by the peer may not have been read by the loop yet.
-        """
-        if not self.alive or now > self.expires_at:
-            return False
-        return self._poll is None or not self._poll.poll(0)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: connected."""
-        self._transport = cast(asyncio.Transport, transport)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and hasattr(select, "poll"):
-            self._poll = select.poll()
-            self._poll.register(sock.fileno(), select.POLLIN)
-
-    def write(self, data: bytes) -> None:
-        """Bytes to the provider."""
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def flow(self, *, reading: bool) -> None:
-        """Read on, or let the provider wait."""
-        if reading != self._reading and self.alive and self._transport is not None:
-            self._reading = reading
-            if reading:
-                if self.exchange is not None:
-                    self.exchange.stall_at = self._pool.now() + self._pool.limits.stall_s
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
-
-    def abort(self) -> None:
-        """Close without ceremony."""
-        if self._transport is not None and not self._lost:
-            self._transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        """asyncio: bytes came."""
-        exchange = self.exchange
-        if exchange is None:  # an idle connection has nothing to say that we could use
-            self.abort()
-            return
-        exchange.stall_at = self._pool.now() + self._pool.limits.stall_s
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            exchange.fail(Broken(f"the provider's answer is not valid HTTP/1.1: {error}"))
-            return
-        if not exchange.status:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                exchange.fail(Broken(f"the provider's headers exceed {MAX_HEAD_BYTES} bytes"))
-        elif self._complete:
-            self._end()
-
-    def on_message_begin(self) -> None:
-        """llhttp: an answer starts."""
-        self._headers = []
-        self._interim = False
-
-    def on_header(self, name: bytes, value: bytes | None) -> None:
-        """llhttp: one header, or a trailer."""
-        self._headers.append((name.lower(), value or b""))
-
-    def on_headers_complete(self) -> None:
-        """llhttp: the head is whole."""
-        status = self._parser.get_status_code()
-        if status < 200:
-            self._interim = True
-            return
-        framed = False
-        for name, value in self._headers:
-            if name in (b"content-length", b"transfer-encoding"):
-                framed = True
-            elif name == b"keep-alive":
-                self._keep_alive_s = self._stated_keep_alive(value)
-        self._close_delimited = not framed
-        if self.exchange is not None:
-            self.exchange.got_head(status, self._headers)
-        self._headers = []
-
-    def on_body(self, data: bytes) -> None:
-        """llhttp: a part of the body."""
-        if self.exchange is not None:
-            self.exchange.got_data(data)
-
-    def on_message_complete(self) -> None:
-        """llhttp: the answer is whole."""
-        if not self._interim:
-            self._complete = True
-            # To be asked here: once the parser has moved on it no longer knows.
-            self._keep_alive = self._parser.should_keep_alive()
-
-    def eof_received(self) -> bool:
-        """asyncio: the provider sent its last byte; `connection_lost` follows."""
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the connection is gone."""
-        self._lost = True
-        self._pool.forget(self)
-        exchange, self.exchange = self.exchange, None
-        if exchange is None:
-            return
-        if exchange.status and self._close_delimited and exc is None:
-            exchange.got_end()
-        else:
-            # After a reset, what had come and was not read yet is lost.
-            exchange.fail(Broken("the provider closed the connection", by_provider=exc is None))
-
-    def _stated_keep_alive(self, value: bytes) -> float:
-        for part in value.split(b","):
-            name, _, number = part.strip().partition(b"=")
-            if name.lower() == b"timeout" and number.isdigit() and len(number) < 6:
-                # A second less than stated: the provider's clock started before ours.
-                return min(self._pool.limits.keep_alive_s, int(number) - 1.0)
-        return self._keep_alive_s
-
-    def _end(self) -> None:
-        exchange, self.exchange = self.exchange, None
-        self._complete = False
-        self._head_bytes = 0
-        keep = (
-            self._keep_alive
-            and not self._close_delimited
-            and self._transport is not None
-            and self._transport.get_write_buffer_size() == 0
-        )
-        if exchange is not None:
-            exchange.got_end()
-        self.flow(reading=True)
-        self.expires_at = self._pool.now() + self._keep_alive_s
-        if keep:
-            self._pool.take_back(self)
-        else:
-            self.abort()

@@ -7,7 +7,7 @@ with a JSON error, after which the connection ends.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol, cast
 
 import httptools
@@ -22,12 +22,16 @@ from bursar_sidecar.http_messages import (
     Responder,
     error_body,
 )
+from bursar_sidecar.request_rules import Fault, Head, most_framing, origin_form
 
 log = structlog.get_logger("bursar.http")
 
 MAX_PIPELINED: Final = 64
 """Whole requests waiting on one connection: reading stops at the first that waits, so only what one
 read brought can queue; more than this in one read is no app of ours."""
+MAX_PIECES: Final = 256
+"""Pieces of a body kept apart before they are joined: a body in chunks of one byte is no bigger in
+memory than any other."""
 HIGH_WATER_BYTES: Final = 256 * 1024
 """Unsent answer bytes per connection before the writer has to wait."""
 
@@ -40,6 +44,8 @@ class Limits(msgspec.Struct, frozen=True):
     max_headers: int = 200
     max_body_bytes: int = 50 * 1024 * 1024
     """Above it 413."""
+    max_held_bytes: int = 512 * 1024 * 1024
+    """Bodies of all requests that are being read or answered together; above it 503."""
     max_connections: int = 10_000
     """Above it new connections get 503: file descriptors are finite."""
     keep_alive_s: float = 75.0
@@ -62,6 +68,8 @@ class Host(Protocol):
     handle: Handler
     now: Callable[[], float]
     draining: bool
+    held_bytes: int
+    """Of request bodies, over all connections."""
 
     def admit(self, connection: "Connection") -> bool:
         """Take a new connection in; False when there are too many."""
@@ -70,15 +78,6 @@ class Host(Protocol):
     def forget(self, connection: "Connection") -> None:
         """A connection is gone."""
         ...
-
-
-class _Rejection(Exception):
-    """A request that ends the connection before it is whole."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = error_body(code, message)
 
 
 class _UpgradeBody:
@@ -109,16 +108,18 @@ class Connection(asyncio.Protocol):
         self._limits = server.limits
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
-        self._waiting: deque[Request | _Rejection] = deque()
+        self._waiting: deque[Request | Fault] = deque()
         self._active: Responder | None = None
         self._task: asyncio.Task[None] | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
-        self._rejection: _Rejection | None = None
+        self._rejection: Fault | None = None
         self._discarding = False
         self._reading = True
         self._close_at: float | None = None
-        self._last_bytes_at = server.now()
+        self._last_bytes_at = self._idle_since = server.now()
         self._paused_at = 0.0
+        self._held = 0
+        self._served_bytes = 0
         self.lost = False
         self.write_paused = False
         self._begin()
@@ -126,14 +127,17 @@ class Connection(asyncio.Protocol):
     # --- the request being read -------------------------------------------------------------
 
     def _begin(self) -> None:
-        self._begun = False
+        self._begun = self._begun_in_this_read = False
         self._begun_at = 0.0
-        self._head_bytes = 0
+        self._raw_bytes = 0
         self._in_head = True
         self._target = b""
         self._headers: Headers = []
-        self._body: list[bytes] = []
+        self._names: list[bytes] = []
+        self._pieces: list[bytes] = []
+        self._joined = bytearray()
         self._body_bytes = 0
+        self._chunked = False
         self._keep_alive = True
         self._http_1_0 = False
         self._expects_continue = False
@@ -142,6 +146,7 @@ class Connection(asyncio.Protocol):
         """llhttp: a request starts."""
         self._begin()
         self._begun = True
+        self._begun_in_this_read = True
         self._begun_at = self._server.now()
 
     def on_url(self, url: bytes) -> None:
@@ -151,37 +156,63 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes | None) -> None:
         """llhttp: one header; also called for trailers, which are dropped."""
         if self._in_head:
+            self._names.append(name)
             self._headers.append((name.lower(), value or b""))
+            if len(self._names) > self._limits.max_headers:
+                raise self._reject(
+                    431,
+                    "too_many_headers",
+                    f"The request has more than {self._limits.max_headers} headers.",
+                )
 
     def on_headers_complete(self) -> None:
         """llhttp: the head is whole."""
         self._in_head = False
-        if len(self._headers) > self._limits.max_headers:
-            raise self._reject(
-                431,
-                "too_many_headers",
-                f"The request has {len(self._headers)} headers; at most "
-                f"{self._limits.max_headers} are accepted.",
-            )
-        head_bytes = len(self._target) + sum(len(n) + len(v) + 4 for n, v in self._headers)
+        head_bytes = len(self._target) + sum([len(n) + len(v) + 4 for n, v in self._headers])
         if head_bytes > self._limits.max_head_bytes:
             raise self._head_too_large()
+        version = self._parser.get_http_version()
+        try:
+            head = Head(version, self._target, self._headers)
+        except Fault as fault:
+            self._rejection = fault
+            raise
+        if head.length > self._limits.max_body_bytes:
+            raise self._body_too_large(head.length)
+        self._chunked = head.chunked
         self._keep_alive = self._parser.should_keep_alive()
-        self._http_1_0 = self._parser.get_http_version() == "1.0"
-        for name, value in self._headers:
-            if name == b"content-length" and int(value) > self._limits.max_body_bytes:
-                raise self._body_too_large(int(value))
-            if name == b"expect" and value.lower() == b"100-continue" and not self._http_1_0:
-                self._expects_continue = True
-        self._maybe_continue()
+        self._http_1_0 = version == "1.0"
+        if head.expects_continue:
+            self._expects_continue = True
+            self._maybe_continue()
 
     def on_body(self, data: bytes) -> None:
         """llhttp: a part of the body."""
         self._expects_continue = False
-        self._body_bytes += len(data)
+        size = len(data)
+        self._body_bytes += size
+        self._held += size
+        self._server.held_bytes += size
         if self._body_bytes > self._limits.max_body_bytes:
             raise self._body_too_large(self._body_bytes)
-        self._body.append(data)
+        if self._server.held_bytes > self._limits.max_held_bytes:
+            raise self._reject(503, "overloaded", "Too many large requests at once; try again.")
+        self._pieces.append(data)
+        if len(self._pieces) > MAX_PIECES:
+            self._joined += b"".join(self._pieces)
+            self._pieces.clear()
+
+    def _whole_body(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        if self._joined:
+            joined, self._joined = self._joined, bytearray()
+            joined += b"".join(pieces)
+            return bytes(joined)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _let_go(self, size: int) -> None:
+        self._held -= size
+        self._server.held_bytes -= size
 
     def on_message_complete(self) -> None:
         """llhttp: the request is whole."""
@@ -192,17 +223,16 @@ class Connection(asyncio.Protocol):
         """The request read is whole: run it, or let it wait its turn."""
         if len(self._waiting) >= MAX_PIPELINED:
             raise self._reject(400, "too_many_pipelined", "Too many requests sent ahead.")
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         request = Request(
             method,
-            self._origin_form(),
+            origin_form(self._target),
             self._headers,
-            body,
+            self._whole_body(),
+            names=self._names,
             keep_alive=self._keep_alive,
             http_1_0=self._http_1_0,
         )
         self._begun = False
-        self._body = []
         self._waiting.append(request)
         if self._active is None:
             self._next()
@@ -211,23 +241,12 @@ class Connection(asyncio.Protocol):
         """Nothing more is read as a request on this connection."""
         self._discarding = True
 
-    def _origin_form(self) -> bytes:
-        if self._target.startswith(b"/"):
-            return self._target
-        try:
-            url = httptools.parse_url(self._target)
-        except httptools.HttpParserInvalidURLError:
-            return self._target
-        return (url.path or b"/") + (b"?" + url.query if url.query else b"")
-
     def _resume_without_upgrade(self, rest: bytes) -> None:
         # An offer to upgrade (Java's client makes one to h2c) may be ignored, but llhttp stops
         # parsing at it: a fresh parser reads the body, and the connection ends with the answer.
         method = self._parser.get_method()
         if method == b"CONNECT":
-            self._enqueue_rejection(
-                _Rejection(405, "method_not_allowed", "CONNECT is not served here.")
-            )
+            self._enqueue_rejection(Fault(405, "method_not_allowed", "CONNECT is not served here."))
             return
         self._keep_alive = False
         framing = b"".join(
@@ -247,7 +266,7 @@ class Connection(asyncio.Protocol):
         if not self._server.admit(self):
             self._discarding = True
             self._enqueue_rejection(
-                _Rejection(503, "overloaded", "Too many connections; try again shortly.")
+                Fault(503, "overloaded", "Too many connections; try again shortly.")
             )
 
     def data_received(self, data: bytes) -> None:
@@ -258,9 +277,9 @@ class Connection(asyncio.Protocol):
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
-            rejection, self._rejection = self._rejection, None
+            fault, self._rejection = self._rejection, None
             self._enqueue_rejection(
-                rejection or _Rejection(400, "malformed_http", f"Not valid HTTP/1.1: {error}")
+                fault or Fault(400, "malformed_http", f"Not valid HTTP/1.1: {error}")
             )
         if self._waiting and self._active is not None:
             # One waits behind the running one: no more until its turn, so that little can queue.
@@ -271,11 +290,19 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._resume_without_upgrade(data[upgrade.args[0] :])
-        if self._in_head and self._begun:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.max_head_bytes:
-                self._rejection = None
+        if not self._begun:
+            return
+        if self._begun_in_this_read:  # who knows at which of its bytes
+            self._begun_in_this_read = False
+            return
+        self._raw_bytes += len(data)
+        if self._in_head:
+            if self._raw_bytes > self._limits.max_head_bytes:
                 self._enqueue_rejection(self._head_too_large())
+        elif self._chunked and self._raw_bytes > self._body_bytes + most_framing(self._body_bytes):
+            self._enqueue_rejection(
+                Fault(400, "framing_too_large", "The body's chunks are mostly framing.")
+            )
 
     def eof_received(self) -> bool:
         """asyncio: the peer sent its last byte; an app that does so has hung up."""
@@ -285,6 +312,7 @@ class Connection(asyncio.Protocol):
         """asyncio: the connection is gone."""
         self.lost = True
         self._waiting.clear()
+        self._let_go(self._held - self._served_bytes)
         self._server.forget(self)
         self.resume_writing()
         if self._active is not None:
@@ -314,6 +342,11 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self.lost:
             self._transport.write(data)
 
+    def writelines(self, pieces: Iterable[bytes]) -> None:
+        """Several pieces to the peer in order, without joining them first."""
+        if self._transport is not None and not self.lost:
+            self._transport.writelines(pieces)
+
     async def drain(self) -> None:
         """Wait until the peer has read on, or is gone."""
         if self.write_paused and not self.lost:
@@ -330,6 +363,7 @@ class Connection(asyncio.Protocol):
         item = self._waiting.popleft()
         if isinstance(item, Request):
             self._active = Responder(self, item)
+            self._served_bytes = len(item.body)
             self._task = asyncio.ensure_future(self._serve(item, self._active))
         else:
             self._answer_rejection(item)
@@ -352,7 +386,10 @@ class Connection(asyncio.Protocol):
     def _served(self, responder: Responder) -> None:
         self._active = None
         self._task = None
-        self._last_bytes_at = self._server.now()
+        self._let_go(self._served_bytes)
+        self._served_bytes = 0
+        # What was sent ahead meanwhile had to wait: its time begins now.
+        self._last_bytes_at = self._begun_at = self._idle_since = self._server.now()
         if self.lost or self._transport is None:
             return
         if responder.must_close or self.draining:
@@ -379,18 +416,18 @@ class Connection(asyncio.Protocol):
 
     # --- refusing ---------------------------------------------------------------------------
 
-    def _reject(self, status: int, code: str, message: str) -> _Rejection:
-        self._rejection = _Rejection(status, code, message)
+    def _reject(self, status: int, code: str, message: str) -> Fault:
+        self._rejection = Fault(status, code, message)
         return self._rejection
 
-    def _head_too_large(self) -> _Rejection:
+    def _head_too_large(self) -> Fault:
         return self._reject(
             431,
             "headers_too_large",
             f"Request line and headers exceed {self._limits.max_head_bytes} bytes.",
         )
 
-    def _body_too_large(self, size: int) -> _Rejection:
+    def _body_too_large(self, size: int) -> Fault:
         return self._reject(
             413,
             "body_too_large",
@@ -398,15 +435,15 @@ class Connection(asyncio.Protocol):
             "are accepted.",
         )
 
-    def _enqueue_rejection(self, rejection: _Rejection) -> None:
+    def _enqueue_rejection(self, rejection: Fault) -> None:
         self._discarding = True
-        self._begun = False
-        self._expects_continue = False
+        self._let_go(self._body_bytes if self._begun else 0)
+        self._begin()
         self._waiting.append(rejection)
         if self._active is None:
             self._next()
 
-    def _answer_rejection(self, rejection: _Rejection) -> None:
+    def _answer_rejection(self, rejection: Fault) -> None:
         request = Request(b"GET", b"/", [], b"", keep_alive=False)
         Responder(self, request).send(rejection.status, JSON_HEADERS, rejection.body)
         self._waiting.clear()
@@ -432,9 +469,9 @@ class Connection(asyncio.Protocol):
             stalled = now - self._last_bytes_at > self._limits.request_stall_s
             if stalled or now - self._begun_at > self._limits.request_total_s:
                 self._enqueue_rejection(
-                    _Rejection(408, "request_timeout", "The request did not arrive in time.")
+                    Fault(408, "request_timeout", "The request did not arrive in time.")
                 )
-        elif now - self._last_bytes_at > self._limits.keep_alive_s:
+        elif now - self._idle_since > self._limits.keep_alive_s:
             self._transport.close()
 
     def close_if_idle(self) -> None:

@@ -2,8 +2,8 @@
 
 import http
 import json
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, Protocol
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -23,15 +23,30 @@ class Channel(Protocol):
         """Bytes to the peer; dropped when it is gone."""
         ...
 
+    def writelines(self, pieces: Iterable[bytes]) -> None:
+        """Several pieces to the peer in order, without joining them first."""
+        ...
+
     async def drain(self) -> None:
         """Wait until the peer has read on, or is gone."""
         ...
 
 
 class Request:
-    """One whole request. Header names are in lower case, values as they came."""
+    """One whole request. Header names are in lower case, values as they came; `names` has the names
+    as the app wrote them, in the same order."""
 
-    __slots__ = ("body", "headers", "http_1_0", "keep_alive", "method", "path", "query")
+    __slots__ = (
+        "body",
+        "headers",
+        "http_1_0",
+        "keep_alive",
+        "method",
+        "names",
+        "path",
+        "query",
+        "target",
+    )
 
     def __init__(
         self,
@@ -40,12 +55,16 @@ class Request:
         headers: Headers,
         body: bytes,
         *,
+        names: list[bytes] | None = None,
         keep_alive: bool = True,
         http_1_0: bool = False,
     ) -> None:
         self.method = method
+        self.target = target
+        """Path and query exactly as they came."""
         self.path, _, self.query = target.partition(b"?")
         self.headers = headers
+        self.names = [name for name, _ in headers] if names is None else names
         self.body = body
         self.keep_alive = keep_alive
         self.http_1_0 = http_1_0
@@ -56,6 +75,18 @@ class Request:
             if key == name:
                 return value
         return b""
+
+    @property
+    def wants_trailers(self) -> bool:
+        """The app said `TE: trailers`: fields after a chunked answer may be sent to it."""
+        if self.http_1_0:
+            return False
+        return any(
+            part.strip().lower() == b"trailers"
+            for name, value in self.headers
+            if name == b"te"
+            for part in value.split(b",")
+        )
 
 
 def error_body(code: str, message: str, kind: str = "invalid_request_error") -> bytes:
@@ -73,21 +104,31 @@ def _status_lines() -> dict[int, bytes]:
 
 
 _STATUS_LINES = _status_lines()
+_WITHOUT_BODY: Final = frozenset({204, 304})
+"""Answers that end with their head (RFC 9112, 6.3)."""
+COPIED_BYTES: Final = 64 * 1024
+"""Pieces up to here are joined for one write; a larger one is not copied."""
 JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
 
 
-def _status_line(status: int) -> bytes:
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+def _status_line(status: int, reason: bytes | None) -> bytes:
+    if reason is None:
+        return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
 
 
 class Responder:
-    """Answers one request: `send` whole, or `start`, `write`, `finish`; `cut` breaks it off."""
+    """Answers one request: `send` whole, or `start`, `write`, `finish`; `cut` breaks it off.
+
+    Names of headers are written as they are given, in the order given. Where they state a
+    content-length it stands as it is, and no framing is added.
+    """
 
     __slots__ = (
         "_chunked",
         "_close",
         "_connection",
-        "_head_only",
+        "_no_body",
         "_on_hang_up",
         "_request",
         "finished",
@@ -98,7 +139,7 @@ class Responder:
     def __init__(self, connection: Channel, request: Request) -> None:
         self._connection = connection
         self._request = request
-        self._head_only = request.method == b"HEAD"
+        self._no_body = request.method == b"HEAD"
         self._chunked = False
         self._close = not request.keep_alive
         self._on_hang_up: Callable[[], None] | None = None
@@ -121,34 +162,64 @@ class Responder:
         if callback is not None:
             callback()
 
-    def send(self, status: int, headers: Headers, body: bytes) -> None:
-        """The whole answer at once."""
-        self.started = self.finished = True
-        head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
-        self._connection.write(head if self._head_only else head + body)
+    def interim(self, status: int, headers: Headers, reason: bytes | None = None) -> None:
+        """An interim answer (1xx) before the real one; old clients do not get them."""
+        if self.started or self._request.http_1_0:
+            return
+        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+        self._connection.write(b"%b%b\r\n" % (_status_line(status, reason), lines))
 
-    def start(self, status: int, headers: Headers) -> None:
+    def send(self, status: int, headers: Headers, body: bytes, reason: bytes | None = None) -> None:
+        """The whole answer at once. `reason` is the status line's phrase, None for the usual."""
+        self.started = self.finished = True
+        framing = b""
+        if status in _WITHOUT_BODY:
+            self._no_body = True
+        elif not _has_length(headers):
+            framing = b"content-length: %d\r\n" % len(body)
+        head = self._head(status, headers, framing, reason)
+        if self._no_body or not body:
+            self._connection.write(head)
+        elif len(body) < COPIED_BYTES:
+            self._connection.write(head + body)
+        else:
+            self._connection.writelines((head, body))
+
+    def start(self, status: int, headers: Headers, reason: bytes | None = None) -> None:
         """Begin a streamed answer, chunked unless `headers` state a content-length."""
         self.started = True
         framing = b""
-        if not any(name == b"content-length" for name, _ in headers):
+        if status in _WITHOUT_BODY:
+            self._no_body = True
+        elif not _has_length(headers):
             if self._request.http_1_0:
                 self._close = True
             else:
                 self._chunked = True
                 framing = b"transfer-encoding: chunked\r\n"
-        self._connection.write(self._head(status, headers, framing))
+        self._connection.write(self._head(status, headers, framing, reason))
 
     def write(self, data: bytes) -> None:
         """More of a streamed answer; when `paused`, await `drain` before the next."""
-        if not data or self._head_only:
+        if not data or self._no_body:
             return
-        self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        if not self._chunked:
+            self._connection.write(data)
+        elif len(data) < COPIED_BYTES:
+            self._connection.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self._connection.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
 
-    def finish(self) -> None:
-        """End a streamed answer."""
+    def finish(self, trailers: Headers | None = None) -> None:
+        """End a streamed answer. `trailers` are sent where the app asked for them and the answer
+        is chunked, else dropped."""
         self.finished = True
-        if self._chunked and not self._head_only:
+        if not self._chunked or self._no_body:
+            return
+        if trailers and self._request.wants_trailers:
+            lines = b"".join([b"%b: %b\r\n" % pair for pair in trailers])
+            self._connection.write(b"0\r\n%b\r\n" % lines)
+        else:
             self._connection.write(b"0\r\n\r\n")
 
     def cut(self) -> None:
@@ -170,10 +241,15 @@ class Responder:
         """The connection ends with this answer."""
         return self._close
 
-    def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
+    @property
+    def wants_trailers(self) -> bool:
+        """The app asked for fields after a chunked answer."""
+        return self._request.wants_trailers
+
+    def _head(self, status: int, headers: Headers, framing: bytes, reason: bytes | None) -> bytes:
         if self._connection.draining:
             self._close = True
-        parts = [_status_line(status)]
+        parts = [_status_line(status, reason)]
         parts += [b"%b: %b\r\n" % pair for pair in headers]
         parts.append(framing)
         if self._close:
@@ -182,6 +258,10 @@ class Responder:
             parts.append(b"connection: keep-alive\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
+
+
+def _has_length(headers: Headers) -> bool:
+    return any(len(name) == 14 and name.lower() == b"content-length" for name, _ in headers)
 
 
 Handler = Callable[[Request, Responder], Awaitable[None]]

@@ -32,6 +32,8 @@ class HttpServer:
         self._now = now
         self.now: Callable[[], float] = now or (lambda: 0.0)
         self.draining = False
+        self.held_bytes = 0
+        """Of request bodies, over all connections."""
         self.address = ""
         """`host:port` once started; a port of 0 is replaced by the real one."""
         self._connections: set[Connection] = set()

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-from bursar_sidecar.exchange import Broken, Exchange, NeverSent, PoolLimits, UpstreamConnection
+from bursar_sidecar.exchange import Broken, Exchange, NeverSent, PoolLimits
+from bursar_sidecar.upstream_connection import UpstreamConnection
 
 __all__ = ["Broken", "Dial", "Exchange", "NeverSent", "Pool", "PoolLimits", "dial"]
 

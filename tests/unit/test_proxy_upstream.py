@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from bursar_sidecar.exchange import HIGH_WATER_BYTES, MAX_HEAD_BYTES, Exchange
+from bursar_sidecar.exchange import HIGH_WATER_BYTES, Exchange
 from bursar_sidecar.upstream import Broken, NeverSent, Pool, PoolLimits
+from bursar_sidecar.upstream_connection import MAX_HEAD_BYTES
 from tests.fakes.wire import FakeProvider, ProviderCall, delivered
 
 REQUEST = b"POST /v1/x HTTP/1.1\r\nhost: p\r\ncontent-length: 2\r\n\r\nhi"
