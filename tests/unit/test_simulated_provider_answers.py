@@ -7,7 +7,6 @@ from array import array
 import pytest
 
 from bursar_cli.simulated_provider.answers import (
-    StreamPart,
     chat_body,
     chat_events,
     embeddings_body,
@@ -20,6 +19,7 @@ from bursar_cli.simulated_provider.behaviour import (
     behaviour_from,
     behaviour_from_header,
 )
+from bursar_cli.simulated_provider.dialect import StreamPart
 from bursar_cli.simulated_provider.requests import (
     ChatRequest,
     ProviderError,

@@ -1,4 +1,4 @@
-"""The answers as bytes: plans what a call will produce, then writes it as the wire has it."""
+"""OpenAI's answers as bytes: what a call produces, written as the wire has it."""
 
 import base64
 import hashlib
@@ -6,86 +6,27 @@ import math
 import sys
 from array import array
 from collections.abc import Iterator
-from enum import Enum
-from typing import NamedTuple
 
 import msgspec
 
 from bursar_cli.simulated_provider.behaviour import Behaviour
+from bursar_cli.simulated_provider.dialect import StreamEvent, StreamPart
+from bursar_cli.simulated_provider.plans import AnswerPlan, plan_answer, words
 from bursar_cli.simulated_provider.requests import ChatRequest, EmbeddingsRequest
 from bursar_cli.simulated_provider.served_calls import BilledUsage
-
-# Without a limit or a setting, an answer is 16 to 256 LLM tokens long, decided by the prompt.
-SHORTEST_ANSWER_LLM_TOKENS = 16
-ANSWER_LENGTHS = 241
-
-# Each word, its space before it, is one LLM token in the byte-pair encodings in common use, so a
-# reader that counts for itself comes to about what is billed.
-_WORDS = (
-    " the of and to in is that for it as was with be by on not he his but at are this have from"
-    " or had an they which one you were all her she there would their we him been has when who"
-    " will no more if out so up said what its about than into them can only other time new some"
-    " could these two may first then do any like my now over such our man me even most"
-)
-WORDS = tuple(" " + word for word in _WORDS.split())
 
 DONE = b"data: [DONE]\n\n"
 
 
-class ChatPlan(NamedTuple):
-    """What a chat completion will cost and hold, before a byte of it is sent. LLM tokens."""
-
-    input: int
-    cached_input: int
-    output_per_choice: int
-    reasoning_per_choice: int
-    choices: int
-    finish_reason: str
-    first_word: int
-
-    def billed(self, output: int | None = None, after_cancel: int = 0) -> BilledUsage:
-        """The bill for `output` LLM tokens of all choices (all of them by default).
-
-        `after_cancel` more are added as far as the whole answer had them.
-        """
-        whole = self.output_per_choice * self.choices
-        produced = whole if output is None else output
-        after_cancel = min(after_cancel, whole - produced)
-        return BilledUsage(
-            input=self.input,
-            cached_input=self.cached_input,
-            output=produced + after_cancel,
-            reasoning=min(self.reasoning_per_choice * self.choices, produced + after_cancel),
-            after_cancel=after_cancel,
-        )
-
-
-def plan_chat(request: ChatRequest, behaviour: Behaviour) -> ChatPlan:
+def plan_chat(request: ChatRequest, behaviour: Behaviour) -> AnswerPlan:
     """What `request` will produce; the same request and behaviour give the same plan."""
-    limit = request.output_limit
-    if behaviour.output_llm_tokens is None:
-        wanted = SHORTEST_ANSWER_LLM_TOKENS + request.prompt_digest % ANSWER_LENGTHS
-    else:
-        wanted = behaviour.output_llm_tokens
-    exceeds = behaviour.exceed_output_limit and behaviour.output_llm_tokens is not None
-    output = wanted if limit is None or exceeds else min(wanted, limit)
-    given_input = behaviour.input_llm_tokens
-    input_llm_tokens = request.input_llm_tokens if given_input is None else given_input
-    return ChatPlan(
-        input=input_llm_tokens,
-        cached_input=min(behaviour.cached_input_llm_tokens, input_llm_tokens),
-        output_per_choice=output,
-        reasoning_per_choice=min(behaviour.reasoning_llm_tokens, output),
+    return plan_answer(
+        behaviour,
+        prompt_digest=request.prompt_digest,
+        input_llm_tokens=request.input_llm_tokens,
+        output_limit=request.output_limit,
         choices=request.choices,
-        finish_reason="length" if output < wanted else "stop",
-        first_word=request.prompt_digest % len(WORDS),
     )
-
-
-def _words(first: int, count: int) -> str:
-    start = first % len(WORDS)
-    rounds = -(-(start + count) // len(WORDS))
-    return "".join((WORDS * rounds)[start : start + count])
 
 
 def usage_json(billed: BilledUsage, behaviour: Behaviour) -> bytes | None:
@@ -110,7 +51,13 @@ def usage_json(billed: BilledUsage, behaviour: Behaviour) -> bytes | None:
 
 
 def chat_body(
-    plan: ChatPlan, usage: bytes | None, *, response_id: str, model: str, tier: str, created_s: int
+    plan: AnswerPlan,
+    usage: bytes | None,
+    *,
+    response_id: str,
+    model: str,
+    tier: str,
+    created_s: int,
 ) -> bytes:
     """The whole answer of a call that is not streamed."""
     visible = plan.output_per_choice - plan.reasoning_per_choice
@@ -118,7 +65,7 @@ def chat_body(
     choices = b",".join(
         b'{"index":%d,"message":{"role":"assistant","content":"%s","refusal":null},'
         b'"logprobs":null,"finish_reason":"%s"}'
-        % (index, _words(plan.first_word + index, visible).encode(), finish)
+        % (index, words(plan.first_word + index, visible).encode(), finish)
         for index in range(plan.choices)
     )
     return b"".join(
@@ -132,24 +79,8 @@ def chat_body(
     )
 
 
-class StreamPart(Enum):
-    """Where in a stream an event stands."""
-
-    OPENING = "opening"
-    OUTPUT = "output"
-    CLOSING = "closing"
-
-
-class StreamEvent(NamedTuple):
-    """One server-sent event and the LLM tokens, of all choices, produced when it is sent."""
-
-    data: bytes
-    output_llm_tokens: int
-    part: StreamPart
-
-
 def chat_events(
-    plan: ChatPlan,
+    plan: AnswerPlan,
     usage: bytes | None,
     *,
     include_usage: bool,
@@ -190,7 +121,7 @@ def chat_events(
         count = min(chunk_llm_tokens, visible - start)
         for index in range(plan.choices):
             produced += count
-            text = _words(plan.first_word + index + start, count).encode()
+            text = words(plan.first_word + index + start, count).encode()
             delta = b'{"content":"%s"}' % text
             yield StreamEvent(event(index, delta), produced, StreamPart.OUTPUT)
     finish = b'"%s"' % plan.finish_reason.encode()
@@ -207,7 +138,7 @@ def embeddings_body(request: EmbeddingsRequest, behaviour: Behaviour, input_coun
     """The answer to an embeddings call: unit vectors, the same for the same input."""
     items = []
     for index, text in enumerate(request.inputs):
-        vector = _unit_vector(text, request.dimensions)
+        vector = unit_vector(text, request.dimensions)
         if request.base64:
             encoded: object = base64.b64encode(vector.tobytes()).decode()
         else:
@@ -224,7 +155,7 @@ def embeddings_body(request: EmbeddingsRequest, behaviour: Behaviour, input_coun
     return msgspec.json.encode(answer)
 
 
-def _unit_vector(text: bytes, dimensions: int) -> "array[float]":
+def unit_vector(text: bytes, dimensions: int) -> "array[float]":
     """Little-endian 32-bit floats of length 1, derived from the text."""
     raw = array("h", hashlib.shake_128(text).digest(2 * dimensions))
     length = math.sqrt(sum(component * component for component in raw)) or 1.0

@@ -8,6 +8,7 @@ import msgspec
 MAX_DELAY_MS = 3_600_000  # an hour: longer than any call a proxy lets live
 MAX_LLM_TOKENS = 10_000_000  # ten times the largest context window sold
 MAX_OUTPUT_LLM_TOKENS = 1_000_000  # every one is a word that is really sent
+MAX_SEARCHES = 100  # in one call; providers stop far below
 MAX_HEADER_BYTES = 4_096  # of one `x-simulate` header; all fields together need under 1 kB
 CACHED_HEADERS = 1_024  # distinct headers kept decoded; a test uses a handful
 
@@ -39,8 +40,14 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Produce `output_llm_tokens` even where the request asked for fewer."""
     cached_input_llm_tokens: Count = 0
     """How many of the input were read from the prompt cache (at most the input)."""
+    cache_write_5m_llm_tokens: Count = 0
+    """How many of the input were written to the prompt cache for five minutes (Anthropic)."""
+    cache_write_1h_llm_tokens: Count = 0
+    """How many were written to it for an hour (Anthropic)."""
     reasoning_llm_tokens: OutputCount = 0
     """How many of each choice's output are hidden reasoning (at most the output)."""
+    searches: Annotated[int, msgspec.Meta(ge=0, le=MAX_SEARCHES)] = 0
+    """Searches made where the request offers the provider's own search (Anthropic, Gemini)."""
     chunk_llm_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_LLM_TOKENS)] = 4
     """Visible output LLM tokens in one chunk of a stream."""
     chunk_delay_ms: DelayMs = 0
@@ -55,7 +62,9 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     abort_rate: Rate = 0.0
     """Close the connection in the middle of the answer."""
     abort_after_chunks: Annotated[int, msgspec.Meta(ge=0, le=MAX_OUTPUT_LLM_TOKENS)] = 2
-    """Chunks of output sent before an aborted stream closes."""
+    """Chunks of output sent before an aborted or failing stream ends."""
+    stream_error_rate: Rate = 0.0
+    """End a stream that began well with an error event; a plain answer is a 500."""
     missing_usage: bool = False
     """Leave the usage out of the answer, asked for or not."""
     reported_usage: dict[str, Any] | None = None
@@ -91,11 +100,12 @@ def behaviour_from(settings: Mapping[str, object], base: Behaviour, *, origin: s
         behaviour.error_500_rate,
         behaviour.timeout_rate,
         behaviour.abort_rate,
+        behaviour.stream_error_rate,
     )
     if sum(rates) > 1.0:
         raise BehaviourError(
-            f"{origin}: error_429_rate, error_500_rate, timeout_rate and abort_rate together are "
-            f"{sum(rates):g}; expected at most 1"
+            f"{origin}: error_429_rate, error_500_rate, timeout_rate, abort_rate and "
+            f"stream_error_rate together are {sum(rates):g}; expected at most 1"
         )
     return behaviour
 

@@ -8,13 +8,15 @@ from typing import Protocol
 
 import msgspec
 
-from bursar_cli.simulated_provider import answers
 from bursar_cli.simulated_provider.behaviour import Behaviour
-from bursar_cli.simulated_provider.requests import (
-    ChatRequest,
-    EmbeddingsRequest,
-    ProviderError,
+from bursar_cli.simulated_provider.dialect import (
+    Answer,
+    Endpoint,
+    Named,
+    StreamEvent,
+    StreamPart,
 )
+from bursar_cli.simulated_provider.requests import ProviderError
 from bursar_cli.simulated_provider.served_calls import (
     NOTHING_BILLED,
     BilledUsage,
@@ -24,7 +26,14 @@ from bursar_cli.simulated_provider.served_calls import (
 
 FLUSH_BYTES = 65_536  # of a stream without delays, handed to the network at once
 NANOS_PER_SECOND = 1_000_000_000
-_JSON_TYPE = b"content-type: application/json\r\n"
+_JSON_TYPE = b"application/json"
+
+
+_SERVER_ERROR = ProviderError(
+    500,
+    "The server had an error while processing the request (simulated).",
+    kind="server_error",
+)
 
 
 class Fate(StrEnum):
@@ -35,6 +44,7 @@ class Fate(StrEnum):
     ERROR_500 = "500"
     TIMEOUT = "timeout"
     ABORT = "abort"
+    STREAM_ERROR = "stream error"
 
 
 def fate_of(draw: float, behaviour: Behaviour) -> Fate:
@@ -44,6 +54,7 @@ def fate_of(draw: float, behaviour: Behaviour) -> Fate:
         (Fate.ERROR_500, behaviour.error_500_rate),
         (Fate.TIMEOUT, behaviour.timeout_rate),
         (Fate.ABORT, behaviour.abort_rate),
+        (Fate.STREAM_ERROR, behaviour.stream_error_rate),
     ):
         if draw < rate:
             return fate
@@ -79,34 +90,33 @@ class Call(msgspec.Struct, eq=False):
     record: ServedCalls
     call_id: str
     response_id: str
-    endpoint: str
+    endpoint: Endpoint
     behaviour: Behaviour
     draw: float
-    request: ChatRequest | EmbeddingsRequest | None = None
+    answer: Answer | None = None
     started_ns: int = msgspec.field(default_factory=time.time_ns)
     status: int = 0
     usage_reported: bool = False
     over: bool = False
     timer: asyncio.TimerHandle | None = None
-    plan: answers.ChatPlan | None = None
-    events: Iterator[answers.StreamEvent] | None = None
-    next_event: answers.StreamEvent | None = None
+    events: Iterator[StreamEvent] | None = None
+    next_event: StreamEvent | None = None
     waited: bool = False
     produced: int = 0
     chunks_sent: int = 0
-    abort_after: int | None = None
+    fate: Fate = Fate.ANSWER
 
-    def start(self, request: ChatRequest | EmbeddingsRequest) -> None:
+    def start(self, answer: Answer) -> None:
         """Wait the latency, then do what was drawn."""
-        self.request = request
-        if isinstance(request, ChatRequest):
-            self.plan = answers.plan_chat(request, self.behaviour)
+        self.answer = answer
+        self.fate = fate_of(self.draw, self.behaviour)
         self._after(self.behaviour.latency_ms, self._begin)
 
     def refuse(self, error: ProviderError, headers: bytes = b"") -> None:
         """Answer with an error of the provider; nothing is billed."""
         self.status = error.status
-        self.connection.send(error.status, error.body(), headers + self._identity())
+        body = self.endpoint.dialect.error_body(error, self.response_id)
+        self.connection.send(error.status, body, headers + self._identity(_JSON_TYPE))
         self._end(Ended.ERROR, NOTHING_BILLED)
 
     def resume(self) -> None:
@@ -120,7 +130,7 @@ class Call(msgspec.Struct, eq=False):
             return
         if self.timer is not None:
             self.timer.cancel()
-        if fate_of(self.draw, self.behaviour) not in (Fate.ANSWER, Fate.ABORT):
+        if self.fate not in (Fate.ANSWER, Fate.ABORT, Fate.STREAM_ERROR):
             self._end(Ended.ERROR, NOTHING_BILLED)
             return
         more = self.behaviour.llm_tokens_billed_after_cancel
@@ -138,7 +148,8 @@ class Call(msgspec.Struct, eq=False):
         do()
 
     def _begin(self) -> None:
-        fate = fate_of(self.draw, self.behaviour)
+        assert self.answer is not None
+        fate = self.fate
         if fate is Fate.ERROR_429:
             error = ProviderError(
                 429,
@@ -147,70 +158,37 @@ class Call(msgspec.Struct, eq=False):
                 code="rate_limit_exceeded",
             )
             self.refuse(error, b"retry-after: %d\r\n" % self.behaviour.retry_after_s)
-        elif fate is Fate.ERROR_500:
-            self.refuse(
-                ProviderError(
-                    500,
-                    "The server had an error while processing the request (simulated).",
-                    kind="server_error",
-                )
-            )
+        elif fate is Fate.ERROR_500 or (fate is Fate.STREAM_ERROR and not self.answer.stream):
+            self.refuse(_SERVER_ERROR)
         elif fate is Fate.TIMEOUT:
             self._after(self.behaviour.timeout_ms, self._never_answered)
         else:
-            self._answer(aborts=fate is Fate.ABORT)
+            self._answer(self.answer)
 
     def _never_answered(self) -> None:
         self.connection.close()
         self._end(Ended.ERROR, NOTHING_BILLED)
 
-    def _answer(self, *, aborts: bool) -> None:
+    def _answer(self, answer: Answer) -> None:
         self.status = 200
-        if isinstance(self.request, ChatRequest) and self.request.stream:
-            self._open_stream(self.request, aborts=aborts)
+        named = Named(self.response_id, self.started_ns // NANOS_PER_SECOND)
+        if answer.stream:
+            self.events = answer.events(named)
+            self.usage_reported = answer.tells_usage
+            self.connection.send_stream_head(self._identity(answer.content_type))
+            self._pump()
             return
-        body = self._whole_body()
-        if aborts:
-            self.connection.send(200, body, self._identity(), cut=len(body) // 2)
+        body = answer.body(named)
+        headers = self._identity(answer.content_type)
+        if self.fate is Fate.ABORT:
+            self.connection.send(200, body, headers, cut=len(body) // 2)
             self.connection.close()
             # The whole answer was made before any of it was sent.
             self._end(Ended.ABORTED, self._bill(None))
             return
-        self.usage_reported = not self.behaviour.missing_usage
-        self.connection.send(200, body, self._identity())
+        self.usage_reported = answer.tells_usage
+        self.connection.send(200, body, headers)
         self._end(Ended.COMPLETE, self._bill(None))
-
-    def _whole_body(self) -> bytes:
-        request = self.request
-        if isinstance(request, ChatRequest) and self.plan is not None:
-            return answers.chat_body(
-                self.plan,
-                answers.usage_json(self.plan.billed(), self.behaviour),
-                response_id=self.response_id,
-                model=self.behaviour.answered_model or request.model,
-                tier=request.service_tier,
-                created_s=self.started_ns // NANOS_PER_SECOND,
-            )
-        assert isinstance(request, EmbeddingsRequest)
-        return answers.embeddings_body(request, self.behaviour, self._bill(None).input)
-
-    def _open_stream(self, request: ChatRequest, *, aborts: bool) -> None:
-        assert self.plan is not None
-        usage = answers.usage_json(self.plan.billed(), self.behaviour)
-        self.abort_after = self.behaviour.abort_after_chunks if aborts else None
-        self.events = answers.chat_events(
-            self.plan,
-            usage,
-            include_usage=request.include_usage,
-            chunk_llm_tokens=self.behaviour.chunk_llm_tokens,
-            response_id=self.response_id,
-            model=self.behaviour.answered_model or request.model,
-            tier=request.service_tier,
-            created_s=self.started_ns // NANOS_PER_SECOND,
-        )
-        self.usage_reported = request.include_usage and usage is not None
-        self.connection.send_stream_head(self._identity(json=False))
-        self._pump()
 
     def _pump(self) -> None:
         """Send events until one has to wait, the network is full, or the stream is over."""
@@ -232,23 +210,21 @@ class Call(msgspec.Struct, eq=False):
             pending.append(event.data)
             size += len(event.data)
             self.produced = event.output_llm_tokens
-            self.chunks_sent += event.part is answers.StreamPart.OUTPUT
+            self.chunks_sent += event.part is StreamPart.OUTPUT
             if size >= FLUSH_BYTES:
                 self._flush(pending)
                 size = 0
                 if self.connection.is_paused():
                     return
 
-    def _stops_before(self, event: answers.StreamEvent, pending: list[bytes]) -> bool:
+    def _stops_before(self, event: StreamEvent, pending: list[bytes]) -> bool:
         """Whether the stream is cut before this event, or waits for its time."""
-        if event.part is answers.StreamPart.OPENING:
+        if event.part is StreamPart.OPENING:
             return False
-        is_output = event.part is answers.StreamPart.OUTPUT
-        if self.abort_after is not None and (self.chunks_sent >= self.abort_after or not is_output):
-            self._flush(pending)
-            self.connection.close()
-            self.usage_reported = False
-            self._end(Ended.ABORTED, self._bill(self.produced))
+        is_output = event.part is StreamPart.OUTPUT
+        enough = not is_output or self.chunks_sent >= self.behaviour.abort_after_chunks
+        if enough and self.fate in (Fate.ABORT, Fate.STREAM_ERROR):
+            self._break_off(pending)
             return True
         if is_output and self.behaviour.chunk_delay_ms and self.chunks_sent and not self.waited:
             self._flush(pending)
@@ -259,22 +235,32 @@ class Call(msgspec.Struct, eq=False):
         self.waited = False
         return False
 
+    def _break_off(self, pending: list[bytes]) -> None:
+        """End a stream before its time, as was drawn."""
+        failed = self.fate is Fate.STREAM_ERROR
+        if failed and self.answer is not None:
+            pending.append(self.answer.error_event(_SERVER_ERROR))
+        self._flush(pending)
+        if failed:
+            self.connection.send_stream_end()
+        else:
+            self.connection.close()
+        self.usage_reported = False
+        self._end(Ended.FAILED if failed else Ended.ABORTED, self._bill(self.produced))
+
     def _flush(self, pending: list[bytes]) -> None:
-        if pending:
-            self.connection.send_stream_data(b"".join(pending))
-            pending.clear()
+        data = b"".join(pending)
+        pending.clear()
+        if data:
+            self.connection.send_stream_data(data)
 
     def _bill(self, output: int | None, after_cancel: int = 0) -> BilledUsage:
-        if self.plan is not None:
-            return self.plan.billed(output, after_cancel)
-        if not isinstance(self.request, EmbeddingsRequest):
-            return NOTHING_BILLED
-        given = self.behaviour.input_llm_tokens
-        return BilledUsage(input=self.request.input_llm_tokens if given is None else given)
+        return NOTHING_BILLED if self.answer is None else self.answer.billed(output, after_cancel)
 
-    def _identity(self, *, json: bool = True) -> bytes:
-        return b"%sx-request-id: %s\r\nx-simulate-call-id: %s\r\n" % (
-            _JSON_TYPE if json else b"",
+    def _identity(self, content_type: bytes) -> bytes:
+        return b"content-type: %s\r\n%s: %s\r\nx-simulate-call-id: %s\r\n" % (
+            content_type,
+            self.endpoint.dialect.request_id_header,
             self.response_id.encode(),
             self.call_id.encode("latin-1"),
         )
@@ -284,9 +270,9 @@ class Call(msgspec.Struct, eq=False):
         self.record.ended(
             call_id=self.call_id,
             response_id=self.response_id,
-            endpoint=self.endpoint,
-            model="" if self.request is None else self.request.model,
-            stream=isinstance(self.request, ChatRequest) and self.request.stream,
+            endpoint=self.endpoint.name,
+            model="" if self.answer is None else self.answer.model,
+            stream=self.answer is not None and self.answer.stream,
             ended=ended,
             http_status=self.status,
             billed=billed,

@@ -44,7 +44,7 @@ def simulate_provider(
         list[str] | None, typer.Option(help="Serve only this model; may be repeated.")
     ] = None,
     require_api_key: Annotated[
-        bool, typer.Option(help="Refuse calls without 'Authorization: Bearer ...'.")
+        bool, typer.Option(help="Refuse calls without the dialect's API key.")
     ] = False,
     keep_calls: Annotated[
         int | None, typer.Option(min=1, help="How many served calls are kept for inspection.")
@@ -63,8 +63,17 @@ def simulate_provider(
     cached_input_llm_tokens: Annotated[
         int | None, _option("cached_input_llm_tokens", "Part of the input.")
     ] = None,
+    cache_write_5m_llm_tokens: Annotated[
+        int | None, _option("cache_write_5m_llm_tokens", "Part of the input (Anthropic).")
+    ] = None,
+    cache_write_1h_llm_tokens: Annotated[
+        int | None, _option("cache_write_1h_llm_tokens", "Part of the input (Anthropic).")
+    ] = None,
     reasoning_llm_tokens: Annotated[
         int | None, _option("reasoning_llm_tokens", "Part of the output, not shown.")
+    ] = None,
+    searches: Annotated[
+        int | None, _option("searches", "Of the provider's own tool, where it is offered.")
     ] = None,
     chunk_llm_tokens: Annotated[
         int | None, _option("chunk_llm_tokens", "Output in one chunk of a stream.")
@@ -85,6 +94,9 @@ def simulate_provider(
     abort_after_chunks: Annotated[
         int | None, _option("abort_after_chunks", "Sent before a stream is cut.")
     ] = None,
+    stream_error_rate: Annotated[
+        float | None, _option("stream_error_rate", "0 to 1: streams that end with an error.")
+    ] = None,
     missing_usage: Annotated[
         bool | None, _option("missing_usage", "Answer without usage.", flag=True)
     ] = None,
@@ -99,7 +111,7 @@ def simulate_provider(
         _option("llm_tokens_billed_after_cancel", "Output billed once the app hung up."),
     ] = None,
 ) -> None:
-    """Serve OpenAI-shaped answers without a model, and count every call.
+    """Serve answers as OpenAI, Anthropic and Gemini do without a model, and count every call.
 
     Each setting of the second half can also be given for one call, in the header
     `x-simulate: {"latency_ms": 200}`. What was served: GET /simulated/calls, /simulated/totals.

@@ -5,14 +5,14 @@ import hashlib
 import itertools
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 from urllib.parse import parse_qs
 
 import httptools
 import msgspec
 
-from bursar_cli.simulated_provider import requests
+from bursar_cli.simulated_provider import endpoints
 from bursar_cli.simulated_provider.behaviour import (
     BEHAVIOUR_HEADER,
     CACHED_HEADERS,
@@ -21,6 +21,7 @@ from bursar_cli.simulated_provider.behaviour import (
     behaviour_from_header,
 )
 from bursar_cli.simulated_provider.call import Call
+from bursar_cli.simulated_provider.dialect import Asked, Dialect, Endpoint
 from bursar_cli.simulated_provider.record_pages import calls_page
 from bursar_cli.simulated_provider.requests import ProviderError
 from bursar_cli.simulated_provider.served_calls import DEFAULT_KEPT_CALLS, ServedCalls
@@ -36,20 +37,12 @@ MAX_WAITING_REQUESTS = 16  # pipelined behind the one being served; more are lef
 MAX_CONNECTIONS = 8_192  # below the usual hard limit of open files
 
 CALL_ID_HEADER = b"x-simulate-call-id"
-DEFAULT_MODELS = (
-    "gpt-4o",
-    "gpt-4o-mini",
-    "gpt-4.1",
-    "gpt-4.1-mini",
-    "o4-mini",
-    "text-embedding-3-small",
-    "text-embedding-3-large",
-)
 
 _REASONS = {
     200: b"OK",
     400: b"Bad Request",
     401: b"Unauthorized",
+    403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
     413: b"Content Too Large",
@@ -62,10 +55,7 @@ _HEADS = {
     status: b"HTTP/1.1 %d %s\r\ncontent-length: " % (status, reason)
     for status, reason in _REASONS.items()
 }
-_STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-    b"cache-control: no-cache\r\ntransfer-encoding: chunked\r\n"
-)
+_STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n"
 
 
 class Provider:
@@ -130,10 +120,9 @@ class _Incoming(msgspec.Struct, eq=False):
 
     method: bytes = b""
     target: bytes = b""
+    headers: dict[bytes, bytes] = msgspec.field(default_factory=dict)
+    """By name in lower case; the last of equal ones."""
     call_id: str | None = None
-    behaviour: bytes | None = None
-    has_api_key: bool = False
-    accepts_lines: bool = False
     keep_alive: bool = True
     expects_continue: bool = False
     header_bytes: int = 0
@@ -216,19 +205,13 @@ class Connection(asyncio.Protocol):
                 self._fail(ProviderError(431, text))
             return
         name = name.lower()
+        incoming.headers[name] = value
         if name == CALL_ID_HEADER:
             if not 1 <= len(value) <= MAX_CALL_ID_BYTES or not value.isascii():
                 text = f"{CALL_ID_HEADER.decode()}: expected 1 to {MAX_CALL_ID_BYTES} ASCII bytes."
                 self._fault(ProviderError(400, text, param=CALL_ID_HEADER.decode()))
             else:
                 incoming.call_id = value.decode()
-        elif name == BEHAVIOUR_HEADER.encode():
-            incoming.behaviour = value
-        elif name == b"authorization":
-            scheme, _, credential = value.partition(b" ")
-            incoming.has_api_key = scheme.lower() == b"bearer" and bool(credential.strip())
-        elif name == b"accept":
-            incoming.accepts_lines = b"application/x-ndjson" in value
         elif name == b"expect":
             incoming.expects_continue = value.lower() == b"100-continue"
 
@@ -354,38 +337,39 @@ class Connection(asyncio.Protocol):
             self._refuse(incoming.fault)
             return
         path, _, query = incoming.target.partition(b"?")
+        found = endpoints.find(path)
         route = _ROUTES.get(path)
-        if route is None:
-            text = f"Invalid URL ({incoming.method.decode()} {path.decode('latin-1')})"
-            self._refuse(ProviderError(404, text, code="unknown_url"))
-        elif incoming.method not in route:
-            allowed = ", ".join(sorted(method.decode() for method in route))
+        if found is not None and incoming.method == b"POST":
+            self._serve_call(incoming, *found, _last_of_each(query))
+        elif incoming.method == b"GET" and endpoints.lists_models(path):
+            self._models(incoming, path, _last_of_each(query))
+        elif route is not None and incoming.method in route:
+            route[incoming.method](self, incoming, query)
+        elif found is not None or route is not None:
+            allowed = ", ".join(sorted(method.decode() for method in route or (b"POST",)))
             self._refuse(ProviderError(405, f"Not allowed here; expected {allowed}."))
         else:
-            route[incoming.method](self, incoming, query)
+            text = f"Invalid URL ({incoming.method.decode()} {path.decode('latin-1')})"
+            self._refuse(ProviderError(404, text, code="unknown_url"))
 
     def _refuse(self, error: ProviderError) -> None:
         self.send(error.status, error.body())
         self._finish()
 
-    def _check_api_key(self, incoming: _Incoming) -> None:
-        if self._provider.require_api_key and not incoming.has_api_key:
-            raise ProviderError(
-                401,
-                "No API key was provided; expected the header 'Authorization: Bearer KEY'.",
-                code="invalid_api_key",
-            )
+    def _admit(
+        self, dialect: Dialect, headers: Mapping[bytes, bytes], query: Mapping[str, str]
+    ) -> None:
+        """Raises ProviderError where the provider would turn a call away unread."""
+        if self._provider.require_api_key:
+            dialect.check_key(headers, query)
+        dialect.check_headers(headers)
 
     def _serve_call(
-        self,
-        incoming: _Incoming,
-        prefix: str,
-        endpoint: str,
-        read: "Callable[[bytes], requests.ChatRequest | requests.EmbeddingsRequest]",
+        self, incoming: _Incoming, endpoint: Endpoint, path_model: str, query: Mapping[str, str]
     ) -> None:
         provider = self._provider
         provider.calls.started()
-        call_id, response_id, draw = provider.identify(incoming.call_id, prefix)
+        call_id, response_id, draw = provider.identify(incoming.call_id, endpoint.id_prefix)
         call = Call(
             connection=self,
             record=provider.calls,
@@ -397,40 +381,33 @@ class Connection(asyncio.Protocol):
         )
         self._call = call
         try:
-            self._check_api_key(incoming)
-            call.behaviour = provider.behaviour_for(incoming.behaviour)
-            request = read(b"".join(incoming.body))
-            if provider.models and request.model not in provider.models:
-                text = f"The model {request.model!r} does not exist, or not for you."
+            self._admit(endpoint.dialect, incoming.headers, query)
+            asked_behaviour = incoming.headers.get(BEHAVIOUR_HEADER.encode())
+            call.behaviour = provider.behaviour_for(asked_behaviour)
+            body = b"".join(incoming.body)
+            answer = endpoint.read(Asked(body, call.behaviour, path_model, query))
+            if provider.models and answer.model not in provider.models:
+                text = f"The model {answer.model!r} does not exist, or not for you."
                 raise ProviderError(404, text, code="model_not_found", param="model")
         except ProviderError as error:
             call.refuse(error)
             return
-        call.start(request)
+        call.start(answer)
 
-    def _chat(self, incoming: _Incoming, query: bytes) -> None:
-        self._serve_call(incoming, "chatcmpl", "chat.completions", requests.chat_request)
-
-    def _embeddings(self, incoming: _Incoming, query: bytes) -> None:
-        self._serve_call(incoming, "embd", "embeddings", requests.embeddings_request)
-
-    def _models(self, incoming: _Incoming, query: bytes) -> None:
+    def _models(self, incoming: _Incoming, path: bytes, query: Mapping[str, str]) -> None:
+        dialect, listed = endpoints.models_of(path, incoming.headers, query)
         try:
-            self._check_api_key(incoming)
+            self._admit(dialect, incoming.headers, query)
+            self.send(200, listed(self._provider.models))
         except ProviderError as error:
-            self._refuse(error)
-            return
-        models = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "simulated"}
-            for name in self._provider.models or DEFAULT_MODELS
-        ]
-        self.send(200, msgspec.json.encode({"object": "list", "data": models}))
+            self.send(error.status, dialect.error_body(error, ""))
         self._finish()
 
     def _list_calls(self, incoming: _Incoming, query: bytes) -> None:
         try:
             asked = parse_qs(query.decode("latin-1"), keep_blank_values=True)
-            page = calls_page(self._provider.calls, asked, as_lines=incoming.accepts_lines)
+            as_lines = b"application/x-ndjson" in incoming.headers.get(b"accept", b"")
+            page = calls_page(self._provider.calls, asked, as_lines=as_lines)
         except ProviderError as error:
             self._refuse(error)
             return
@@ -451,11 +428,16 @@ class Connection(asyncio.Protocol):
         self._finish()
 
 
+def _last_of_each(query: bytes) -> dict[str, str]:
+    """The parameters of a query; of one given more than once the last."""
+    if not query:
+        return {}
+    given = parse_qs(query.decode("latin-1"), keep_blank_values=True)
+    return {name: values[-1] for name, values in given.items()}
+
+
 _Route = Callable[[Connection, _Incoming, bytes], None]
 _ROUTES: dict[bytes, dict[bytes, _Route]] = {
-    b"/v1/chat/completions": {b"POST": Connection._chat},
-    b"/v1/embeddings": {b"POST": Connection._embeddings},
-    b"/v1/models": {b"GET": Connection._models},
     b"/simulated/calls": {b"GET": Connection._list_calls, b"DELETE": Connection._clear_calls},
     b"/simulated/totals": {b"GET": Connection._totals},
     b"/healthz": {b"GET": Connection._health},

@@ -144,14 +144,14 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True):
 
 _chat_decoder = msgspec.json.Decoder(_ChatBody)
 _embeddings_decoder = msgspec.json.Decoder(_EmbeddingsBody)
-_Body = TypeVar("_Body", _ChatBody, _EmbeddingsBody)
+_Body = TypeVar("_Body")
 
 DEFAULT_DIMENSIONS = 1_536
 
 
 def chat_request(body: bytes) -> ChatRequest:
     """Read the body of `POST /v1/chat/completions`. Raises ProviderError."""
-    asked = _decode(_chat_decoder, body)
+    asked = decode_body(_chat_decoder, body)
     if asked.stream_options is not None and not asked.stream:
         raise ProviderError(
             400,
@@ -185,7 +185,7 @@ def chat_request(body: bytes) -> ChatRequest:
 
 def embeddings_request(body: bytes) -> EmbeddingsRequest:
     """Read the body of `POST /v1/embeddings`. Raises ProviderError."""
-    asked = _decode(_embeddings_decoder, body)
+    asked = decode_body(_embeddings_decoder, body)
     if asked.encoding_format not in (None, "float", "base64"):
         raise ProviderError(
             400,
@@ -202,7 +202,8 @@ def embeddings_request(body: bytes) -> EmbeddingsRequest:
     )
 
 
-def _decode(decoder: "msgspec.json.Decoder[_Body]", body: bytes) -> _Body:
+def decode_body(decoder: "msgspec.json.Decoder[_Body]", body: bytes) -> _Body:
+    """The body of a request, checked. Raises ProviderError naming what is wrong."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

@@ -21,12 +21,15 @@ class Ended(StrEnum):
     """Refused, failed or never answered; nothing is billed."""
     ABORTED = "aborted"
     """The provider closed the connection in the middle of its answer."""
+    FAILED = "failed"
+    """An error event ended a stream that had begun well; what it produced is billed."""
 
 
 class BilledUsage(msgspec.Struct, frozen=True):
-    """What the provider bills, whatever it reported. All are LLM tokens.
+    """What the provider bills, whatever it reported. All are LLM tokens, but `searches`.
 
-    `cached_input` is part of `input`, `reasoning` and `after_cancel` are parts of `output`.
+    `cached_input` and the cache writes are parts of `input`, `reasoning` and `after_cancel` are
+    parts of `output`.
     """
 
     input: int = 0
@@ -34,6 +37,10 @@ class BilledUsage(msgspec.Struct, frozen=True):
     output: int = 0
     reasoning: int = 0
     after_cancel: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    searches: int = 0
+    """Searches of the provider's own, each of which has a price."""
 
 
 NOTHING_BILLED = BilledUsage()
@@ -88,7 +95,7 @@ class ServedCalls:
         self._dropped = 0
         self._count = 0
         self._by_ending: Counter[str] = Counter()
-        self._billed = [0, 0, 0, 0, 0]
+        self._billed = [0] * len(BilledUsage.__struct_fields__)
 
     def started(self) -> None:
         """A call came in."""
