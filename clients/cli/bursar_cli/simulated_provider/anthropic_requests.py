@@ -51,7 +51,9 @@ class _ToolChoice(msgspec.Struct, frozen=True):
 
 class _Thinking(msgspec.Struct, frozen=True):
     type: Literal["enabled", "adaptive", "disabled"]
-    budget_tokens: Annotated[int, msgspec.Meta(ge=1_024)] | None = None
+    llm_tokens: Annotated[int, msgspec.Meta(ge=1_024)] | None = msgspec.field(
+        default=None, name="budget_tokens"
+    )
 
 
 class _CountBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,7 +127,7 @@ def count_request(body: bytes) -> MessageRequest:
 
 def _facts(asked: _CountBody, output_limit: int, *, stream: bool) -> MessageRequest:
     tools = [decode_body(_tool, bytes(raw)) for raw in asked.tools]
-    budget = asked.thinking.budget_tokens if asked.thinking is not None else None
+    budget = asked.thinking.llm_tokens if asked.thinking is not None else None
     if output_limit and budget is not None and budget >= output_limit:
         raise ProviderError(
             400, "`max_tokens` must be greater than `thinking.budget_tokens`.", param="max_tokens"
