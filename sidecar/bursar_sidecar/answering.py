@@ -100,6 +100,7 @@ class Answering:
         if self._recount.keeps_text(attempt, self._facts):
             reading.kept = Produced()
         meter = StreamMeter(reading)
+        tells_cost = self._endpoint.dialect.comments_in_streams
         attempt.streams(reading)
         headers.append((b"x-bursar-charge-id", attempt.charge_id.encode()))
         respond.start(attempt.status, headers)
@@ -109,7 +110,8 @@ class Answering:
             if attempt.receipt is None and (meter.ended or not chunk):
                 await self._recount.count(attempt, self._facts, cut=False, unread=False)
                 receipt = attempt.charge(reading)
-                if chunk or not out or meter.ended:  # never inside an event without its end
+                # Never inside an event without its end.
+                if tells_cost and (chunk or not out or meter.ended):
                     out += cost_comment(receipt)
             if meter.held:
                 out += meter.held

@@ -153,7 +153,7 @@ class Attempt:
         tier = reading.service_tier or self.terms.service_tier
         # Off-peak hours are judged by the time of the admission, as a later rating does.
         at = self.terms.rates.admitted_at if price.windows else None
-        region = self.route.provider.region or None
+        region = reading.region or self.route.provider.region or None
         charged = charge(price, usage, service_tier=tier or None, region=region, at=at)
         cost_nanos = booked_nanos(price, charged.cost, self.terms.rates.conversion)
         if charged.unpriced:
@@ -207,7 +207,9 @@ class Attempt:
                 answered_model=_name(answered_model),
                 price_version=price.price_version if price is not None else "unpriced",
                 service_tier=_name(service_tier),
-                region=_name(self.route.provider.region if reading is not None else ""),
+                region=_name(
+                    (reading.region or self.route.provider.region) if reading is not None else ""
+                ),
                 priced_as=f"{price.provider}/{price.model}" if price is not None else "",
                 price_currency=conversion.base if conversion is not None else "",
                 exchange_rate=conversion.text if conversion is not None else "",

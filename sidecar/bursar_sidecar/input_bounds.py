@@ -20,7 +20,7 @@ LEAST_TIGHTENED_BYTES: Final = 4_096
 
 def request_bound(facts: Facts, model: str) -> int | None:
     """LLM tokens; None where something in the request has no bound for this model."""
-    if facts.unbounded_input:
+    if facts.unbounded_input or facts.rounds > 1:
         return None
     images = images_bound(facts, model)
     return None if images is None else images + text_and_framing_bound(facts, model)
@@ -42,7 +42,7 @@ def images_bound(facts: Facts, model: str) -> int | None:
 def text_and_framing_bound(facts: Facts, model: str) -> int:
     """LLM tokens of all but the images: one a byte, or less where that is proved."""
     size = facts.body_bytes - facts.image_bytes
-    bound = input_llm_token_bound(size, facts.messages)
+    bound = input_llm_token_bound(size, facts.messages) + facts.injected
     public = has_public_tokenizer(model)
     if not public and facts.tools:
         bound += FRAMING_OF_TOOLS
@@ -56,9 +56,12 @@ def text_and_framing_bound(facts: Facts, model: str) -> int:
 def counted_bound(facts: Facts, counted: int) -> int:
     """LLM tokens of a countable request's input, the strings of its prompt being `counted`."""
     prompt = 0 if facts.prompt is None else len(memoryview(facts.prompt))
-    return counted + input_llm_token_bound(facts.body_bytes - prompt, facts.messages)
+    framing = input_llm_token_bound(facts.body_bytes - prompt, facts.messages)
+    return counted + framing + facts.injected
 
 
 def countable(facts: Facts) -> bool:
     """Whether counting a request's prompt bounds its input."""
+    if facts.rounds > 1:
+        return False
     return facts.prompt is not None and not facts.unbounded_input and not facts.images

@@ -102,6 +102,9 @@ class Router:
         candidates = [p for p in serving if p.name in listed]
         if not candidates:
             candidates = [p for p in serving if p.kind in listed]
+        if not candidates:
+            # A bare name may be listed as another seller's alone, and have a price here too.
+            candidates = [p for p in serving if lookup(book, name, p) is not None]
         if len(candidates) != 1:
             # The price list does not decide: a provider that names the model does.
             candidates = [p for p in candidates or serving if p.models] or candidates

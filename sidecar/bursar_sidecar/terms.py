@@ -4,6 +4,7 @@ Pure: facts, route and price in; bounds out. Refuses what has no price or no bou
 money budget, because such a call could spend more than anybody decided.
 """
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Final
@@ -31,7 +32,7 @@ HIDDEN_OUTPUT_MODELS: Final = (
     "grok-3-mini*",
     "grok-4*",
     "gemini-2.5*",
-    "gemini-3*",
+    "gemini-[3-9]*",
     "qwq*",
     "magistral*",
 )
@@ -58,6 +59,8 @@ class Bounds(msgspec.Struct, frozen=True):
     text_only: bool
     rates: CallRates
     """To the organization's currency."""
+    provider_units: Mapping[str, int] = {}
+    """What else is billed at most, by meter."""
 
     def ceiling_nanos(self, output_limit: int) -> int:
         """The most it can cost with so much output. Raises UnpricedError."""
@@ -68,6 +71,7 @@ class Bounds(msgspec.Struct, frozen=True):
             choices=self.choices,
             service_tier=self.service_tier,
             text_only=self.text_only,
+            extra=self.provider_units,
         )
         return booked_ceiling(self.price, nanos, self.rates.conversion)
 
@@ -112,6 +116,8 @@ def agree(
     may_clamp: bool = False,
 ) -> Terms:
     """The terms of a call. Raises Refusal where it has no price or no bound under a budget."""
+    if facts.free:
+        return _free_terms(rates)
     price = _usable(facts, route.price)
     if budgeted and facts.unbounded_tools:
         raise Refusal(
@@ -131,10 +137,11 @@ def agree(
         input_llm_tokens=_input_bound(facts, route, price, budgeted),
         output_limit=limit,
         predicted=facts.predicted_bytes,
-        choices=facts.choices,
+        choices=facts.choices * facts.rounds,
         service_tier=None if asked_tier == "auto" else asked_tier,
         text_only=facts.text_only,
         rates=rates,
+        provider_units=facts.provider_units,
     )
     hidden_output = _hides_output(facts, route, price)
     try:
@@ -151,7 +158,7 @@ def agree(
         rates=rates,
         ceiling_nanos=ceiling_nanos,
         input_bound=bounds.input_llm_tokens,
-        output_bound=(limit + facts.predicted_bytes) * facts.choices,
+        output_bound=(limit + facts.predicted_bytes) * bounds.choices,
         set_output_limit=set_limit,
         hidden_output=hidden_output,
         service_tier=_unstated_tier(facts, route),
@@ -209,9 +216,12 @@ def _input_bound(facts: Facts, route: Route, price: Price, budgeted: bool) -> in
     if price.max_input_llm_tokens:
         # Whatever the input refers to, the model takes no more than its context window; some bill
         # images at many times what they take of it.
-        return price.max_input_llm_tokens + (images_bound(facts, route.model) or 0)
+        window = price.max_input_llm_tokens + (images_bound(facts, route.model) or 0)
+        return window * facts.rounds
     if budgeted:
-        reason = facts.unbounded_input or "messages hold images"
+        reason = facts.unbounded_input or "the input holds images"
+        if facts.rounds > 1:
+            reason = "the provider's tools add to the input"
         raise Refusal(
             "unbounded_input",
             f"{reason[:1].upper()}{reason[1:]}, whose size in LLM tokens is not bounded by the "
@@ -253,6 +263,19 @@ def _unpriced_terms(facts: Facts, rates: CallRates, default_max_output: int) -> 
         ceiling_nanos=0,
         input_bound=text_and_framing_bound(facts, ""),
         output_bound=limit * facts.choices,
+        set_output_limit=None,
+        hidden_output=False,
+        service_tier="",
+    )
+
+
+def _free_terms(rates: CallRates) -> Terms:
+    return Terms(
+        price=None,
+        rates=rates,
+        ceiling_nanos=0,
+        input_bound=0,
+        output_bound=0,
         set_output_limit=None,
         hidden_output=False,
         service_tier="",

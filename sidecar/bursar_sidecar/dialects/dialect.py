@@ -65,6 +65,9 @@ class Dialect:
     request_id_headers: frozenset[bytes] = frozenset({b"x-request-id"})
     """Where an answer names the provider's own id of it."""
 
+    comments_in_streams: bool = True
+    """Apps' libraries pass over comments in streams, so that the cost can be told in one."""
+
     def claims(self, asked: Asked) -> bool:
         """Whether a request to a path that several dialects share says that it is of this one."""
         return False

@@ -54,7 +54,16 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     tools: bool = False
     """The request declares tools; what frames them counts as input."""
     unbounded_tools: str = ""
-    """Which tool the provider itself runs and bills; "" when none."""
+    """Which tool the provider itself runs and bills without a bound; "" when none."""
+    rounds: int = 1
+    """How often the provider may run the model within the call, each time over all its input: more
+    than once only with tools that it runs itself."""
+    provider_units: Mapping[str, int] = {}
+    """What the provider's tools may be billed beside LLM tokens, at most, by meter: searches."""
+    injected: int = 0
+    """LLM tokens that the provider may add for what the request names without holding it."""
+    free: bool = False
+    """The provider bills nothing for such a request."""
     reasoning: bool = False
     """The request asks for reasoning, which is billed but may not be shown."""
     usage_asked: bool = False

@@ -22,5 +22,12 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
-    {kind.name: kind for kind in (Kind("openai", frozenset({"openai"})),)}
+    {
+        kind.name: kind
+        for kind in (
+            Kind("openai", frozenset({"openai"})),
+            Kind("anthropic", frozenset({"anthropic"}), "x-api-key: "),
+            Kind("gemini", frozenset({"gemini"}), "x-goog-api-key: "),
+        )
+    }
 )

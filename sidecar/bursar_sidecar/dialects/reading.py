@@ -36,6 +36,7 @@ class Reading:
         "kept",
         "model",
         "produced_bytes",
+        "region",
         "request_id",
         "service_tier",
         "unreadable",
@@ -47,6 +48,8 @@ class Reading:
         self.model = ""
         self.request_id = ""
         self.service_tier = ""
+        self.region = ""
+        """Where the call was served, for prices that differ by region; "" where it is not told."""
         self.usage: object = None
         """The provider's own usage; None until some came."""
         self.usage_is_final = False
@@ -136,4 +139,5 @@ class MeteredReading(Reading):
         self.model = metered.model or self.model
         self.request_id = self.request_id or metered.request_id
         self.service_tier = metered.service_tier or self.service_tier
+        self.region = metered.region or self.region
         return metered
