@@ -10,7 +10,6 @@ import contextlib
 from typing import Final
 
 import structlog
-from msgspec import structs
 
 from bursar.exchange import ExchangeRates
 from bursar.pricing import PriceBook
@@ -18,9 +17,11 @@ from bursar.usage import Usage
 from bursar.v1 import allowances_pb2
 from bursar_sidecar import settlements
 from bursar_sidecar.allowances import Book, Plan, Reservation, Waiter
+from bursar_sidecar.beginnings import begins_small, grows_from
 from bursar_sidecar.clock import NANOS_PER_MS, NANOS_PER_SECOND, Clock
 from bursar_sidecar.desk import Call, Outcome, Receipt, Refusal, Spender
 from bursar_sidecar.desk import Reservation as DeskReservation
+from bursar_sidecar.growing_calls import GrowingCalls
 from bursar_sidecar.holds import (
     RETRY_AFTER_S,
     Hold,
@@ -50,7 +51,7 @@ MAX_BUDGETS_OF_A_CALL: Final = 64
 _NO_USAGE: Final = Usage()
 
 
-class Cashier:
+class Cashier(GrowingCalls):
     """Implements `desk.Desk`."""
 
     def __init__(
@@ -121,42 +122,17 @@ class Cashier:
         current = _spender_of(known)
         plan = self._plan(call, current)
         ceiling_nanos = min(call.ceiling_nanos, settlements.MAX_NANOS)
+        if call.begin_nanos and begins_small(self._book, plan, call, now):
+            ceiling_nanos = min(call.begin_nanos, ceiling_nanos)
         reservation = self._book.reserve(plan, ceiling_nanos, now)
         if reservation is not None:
             return self._open(call, reservation)
         least_nanos = min(call.least_nanos, ceiling_nanos)
         self._recall_refusal(plan, least_nanos, now)
-        deadline = now + self._reserve_wait_ms * NANOS_PER_MS
+        deadline = now + self._reserve_wait_ms * NANOS_PER_MS if call.may_wait else now
         with told_if_full():
             waiter = self._book.wait(plan, ceiling_nanos, now, deadline, least_nanos)
         return await self._turn(self._line_up(call, waiter))
-
-    async def extend(self, reservation: DeskReservation, ceiling_nanos: int) -> None:
-        """Let what is set aside for an open call grow to so much. Raises Refusal.
-
-        ValueError when it was settled before, or waits to grow already.
-        """
-        hold = open_hold(reservation)
-        held = hold.reservation
-        if hold.ticket is not None:
-            raise ValueError(f"reservation {held.charge_id} waits to grow already")
-        by_nanos = min(ceiling_nanos, settlements.MAX_NANOS) - held.ceiling_nanos
-        if by_nanos <= 0:
-            return
-        now = self._clock.boot_ns()
-        fault = self._session.fault(now)
-        if fault:
-            raise Refusal("no_allowance", sentence(fault), retry_after_s=RETRY_AFTER_S)
-        if not self._book.is_current(held):
-            raise of_an_older_session()
-        if self._book.extend(held, by_nanos, now):
-            self._grown(hold, by_nanos)
-            return
-        deadline = now + self._reserve_wait_ms * NANOS_PER_MS
-        with told_if_full():
-            waiter = self._book.wait_to_grow(held, by_nanos, now, deadline)
-        hold.ticket = self._line_up(hold, waiter)
-        await self._turn(hold.ticket)
 
     def settle(self, reservation: DeskReservation, outcome: Outcome) -> Receipt:
         """Close a reservation, exactly once. Raises ValueError when it was closed before."""
@@ -267,18 +243,9 @@ class Cashier:
             self._book.undo(reservation)
             raise journal_full(error) from error
         self._session.touched()
-        return Hold(reservation, opened, call.spender.currency)
-
-    def _grown(self, hold: Hold, by_nanos: int) -> None:
-        """Write the growth down. Raises Refusal, and then it did not grow."""
-        opened = structs.replace(hold.opened, reserved_nanos=hold.ceiling_nanos)
-        try:
-            self._journal.grown(opened)
-        except JournalError as error:
-            self._book.undo_extend(hold.reservation, by_nanos)
-            raise journal_full(error) from error
-        hold.opened = opened
-        self._session.touched()
+        hold = Hold(reservation, opened, call.spender.currency)
+        hold.grows = grows_from(call, reservation)
+        return hold
 
     def _line_up(self, cause: Call | Hold, waiter: Waiter) -> Ticket:
         ticket = Ticket(cause, waiter, self._future())

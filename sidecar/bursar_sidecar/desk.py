@@ -75,6 +75,10 @@ class Call(msgspec.Struct, frozen=True):
     """W: the most this call can cost."""
     least_nanos: int
     """The least reservation the call can start with; equals W unless the call may be clamped."""
+    begin_nanos: int = 0
+    """What it may begin with, to grow from there; 0: it does not grow."""
+    may_wait: bool = True
+    """Whether it waits for money that calls in flight hold."""
     tags: tuple[str, ...] = ()
     customer: str = ""
     app: str = ""
@@ -103,6 +107,12 @@ class Reservation(Protocol):
     @property
     def ceiling_nanos(self) -> int:
         """What is set aside now; `Desk.extend` lets it grow."""
+        ...
+
+    @property
+    def grows(self) -> bool:
+        """Whether the call began with a part of its worst case, and is to grow with what flows;
+        if less was set aside and it does not grow, it is to be clamped."""
         ...
 
 
@@ -217,6 +227,13 @@ class Desk(Protocol):
         real suspension unless it has to wait for money, which it does before all calls that have
         not begun. Raises Refusal, and then W is what it was. One growth of a call at a time; it
         ends in a refusal when the call is settled.
+        """
+        ...
+
+    def extend_here(self, reservation: Reservation, ceiling_nanos: int, least_nanos: int) -> bool:
+        """Let W of an open call grow to so much from what is free here, or else as far as that
+        goes, but not less than to the least. False: it did not grow. Asks and waits for nothing;
+        written down as `extend` does.
         """
         ...
 

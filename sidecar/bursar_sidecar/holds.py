@@ -22,13 +22,15 @@ RETRY_AFTER_S: Final = 1.0
 class Hold:
     """A reservation as the data path holds it."""
 
-    __slots__ = ("_reservation", "charge_id", "currency", "opened", "ticket")
+    __slots__ = ("_reservation", "charge_id", "currency", "grows", "opened", "ticket")
 
     def __init__(self, reservation: Reservation, opened: Opened, currency: str) -> None:
         self._reservation = reservation
         self.charge_id = reservation.charge_id
         self.opened = opened
         self.currency = currency
+        self.grows = False
+        """It began with a part of its worst case, and grows."""
         self.ticket: Ticket | None = None
         """While it waits to grow."""
 

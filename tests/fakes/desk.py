@@ -24,6 +24,7 @@ class FakeReservation(msgspec.Struct):
 
     charge_id: str
     ceiling_nanos: int
+    grows: bool = False
 
 
 class FakeDesk:
@@ -42,6 +43,10 @@ class FakeDesk:
         self.rates = ExchangeRates()
         self.spenders = dict(spenders or {KEY: spender()})
         self.settled_nanos = 0
+        self.in_tail = False
+        """Nothing begins small."""
+        self.growths: list[int] = []
+        """What reservations grew to."""
         self.open: dict[str, Call] = {}
         self.calls: list[Call] = []
         self.outcomes: list[Outcome] = []
@@ -68,6 +73,8 @@ class FakeDesk:
     async def reserve(self, call: Call) -> FakeReservation:
         """Admit the call, clamped if it may be, or refuse it with the budget's standing."""
         standing, ceiling_nanos = self._standing(), call.ceiling_nanos
+        if call.begin_nanos and not self.in_tail:
+            ceiling_nanos = min(ceiling_nanos, call.begin_nanos)
         if standing is not None:
             left = standing.limit_nanos - standing.settled_nanos
             if call.least_nanos > left:
@@ -78,12 +85,31 @@ class FakeDesk:
         charge_id = f"7-{len(self.calls) + 1}"
         self.calls.append(call)
         self.open[charge_id] = msgspec.structs.replace(call, ceiling_nanos=ceiling_nanos)
-        return FakeReservation(charge_id, ceiling_nanos)
+        grows = not self.in_tail and 0 < call.begin_nanos <= ceiling_nanos < call.ceiling_nanos
+        return FakeReservation(charge_id, ceiling_nanos, grows)
+
+    def extend_here(self, reservation: Reservation, ceiling_nanos: int, least_nanos: int) -> bool:
+        """Let an open call grow as far as what is left goes."""
+        assert isinstance(reservation, FakeReservation)
+        standing = self._standing()
+        if standing is not None:
+            left = standing.limit_nanos - standing.settled_nanos - standing.reserved_nanos
+            ceiling_nanos = min(ceiling_nanos, reservation.ceiling_nanos + left)
+        if ceiling_nanos < least_nanos or ceiling_nanos <= reservation.ceiling_nanos:
+            return False
+        self._grow(reservation, ceiling_nanos)
+        return True
+
+    def _grow(self, reservation: FakeReservation, ceiling_nanos: int) -> None:
+        reservation.ceiling_nanos = ceiling_nanos
+        self.growths.append(ceiling_nanos)
+        self.open[reservation.charge_id] = msgspec.structs.replace(
+            self.open[reservation.charge_id], ceiling_nanos=ceiling_nanos
+        )
 
     async def extend(self, reservation: Reservation, ceiling_nanos: int) -> None:
         """Let an open call grow, or refuse it with the budget's standing."""
         assert isinstance(reservation, FakeReservation)
-        call = self.open[reservation.charge_id]
         standing = self._standing()
         if standing is not None:
             by_nanos = ceiling_nanos - reservation.ceiling_nanos
@@ -93,10 +119,7 @@ class FakeDesk:
             if by_nanos > left - standing.reserved_nanos:
                 raise Refusal("budget_reserved", retry_after_s=1.5, budgets=(standing,))
         if ceiling_nanos > reservation.ceiling_nanos:
-            reservation.ceiling_nanos = ceiling_nanos
-            self.open[reservation.charge_id] = msgspec.structs.replace(
-                call, ceiling_nanos=ceiling_nanos
-            )
+            self._grow(reservation, ceiling_nanos)
 
     def settle(self, reservation: Reservation, outcome: Outcome) -> Receipt:
         """Close a reservation; a second time is an error of the caller's."""
