@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from bursar.pricing import booked_ceiling, ceiling
-from bursar_sidecar.dialects.openai import Facts
+from bursar_sidecar.dialects.facts import Facts
 from bursar_sidecar.growth import FIRST_OUTPUT, Growth
 from bursar_sidecar.progressive_pairs import Row
 from bursar_sidecar.terms import Bounds, Terms

@@ -75,11 +75,12 @@ class FakeDesk:
         standing, ceiling_nanos = self._standing(), call.ceiling_nanos
         if call.begin_nanos and not self.in_tail:
             ceiling_nanos = min(ceiling_nanos, call.begin_nanos)
+        least_nanos = min(call.least_nanos, ceiling_nanos)
         if standing is not None:
             left = standing.limit_nanos - standing.settled_nanos
-            if call.least_nanos > left:
+            if least_nanos > left:
                 raise Refusal("budget_exhausted", budgets=(standing,))
-            if call.least_nanos > left - standing.reserved_nanos:
+            if least_nanos > left - standing.reserved_nanos:
                 raise Refusal("budget_reserved", retry_after_s=1.5, budgets=(standing,))
             ceiling_nanos = min(ceiling_nanos, left - standing.reserved_nanos)
         charge_id = f"7-{len(self.calls) + 1}"

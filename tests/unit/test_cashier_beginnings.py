@@ -14,7 +14,6 @@ from bursar.pricing import llm_token_price
 from bursar.usage import Usage
 from bursar_sidecar.conversion import CallRates
 from bursar_sidecar.desk import Call, Outcome, Refusal, Reservation
-from bursar_sidecar.dialects.openai import read
 from bursar_sidecar.journal import Journal, JournalError
 from bursar_sidecar.journal_reading import Reading
 from bursar_sidecar.progressive import nanos_of, start_of
@@ -24,6 +23,7 @@ from bursar_sidecar.settings import Provider
 from bursar_sidecar.terms import agree
 from tests.fakes.control_plane import FakeControlPlane
 from tests.fakes.counter import Counter
+from tests.fakes.dialect_requests import read
 
 ROW = Row(("openai",), ("gpt-4o*",), "measured", "ours")
 
@@ -35,8 +35,11 @@ async def asked(
     return structs.replace(call, least_nanos=least or worst, begin_nanos=begin, stream=stream)
 
 
-async def begun(counter: Counter, worst: int, begin: int, **fields: int) -> Reservation:
-    return await counter.cashier.reserve(await asked(counter, worst, begin, **fields))
+async def begun(
+    counter: Counter, worst: int, begin: int, *, least: int = 0, stream: bool = True
+) -> Reservation:
+    call = await asked(counter, worst, begin, least=least, stream=stream)
+    return await counter.cashier.reserve(call)
 
 
 def into_tail(plane: FakeControlPlane, counter: Counter) -> None:

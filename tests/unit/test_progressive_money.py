@@ -11,13 +11,14 @@ from bursar.exchange import ExchangeRates
 from bursar.pricing import Price, charge, llm_token_price, snapshot
 from bursar.usage import Usage
 from bursar_sidecar.conversion import CallRates
-from bursar_sidecar.dialects.openai import Facts, read
+from bursar_sidecar.dialects.facts import Facts
 from bursar_sidecar.growth import FIRST_OUTPUT, LEAST_SLACK
 from bursar_sidecar.progressive import Start, covered_by, nanos_of, start_of
 from bursar_sidecar.progressive_pairs import Pairs, Row
 from bursar_sidecar.routing import Route
 from bursar_sidecar.settings import Provider
 from bursar_sidecar.terms import Terms, agree
+from tests.fakes.dialect_requests import read
 
 PROVIDER = Provider("openai", "http://p/v1")
 

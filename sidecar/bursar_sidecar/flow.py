@@ -1,0 +1,204 @@
+"""The flow of one progressive answer: its reservation grows ahead of it, or it is cut.
+
+`ask` is for the path of every piece and waits for nothing; `covers` is for what may not flow yet.
+
+    room left --ask: free money is here--> grown (at once)
+              --ask: it has to be asked for--> flowing on, a task asks (halves while it is refused)
+    no room   --covers: the rest free here, a count that says it is less, the task's answer within
+                HOLD_S--> flowing on
+              --else--> to be cut
+
+Failure cases: a journal that can't be written, a session that is closed, a budget that is gone and
+a control plane that is silent all look like money that is not there; the task ends with the call.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from msgspec import structs
+
+from bursar_sidecar.desk import Clock, Desk, Refusal, Reservation
+from bursar_sidecar.growth import NEVER, Growth
+from bursar_sidecar.progressive import covered_by, nanos_of
+from bursar_sidecar.terms import Bounds
+
+log = structlog.get_logger("bursar.flow")
+
+HOLD_S: Final = 0.5
+"""How long what is not covered yet is held back for an answer of the control plane, before the
+stream is cut: what the provider produces meanwhile must fit into the slack."""
+COUNT_AGAIN: Final = 1.25
+"""A stream is counted again only when it is longer by this factor."""
+
+Count = Callable[[], Awaitable[tuple[int, int] | None]]
+"""Counts what was asked and what was produced until now, in LLM tokens, both upper bounds; None
+where that can't be known in time."""
+
+
+class Flow:
+    """The growth of one open call."""
+
+    __slots__ = (
+        "_bounds",
+        "_clock",
+        "_closed",
+        "_count",
+        "_counted_bytes",
+        "_desk",
+        "_limit",
+        "_produced",
+        "_reservation",
+        "_since",
+        "_task",
+        "growth",
+    )
+
+    def __init__(
+        self,
+        desk: Desk,
+        clock: Clock,
+        reservation: Reservation,
+        growth: Growth,
+        bounds: Bounds,
+        limit: int,
+    ) -> None:
+        """`limit` is the worst case, in LLM tokens of output."""
+        self._desk = desk
+        self._clock = clock
+        self._reservation = reservation
+        self._bounds = bounds
+        self._limit = limit
+        self._since = clock.monotonic()
+        self._produced = 0
+        self._counted_bytes = 0
+        self._count: Count | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self.growth = growth
+        """Its `ask_at` and `cut_at` are what the path of every piece compares with."""
+
+    def begin(self, count: Count | None = None) -> None:
+        """The answer begins now. `count` counts it, where that is possible."""
+        self._since = self._clock.monotonic()
+        self._count = count
+
+    def ask(self, produced_bytes: int) -> None:
+        """It is time to grow: from what is free here, or else by asking."""
+        self._produced = produced_bytes
+        elapsed_s = self._elapsed()
+        growth = self.growth
+        if self._asks() or self._closed or not growth.may_ask(elapsed_s):
+            return
+        target = growth.target(produced_bytes, elapsed_s)
+        wanted = nanos_of(self._bounds, target)
+        if self._desk.extend_here(self._reservation, wanted, wanted):
+            growth.grew(target, produced_bytes, elapsed_s)
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._asking(), name="growth")
+
+    async def covers(self, produced_bytes: int) -> bool:
+        """Whether so much may flow after all; False: the stream is to be cut."""
+        self._produced = produced_bytes
+        growth = self.growth
+        if produced_bytes > growth.cut_at:
+            self._take_here()
+        if produced_bytes > growth.cut_at:
+            await self._recount()
+        if produced_bytes > growth.cut_at:
+            self.ask(produced_bytes)
+            if self._task is not None:
+                await asyncio.wait((self._task,), timeout=HOLD_S)
+                self._asks()
+        if produced_bytes > growth.cut_at:
+            await self._stop_asking()
+            self._take_here()
+        return produced_bytes <= growth.cut_at
+
+    async def whole(self) -> bool:
+        """Whether the worst case could be reserved: for answers that can't be watched any more."""
+        if not self.growth.is_whole:
+            await self._stop_asking()
+            try:
+                async with asyncio.timeout(HOLD_S):
+                    worst = nanos_of(self._bounds, self._limit)
+                    await self._desk.extend(self._reservation, worst)
+            except (Refusal, TimeoutError):
+                return False
+            self._grew()
+        return self.growth.cut_at == NEVER
+
+    def close(self) -> None:
+        """The call ends: nothing is asked for any more."""
+        self._closed = True
+        task, self._task = self._task, None
+        if task is None:
+            return
+        if not task.done():
+            task.cancel()
+        elif not task.cancelled() and (error := task.exception()) is not None:
+            log.error("growth_failed", charge_id=self._reservation.charge_id, exc_info=error)
+
+    async def _asking(self) -> None:
+        """Ask the control plane for more, and for less of it while that is refused."""
+        growth = self.growth
+        while growth.may_ask(self._elapsed()):
+            target = growth.target(self._produced, self._elapsed())
+            try:
+                await self._desk.extend(self._reservation, nanos_of(self._bounds, target))
+            except Refusal:
+                growth.refused(self._produced, self._elapsed())
+            else:
+                growth.grew(target, self._produced, self._elapsed())
+                return
+
+    def _asks(self) -> bool:
+        """Whether a task asks for more now. Raises what went wrong in one that is over."""
+        if self._task is None:
+            return False
+        if not self._task.done():
+            return True
+        task, self._task = self._task, None
+        task.result()
+        return False
+
+    def _take_here(self) -> None:
+        """Grow as far as what is free here goes, if that lets what is seen flow."""
+        if self._asks() or self._closed:
+            return
+        elapsed_s = self._elapsed()
+        growth = self.growth
+        least = nanos_of(self._bounds, growth.least(self._produced, elapsed_s))
+        wanted = nanos_of(self._bounds, growth.target(self._produced, elapsed_s))
+        if self._desk.extend_here(self._reservation, wanted, least):
+            self._grew()
+
+    def _grew(self) -> None:
+        """What is covered now follows from what is reserved now."""
+        covered = covered_by(self._bounds, self._reservation.ceiling_nanos, self._limit)
+        self.growth.grew(covered, self._produced, self._elapsed())
+
+    async def _stop_asking(self) -> None:
+        if self._asks() and self._task is not None:
+            task, self._task = self._task, None
+            task.cancel()
+            await asyncio.wait((task,))
+            self._grew()  # its money may have come in the same moment
+
+    async def _recount(self) -> None:
+        """What was asked and produced may be known better than by its bytes."""
+        if self._count is None or self._produced < self._counted_bytes * COUNT_AGAIN:
+            return
+        self._counted_bytes = at_bytes = self._produced
+        counted = await self._count()
+        if counted is None:
+            return
+        asked, produced = counted
+        if asked < self._bounds.input_llm_tokens:
+            self._bounds = structs.replace(self._bounds, input_llm_tokens=asked)
+            self._grew()
+        self.growth.counted(at_bytes, produced, self._elapsed())
+
+    def _elapsed(self) -> float:
+        return self._clock.monotonic() - self._since
