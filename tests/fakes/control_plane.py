@@ -83,8 +83,6 @@ class FakeControlPlane:
         self.budgets: dict[int, allowances_pb2.BudgetPolicy] = {}
         self.keys: dict[bytes, allowances_pb2.KeyPolicy] = {}
         self.ends_in_ms: dict[int, int] = {}
-        self.tails: set[int] = set()
-        """Budgets whose windows are in their tail."""
         self.ledger: dict[tuple[int, int], charges_pb2.Settlement] = {}
         self.judgements: list[str] = []
         self.turned_away = 0
@@ -429,8 +427,6 @@ class FakeControlPlane:
             limit_nanos=self.limits[budget_id],
             settled_nanos=self.settled(budget_id),
             ends_in_ms=self.ends_in_ms.get(budget_id, 0),
-            tail=budget_id in self.tails,
-            hold_idle_ms=2_000,
         )
 
     # -- ways in -------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from bursar.exchange import ExchangeRates
 from bursar.money import NANOS_PER_UNIT
 from bursar.pricing import llm_token_price
 from bursar.usage import Usage
+from bursar.v1 import allowances_pb2
 from bursar_sidecar.conversion import CallRates
 from bursar_sidecar.desk import Call, Outcome, Refusal, Reservation
 from bursar_sidecar.journal import Journal, JournalError
@@ -21,7 +22,7 @@ from bursar_sidecar.progressive_pairs import Row
 from bursar_sidecar.routing import Route
 from bursar_sidecar.settings import Provider
 from bursar_sidecar.terms import agree
-from tests.fakes.control_plane import FakeControlPlane
+from tests.fakes.control_plane import FakeControlPlane, Session
 from tests.fakes.counter import Counter
 from tests.fakes.dialect_requests import read
 
@@ -42,11 +43,19 @@ async def begun(
     return await counter.cashier.reserve(call)
 
 
-def into_tail(plane: FakeControlPlane, counter: Counter) -> None:
-    plane.tails.add(1)
+def into_tail(plane: FakeControlPlane, counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window is in its tail, as the sidecar knows already and hears again and again."""
+    told = plane.allowance
+
+    def in_tail(session: Session, budget_id: int) -> allowances_pb2.Allowance:
+        allowance = told(session, budget_id)
+        allowance.tail, allowance.hold_idle_ms = True, 2_000
+        return allowance
+
+    monkeypatch.setattr(plane, "allowance", in_tail)
     pools = counter.book.organization and counter.book.organization.pools
     assert pools
-    pools[10].tail = True
+    pools[10].tail, pools[10].hold_idle_ns = True, 2_000_000_000
 
 
 async def test_a_stream_begins_small_and_grows_from_what_is_free(
@@ -75,10 +84,12 @@ async def test_a_worst_case_no_larger_than_the_beginning_does_not_grow(counter: 
     assert (call.ceiling_nanos, call.grows) == (100, False)
 
 
-async def test_in_the_tail_nothing_begins_small(plane: FakeControlPlane, counter: Counter) -> None:
+async def test_in_the_tail_nothing_begins_small(
+    plane: FakeControlPlane, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plane.extra_nanos = 200
     await counter.spend(10, 10)
-    into_tail(plane, counter)
+    into_tail(plane, counter, monkeypatch)
     whole = await begun(counter, 300, 100)
     assert (whole.ceiling_nanos, whole.grows) == (300, False)
     clamped = await begun(counter, 90_000, 100, least=50)
@@ -86,13 +97,13 @@ async def test_in_the_tail_nothing_begins_small(plane: FakeControlPlane, counter
 
 
 async def test_one_that_waited_into_the_tail_is_clamped(
-    plane: FakeControlPlane, counter: Counter
+    plane: FakeControlPlane, counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hog = await counter.cashier.reserve(await counter.call(1_000))
     plane.judging = False
     waiting = asyncio.create_task(begun(counter, 90_000, 100, least=50))
     await plane.until(lambda: plane.waiting, "it waits")
-    into_tail(plane, counter)
+    into_tail(plane, counter, monkeypatch)
     counter.cashier.settle(hog, counter.outcome(20))
     call = await waiting
     assert (call.ceiling_nanos, call.grows) == (100, False)
