@@ -4,28 +4,64 @@ Owns: what of an answer is held until the call is settled, and where the app is 
 Refuses: to let the last byte of an answer go before its charge is written.
 """
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, cast
 
 from bursar_sidecar.app_headers import cost_headers
 from bursar_sidecar.attempt import Attempt
+from bursar_sidecar.content_coding import (
+    MAX_PIECE_BYTES,
+    READABLE,
+    Decoder,
+    Undecodable,
+    coding_of,
+    decoded,
+)
+from bursar_sidecar.desk import Receipt
 from bursar_sidecar.dialects.dialect import Endpoint
 from bursar_sidecar.dialects.facts import Facts
+from bursar_sidecar.exchange import Exchange, Take
 from bursar_sidecar.http_messages import Headers, Responder
 from bursar_sidecar.meter import StreamMeter, cost_comment
+from bursar_sidecar.passed_headers import (
+    HOP_BY_HOP,
+    answer_headers,
+    passed_trailers,
+    without_length,
+)
 from bursar_sidecar.produced import Produced
-from bursar_sidecar.provider_pool import HOP_BY_HOP
 from bursar_sidecar.recount import Recount
-from bursar_sidecar.upstream import Exchange
 
 MAX_PLAIN_ANSWER_BYTES: Final = 64 * 1024 * 1024
 """Plain answers are held whole, so that their cost is in the headers; a larger one flows through
 unread, and is charged at its reservation."""
+MAX_UNPACKED_STREAM_BYTES: Final = 1024 * 1024 * 1024
+"""Of a compressed stream, in all; none of it is kept."""
 
 
 class Answering:
-    """The answer of one call on its way to the app. Raises Broken when the provider breaks off."""
+    """The answer of one call on its way to the app. Raises Broken when the provider breaks off.
 
-    __slots__ = ("_attempt", "_endpoint", "_exchange", "_facts", "_recount", "_respond")
+    Head and pieces are handled in the turn of the loop that brought them, by `_begin` and one of
+    the `_take_...`; what has to be awaited in between is in `_catch_up`.
+    """
+
+    __slots__ = (
+        "_attempt",
+        "_chunks",
+        "_coding",
+        "_decoder",
+        "_endpoint",
+        "_exchange",
+        "_facts",
+        "_finish",
+        "_headers",
+        "_meter",
+        "_recount",
+        "_respond",
+        "_size",
+        "_take",
+    )
 
     def __init__(
         self,
@@ -42,97 +78,194 @@ class Answering:
         self._exchange = exchange
         self._respond = respond
         self._recount = recount
+        self._headers: Headers = []
+        self._coding = ""
+        self._take: Take = self._take_plain
+        self._finish: Callable[[], Awaitable[None]] = self._finish_plain
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._meter: StreamMeter | None = None
+        self._decoder: Decoder | None = None
 
     async def bring_back(self) -> None:
-        """All of it, once its head is there."""
-        attempt = self._attempt
-        content_type = encoding = b""
-        headers: Headers = []
+        """All of it."""
+        exchange = self._exchange
+        exchange.on_interim = self._interim
+        stopped = await exchange.pump(begin=self._begin)
+        while stopped:
+            await self._catch_up()
+            stopped = await exchange.pump(self._take)
+        await self._finish()
+
+    def _interim(self, status: int, headers: Headers, reason: bytes) -> None:
+        passed = [pair for pair in headers if pair[0].lower() not in HOP_BY_HOP]
+        self._respond.interim(status, passed, reason)
+
+    def _begin(self) -> Take:
+        """The head is here: which way the answer goes; who takes its pieces."""
+        attempt, exchange = self._attempt, self._exchange
+        attempt.status = exchange.status
+        headers = exchange.headers
+        self._headers = answer_headers(
+            headers, exchange.names, trailers=self._respond.wants_trailers
+        )
+        self._coding = coding_of(headers)
+        content_type = b""
         ids = self._endpoint.dialect.request_id_headers
-        for name, value in self._exchange.headers:
-            if name not in HOP_BY_HOP:
-                headers.append((name, value))
-                if name == b"content-type":
-                    content_type = value.lower()
-                elif name == b"content-encoding":
-                    encoding = value.lower()
-                elif name in ids:
-                    attempt.request_id = value.decode("latin-1")
+        for name, value in headers:
+            if name == b"content-type":
+                content_type = value.lower()
+            elif name in ids:
+                attempt.request_id = value.decode("latin-1")
         if attempt.terms.set_output_limit is not None:
-            headers.append((b"x-bursar-max-output", b"%d" % attempt.terms.set_output_limit))
+            self._headers.append((b"x-bursar-max-output", b"%d" % attempt.terms.set_output_limit))
         if attempt.terms.clamped_output is not None:
-            headers.append((b"x-bursar-clamped-output", b"%d" % attempt.terms.clamped_output))
+            self._headers.append((b"x-bursar-clamped-output", b"%d" % attempt.terms.clamped_output))
         if attempt.status >= 300:
             attempt.fail()
-            await self._plain(headers)
-        elif encoding not in (b"", b"identity"):
-            reason = "the provider compressed an answer that it was asked not to"
-            await self._unread(headers, [], reason)
+        elif self._coding and self._coding not in READABLE:
+            self._flow(f"the provider compressed its answer with {self._coding[:40]}")
         elif content_type.startswith(b"text/event-stream"):
-            await self._stream(headers)
-        else:
-            await self._plain(headers)
+            self._stream()
+        return self._take
 
-    async def _plain(self, headers: Headers) -> None:
-        """A plain answer is held whole: it is settled before its first byte goes out."""
-        attempt, exchange = self._attempt, self._exchange
-        chunks: list[bytes] = []
-        size = 0
-        while chunk := await exchange.read():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > MAX_PLAIN_ANSWER_BYTES:
-                await self._unread(headers, chunks, "an answer too large to read")
-                return
+    async def _catch_up(self) -> None:
+        """What has to be awaited before the next piece is taken."""
+        meter = self._meter
+        if meter is not None and meter.ended and self._attempt.receipt is None:
+            await self._recount.count(self._attempt, self._facts, cut=False, unread=False)
+            self._settle_stream(b"", comment=True)
+        if self._respond.paused:
+            await self._respond.drain()
+
+    # --- plain: held whole, because it is settled before its first byte goes out -----------------
+
+    def _take_plain(self, piece: bytes) -> bool:
+        self._chunks.append(piece)
+        self._size += len(piece)
+        if self._size <= MAX_PLAIN_ANSWER_BYTES:
+            return False
+        self._flow("an answer too large to read")
+        return True  # another takes the next
+
+    async def _finish_plain(self) -> None:
+        chunks, attempt, exchange = self._chunks, self._attempt, self._exchange
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        receipt = attempt.receipt
-        if receipt is None:
-            reading = self._endpoint.reading(self._facts)
-            reading.whole(body)
-            receipt = attempt.charge(reading)
-        headers += cost_headers(receipt, attempt.usage.total_llm_tokens)
-        self._respond.send(attempt.status, headers, body)
+        receipt = attempt.receipt or self._charge_plain(body)
+        self._headers += cost_headers(receipt, attempt.usage.total_llm_tokens)
+        trailers = passed_trailers(exchange.trailers)
+        if trailers and self._respond.wants_trailers:
+            self._respond.start(attempt.status, without_length(self._headers), exchange.reason)
+            self._respond.write(body)
+            self._respond.finish(trailers)
+        else:
+            self._respond.send(attempt.status, self._headers, body, exchange.reason)
 
-    async def _stream(self, headers: Headers) -> None:
-        """A stream flows through event by event; it is settled before its last one goes out."""
-        attempt, exchange, respond = self._attempt, self._exchange, self._respond
+    def _charge_plain(self, body: bytes) -> Receipt:
+        if self._coding:
+            try:
+                body = decoded(body, self._coding, MAX_PLAIN_ANSWER_BYTES)
+            except Undecodable as error:
+                return self._attempt.charge_reserved(f"an answer that is {error}", "final")
+        reading = self._endpoint.reading(self._facts)
+        reading.whole(body)
+        return self._attempt.charge(reading)
+
+    # --- a stream: flows event by event, and is settled before its last one goes out -------------
+
+    def _stream(self) -> None:
+        attempt = self._attempt
         reading = self._endpoint.stream_reading(self._facts)
         if self._recount.keeps_text(attempt, self._facts):
             reading.kept = Produced()
-        meter = StreamMeter(reading)
-        tells_cost = self._endpoint.dialect.comments_in_streams
+        self._meter = StreamMeter(reading)
         attempt.streams(reading)
-        headers.append((b"x-bursar-charge-id", attempt.charge_id.encode()))
-        respond.start(attempt.status, headers)
-        while True:
-            chunk = await exchange.read()
-            out = meter.feed(chunk) if chunk else meter.flush()
-            if attempt.receipt is None and (meter.ended or not chunk):
-                await self._recount.count(attempt, self._facts, cut=False, unread=False)
-                receipt = attempt.charge(reading)
-                # Never inside an event without its end.
-                if tells_cost and (chunk or not out or meter.ended):
-                    out += cost_comment(receipt)
-            if meter.held:
+        if self._coding:
+            # Asked for without compression, and compressed all the same: what flows is not edited.
+            self._decoder = Decoder(
+                self._coding, MAX_UNPACKED_STREAM_BYTES, most_a_piece=MAX_PIECE_BYTES
+            )
+            self._take, self._finish = self._take_packed, self._finish_packed
+        else:
+            self._headers = without_length(self._headers)
+            self._take, self._finish = self._take_stream, self._finish_stream
+        self._headers.append((b"x-bursar-charge-id", attempt.charge_id.encode()))
+        self._respond.start(attempt.status, self._headers, self._exchange.reason)
+
+    def _take_stream(self, piece: bytes) -> bool:
+        meter, respond = cast(StreamMeter, self._meter), self._respond
+        out = meter.feed(piece)
+        if meter.ended:
+            if self._attempt.receipt is not None:
                 out += meter.held
                 meter.held = b""
-            respond.write(out)
-            if not chunk:
-                respond.finish()
-                return
-            if respond.paused:
-                await respond.drain()
+            elif self._recount.wanted(self._attempt):
+                respond.write(out)
+                return True
+            else:
+                self._settle_stream(out, comment=True)
+                return respond.paused
+        respond.write(out)
+        return respond.paused
 
-    async def _unread(self, headers: Headers, chunks: list[bytes], reason: str) -> None:
-        """An answer that cannot be metered flows through, charged at its reservation."""
-        attempt, exchange, respond = self._attempt, self._exchange, self._respond
+    def _settle_stream(self, out: bytes, *, comment: bool) -> None:
+        meter = cast(StreamMeter, self._meter)
+        receipt = self._attempt.charge(meter.reading)
+        if comment and self._endpoint.dialect.comments_in_streams:
+            out += cost_comment(receipt)
+        self._respond.write(out + meter.held)
+        meter.held = b""
+
+    async def _finish_stream(self) -> None:
+        meter = cast(StreamMeter, self._meter)
+        out = meter.flush()
+        if self._attempt.receipt is None:
+            await self._recount.count(self._attempt, self._facts, cut=False, unread=False)
+            # Never a comment inside an event that lacks its end.
+            self._settle_stream(out, comment=not out or meter.ended)
+        else:
+            self._respond.write(out + meter.held)
+        self._respond.finish(passed_trailers(self._exchange.trailers))
+
+    # --- a compressed stream: read along on a copy -----------------------------------------------
+
+    def _take_packed(self, piece: bytes) -> bool:
+        meter, decoder, respond = cast(StreamMeter, self._meter), self._decoder, self._respond
+        if decoder is not None:
+            try:
+                meter.feed(decoder.feed(piece))
+            except Undecodable as error:
+                meter.reading.unreadable = f"a stream that is {error}"
+                self._decoder = None
+            meter.held = b""
+            if meter.ended and self._attempt.receipt is None:
+                self._attempt.charge(meter.reading)
+        respond.write(piece)
+        return respond.paused
+
+    async def _finish_packed(self) -> None:
+        meter = cast(StreamMeter, self._meter)
+        meter.flush()
+        if self._attempt.receipt is None:
+            await self._recount.count(self._attempt, self._facts, cut=False, unread=False)
+            self._attempt.charge(meter.reading)
+        self._respond.finish(passed_trailers(self._exchange.trailers))
+
+    # --- unread: flows through, charged at its reservation ---------------------------------------
+
+    def _flow(self, reason: str) -> None:
+        attempt, respond = self._attempt, self._respond
         receipt = attempt.receipt or attempt.charge_reserved(reason, "final")
-        headers += cost_headers(receipt, attempt.usage.total_llm_tokens)
-        respond.start(attempt.status, headers)
+        self._headers += cost_headers(receipt, attempt.usage.total_llm_tokens)
+        self._take, self._finish = self._take_unread, self._finish_unread
+        respond.start(attempt.status, self._headers, self._exchange.reason)
+        chunks, self._chunks = self._chunks, []
         for chunk in chunks:
             respond.write(chunk)
-        while chunk := await exchange.read():
-            respond.write(chunk)
-            if respond.paused:
-                await respond.drain()
-        respond.finish()
+
+    def _take_unread(self, piece: bytes) -> bool:
+        self._respond.write(piece)
+        return self._respond.paused
+
+    async def _finish_unread(self) -> None:
+        self._respond.finish(passed_trailers(self._exchange.trailers))

@@ -6,10 +6,11 @@ Ours never go to a provider: everything that begins with one of `OURS` stays her
 from typing import Final
 
 from bursar.money import format_nanos
+from bursar_sidecar.content_coding import READABLE, Undecodable, coding_of, decoded
 from bursar_sidecar.desk import Receipt, Refusal, Spender
 from bursar_sidecar.dialects.dialect import Dialect
 from bursar_sidecar.dialects.facts import Facts, check_label, check_tags
-from bursar_sidecar.http_messages import Headers, Request
+from bursar_sidecar.http_messages import Headers, Request, Responder
 
 MAX_USER_AGENT: Final = 128
 """Characters kept of an app's name in reports."""
@@ -30,15 +31,26 @@ def key_of(request: Request, dialect: Dialect) -> str:
     raise Refusal("key_missing")
 
 
-def check_encoding(request: Request) -> None:
-    """A compressed body can't be read, and its provider might read another request than we do."""
-    encoding = request.header(b"content-encoding").strip().lower()
-    if encoding not in (b"", b"identity"):
-        shown = encoding[:40].decode("latin-1")
+def unpack(request: Request, respond: Responder, most: int) -> None:
+    """Decompress a body that came compressed, to at most `most` bytes, so that it can be read.
+
+    Raises Refusal for what cannot be read, and for what another reader might read differently.
+    """
+    coding = coding_of(request.headers)
+    if not coding:
+        return
+    if coding not in READABLE:
         raise Refusal(
             "body_encoded",
-            f"content-encoding is {shown!r}; expected a body as it is, without compression.",
+            f"content-encoding is {coding[:40]!r}; expected gzip, deflate or none.",
         )
+    try:
+        plain = decoded(request.body, coding, most, strict=True)
+    except Undecodable as error:
+        raise Refusal("body_encoded", f"The body cannot be read: {error}.") from None
+    if not respond.hold(len(plain)):
+        raise Refusal("overloaded", "Too many large requests at once; try again.")
+    request.encoded, request.body = request.body, plain
 
 
 def labels_of(request: Request, facts: Facts, spender: Spender) -> tuple[tuple[str, ...], str, str]:

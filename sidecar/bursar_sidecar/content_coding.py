@@ -14,8 +14,8 @@ from bursar_sidecar.http_messages import Headers
 READABLE: Final = frozenset({"gzip", "deflate"})
 """Codings that can be read along."""
 MAX_PIECE_BYTES: Final = 16 * 1024 * 1024
-"""The most that one piece of a compressed stream may grow to: a read of 256 KiB holds some hundreds of
-events, which are not a thousand times as large."""
+"""The most that one piece of a compressed stream may grow to: a read of 256 KiB holds some hundreds
+of events, which are not a thousand times as large."""
 _ALIASES: Final = {"x-gzip": "gzip", "identity": "", "": ""}
 _GZIP_WINDOW: Final = 31
 _ZLIB_WINDOW: Final = 15

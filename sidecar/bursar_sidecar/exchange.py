@@ -131,7 +131,7 @@ class Exchange:
         self._error: Exception | None = None
         self._stopped = False
         self._waiter: asyncio.Future[None] | None = None
-        self._begin: Callable[[], None] | None = None
+        self._begin: Callable[[], Take] | None = None
         self._take: Take | None = None
         self.head_only = False
         """The request is a HEAD: its answer has no body, whatever its headers say."""
@@ -184,19 +184,20 @@ class Exchange:
             self._connection.flow(reading=True)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def pump(self, take: Take, begin: Callable[[], None] | None = None) -> bool:
+    async def pump(self, take: Take | None = None, begin: Callable[[], Take] | None = None) -> bool:
         """Hand the body to `take` piece by piece, each in the turn of the loop that brought it.
 
-        `begin` is called before, as soon as the head is here. Returns True when `take` did: what
-        comes meanwhile is kept (a bounded amount, then the provider waits) for the next `pump`.
-        Returns False at the end of the body. Raises Broken, and what `begin` and `take` raise.
+        `begin` is called before, as soon as the head is here, and says who takes. Returns True when
+        `take` did: what comes meanwhile is kept (a bounded amount, then the provider waits) for the
+        next `pump`. Returns False at the end of the body. Raises Broken, and what `begin` and
+        `take` raise.
         """
         if begin is not None:
             if self.status:
-                begin()
+                take = begin()
             else:
                 self._begin = begin
-        if self._hand_on(take):
+        if take is not None and self._hand_on(take):
             return True
         while True:
             if self._error is not None:
@@ -265,7 +266,7 @@ class Exchange:
                 self._wake()
         else:
             try:
-                begin()
+                self._take = begin()
             except Exception as error:  # noqa: BLE001 - raised where `pump` is awaited
                 self._raise(error)
 

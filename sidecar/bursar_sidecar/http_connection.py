@@ -347,6 +347,13 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self.lost:
             self._transport.writelines(pieces)
 
+    def hold(self, size: int) -> bool:
+        """Count more bytes as held for the running request; False: too many are held."""
+        self._held += size
+        self._served_bytes += size
+        self._server.held_bytes += size
+        return self._server.held_bytes <= self._limits.max_held_bytes
+
     async def drain(self) -> None:
         """Wait until the peer has read on, or is gone."""
         if self.write_paused and not self.lost:

@@ -27,6 +27,10 @@ class Channel(Protocol):
         """Several pieces to the peer in order, without joining them first."""
         ...
 
+    def hold(self, size: int) -> bool:
+        """Count more bytes as held for the running request; False: too many are held."""
+        ...
+
     async def drain(self) -> None:
         """Wait until the peer has read on, or is gone."""
         ...
@@ -38,6 +42,7 @@ class Request:
 
     __slots__ = (
         "body",
+        "encoded",
         "headers",
         "http_1_0",
         "keep_alive",
@@ -66,6 +71,8 @@ class Request:
         self.headers = headers
         self.names = [name for name, _ in headers] if names is None else names
         self.body = body
+        self.encoded: bytes | None = None
+        """The body as it came, where `body` is what it was decompressed to."""
         self.keep_alive = keep_alive
         self.http_1_0 = http_1_0
 
@@ -161,6 +168,10 @@ class Responder:
         callback, self._on_hang_up = self._on_hang_up, None
         if callback is not None:
             callback()
+
+    def hold(self, size: int) -> bool:
+        """Count more bytes as held for this request until it is answered; False: too many are."""
+        return self._connection.hold(size)
 
     def interim(self, status: int, headers: Headers, reason: bytes | None = None) -> None:
         """An interim answer (1xx) before the real one; old clients do not get them."""

@@ -11,10 +11,10 @@ import structlog
 
 from bursar_sidecar.answering import Answering
 from bursar_sidecar.app_headers import (
-    check_encoding,
     cost_headers,
     key_of,
     labels_of,
+    unpack,
     user_agent_of,
 )
 from bursar_sidecar.attempt import Attempt
@@ -123,7 +123,7 @@ class Proxy:
         started = self._clock.monotonic()
         endpoint = found.endpoint
         spender = await self._desk.identify(key_of(request, endpoint.dialect))
-        check_encoding(request)
+        unpack(request, respond, self._settings.max_request_bytes)
         facts = endpoint.read(request, found.named)
         tags, customer, run = labels_of(request, facts, spender)
         book, started_at = self._desk.prices(), self._clock.wall_ns()
@@ -174,7 +174,7 @@ class Proxy:
                 limit_field=route.provider.output_limit_field,
             )
             target = endpoint.target(request, route.model, route.provider.spoken)
-            wire = upstream.request(target, request, body)
+            wire = upstream.request(target, request, body, stream=facts.stream)
             await self._forward(endpoint, attempt, facts, upstream, wire, respond)
         finally:
             attempt.abandon()
@@ -187,7 +187,7 @@ class Proxy:
         attempt: Attempt,
         facts: Facts,
         upstream: ProviderPool,
-        wire: bytes,
+        wire: tuple[bytes, ...],
         respond: Responder,
     ) -> None:
         """Send the call and bring its answer back; every way out has settled the attempt."""
@@ -201,7 +201,7 @@ class Proxy:
                 attempt.release()
                 return
             attempt.sent = True
-            exchange.send(wire)
+            exchange.send(*wire)
         except NeverSent as never:
             attempt.sent = False
             attempt.release()
@@ -211,7 +211,6 @@ class Proxy:
             return
         respond.on_hang_up(lambda: self._hang_up(exchange, stream=facts.stream))
         try:
-            attempt.status = await exchange.head()
             answering = Answering(endpoint, facts, attempt, exchange, respond, self._recount)
             await answering.bring_back()
         except Broken as broken:

@@ -44,6 +44,11 @@ class Recount:
         if self._counter is not None:
             self._counter.close()
 
+    def wanted(self, attempt: Attempt) -> bool:
+        """Whether a stream that came to its end has to be counted before it can be settled."""
+        reading = attempt.reading
+        return self._counter is not None and reading is not None and lacks_usage(reading, cut=False)
+
     async def count(self, attempt: Attempt, facts: Facts, *, cut: bool, unread: bool) -> None:
         """Tell the attempt how many LLM tokens went in and are seen to have come out, if that can
         be known in time. `unread`: more came out than was seen."""

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bursar_sidecar.exchange import HIGH_WATER_BYTES, Exchange
+from bursar_sidecar.exchange import HIGH_WATER_BYTES, Exchange, Take
 from bursar_sidecar.http_messages import Headers
 from bursar_sidecar.upstream import Broken, Pool
 from bursar_sidecar.upstream_connection import MAX_HEAD_BYTES, UpstreamConnection
@@ -176,15 +176,16 @@ class Turn:
         self.begun = 0
         self.stop_after = -1
 
-    def begin(self) -> None:
+    def begin(self) -> Take:
         self.begun += 1
+        return self.take
 
     def take(self, piece: bytes) -> bool:
         self.taken.append(piece)
         return len(self.taken) == self.stop_after
 
     async def pumping(self) -> "asyncio.Task[bool]":
-        task = asyncio.ensure_future(self.exchange.pump(self.take, self.begin))
+        task = asyncio.ensure_future(self.exchange.pump(begin=self.begin))
         await delivered()
         return task
 

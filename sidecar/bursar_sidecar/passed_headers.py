@@ -1,0 +1,170 @@
+"""Which headers pass from one side to the other, which stay, and which we write ourselves. Pure.
+
+All others pass as they came: names in their case, values in their bytes, repeated ones repeated, in
+their order. A header that we write takes the place, and the name's case, of the one it replaces.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from bursar_sidecar.app_headers import OURS
+from bursar_sidecar.content_coding import narrowed
+from bursar_sidecar.http_messages import COPIED_BYTES, Headers, Request
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+        b"content-length",
+    }
+)
+"""Headers that concern one connection only (RFC 9110, 7.6.1), and framing, which each side does
+anew."""
+
+_STAY: Final = HOP_BY_HOP | {
+    b"expect",
+    b"authorization",
+    b"x-api-key",
+    b"api-key",
+    b"x-goog-api-key",
+    b"cookie",
+    # The credential is the operator's, and so is what it is billed to.
+    b"openai-organization",
+    b"openai-project",
+}
+"""Of a request, beside those that `Connection` names."""
+_OURS_IN_ANSWERS: Final = frozenset({b"x-litellm-response-cost", b"x-litellm-response-tokens"})
+_NEVER_TRAILERS: Final = HOP_BY_HOP | {
+    b"authorization",
+    b"cache-control",
+    b"content-encoding",
+    b"content-range",
+    b"content-type",
+    b"host",
+    b"set-cookie",
+    b"www-authenticate",
+}
+"""What may not come after a body (RFC 9110, 6.5.1): framing, routing, credentials, coding."""
+_NEEDED: Final = frozenset({b"content-length", b"content-encoding", b"te"})
+"""What makes a request what it is, whatever its `Connection` names."""
+_BODILESS: Final = frozenset({b"GET", b"HEAD", b"DELETE"})
+_USUAL_CONNECTIONS: Final = frozenset({b"keep-alive", b"close"})
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+
+
+def named_by_connection(headers: Headers) -> frozenset[bytes]:
+    """The headers that a peer declares to be for its connection only; names in lower case."""
+    named: set[bytes] = set()
+    for name, value in headers:
+        if name == b"connection":
+            lowered = value.lower()
+            if lowered not in _USUAL_CONNECTIONS:
+                named.update(part.strip() for part in lowered.split(b","))
+    return frozenset(named) if named else _NOTHING
+
+
+class RequestWriter:
+    """Writes the requests to one provider."""
+
+    __slots__ = ("_base", "_handled", "_own")
+
+    def __init__(self, authority: bytes, base: bytes, own: Sequence[bytes]) -> None:
+        """`base` comes before every target; `own` are the lines ("name: value") of the operator:
+        its credential and its headers. Of two with one name the last counts."""
+        self._base = base
+        self._own: dict[bytes, tuple[bytes, bytes]] = {b"host": (b"Host", authority)}
+        for line in own:
+            name, _, value = line.partition(b": ")
+            self._own[name.lower()] = (name, value)
+        self._handled = frozenset(self._own) | _STAY | {b"accept-encoding", b"content-encoding"}
+
+    def pieces(
+        self, target: bytes, request: Request, body: bytes, *, packed: bool
+    ) -> tuple[bytes, ...]:
+        """A whole request as it goes over the wire, in as many pieces as save a copy.
+
+        `body` is `request.body` itself where nothing was edited. `packed`: the answer may come
+        compressed; one that has to be edited may not.
+        """
+        coded = True
+        if request.encoded is not None:
+            coded = body is request.body
+            body = request.encoded if coded else body
+        head = self._head(target, request, len(body), packed=packed, coded=coded)
+        if len(body) < COPIED_BYTES:
+            return (head + body,)
+        return (head, body)
+
+    def _head(
+        self, target: bytes, request: Request, size: int, *, packed: bool, coded: bool
+    ) -> bytes:
+        handled = self._handled
+        missing = self._own.copy()
+        if size or request.method not in _BODILESS:
+            missing[b"content-length"] = (b"Content-Length", b"%d" % size)
+        lines = [b"%b %b%b HTTP/1.1\r\n" % (request.method, self._base, target)]
+        accepts = False
+        named = _NOTHING
+        for (name, value), written in zip(request.headers, request.names, strict=True):
+            if name not in handled:
+                if not name.startswith(OURS):
+                    lines.append(b"%b: %b\r\n" % (written, value))
+            elif name in missing:
+                lines.append(b"%b: %b\r\n" % (written, missing.pop(name)[1]))
+            elif name == b"accept-encoding":
+                accepts = True
+                value = narrowed(value) if packed else b"identity"
+                lines.append(b"%b: %b\r\n" % (written, value))
+            elif name == b"content-encoding":
+                if coded:
+                    lines.append(b"%b: %b\r\n" % (written, value))
+            elif name == b"connection" and value.lower() not in _USUAL_CONNECTIONS:
+                named = named_by_connection(request.headers)
+            elif name == b"te" and request.wants_trailers:
+                lines.append(b"%b: trailers\r\nConnection: TE\r\n" % written)
+        if named:
+            lines = _without(lines, named - self._own.keys() - _NEEDED)
+        if not accepts or b"accept-encoding" in named:
+            lines.append(b"Accept-Encoding: identity\r\n")
+        lines += [b"%b: %b\r\n" % line for line in missing.values()]
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+
+def _without(lines: list[bytes], named: frozenset[bytes]) -> list[bytes]:
+    return [line for line in lines if line.partition(b":")[0].lower() not in named]
+
+
+def answer_headers(headers: Headers, names: Sequence[bytes], *, trailers: bool) -> Headers:
+    """Of a provider's answer, what the app gets: all but what is for one connection, and what we
+    say ourselves. Its content-length is among it: it goes where the body does not stay as it is.
+
+    `headers` with names in lower case, `names` as they came; `trailers`: the app wants them told.
+    """
+    named = named_by_connection(headers)
+    passed = []
+    for (name, value), written in zip(headers, names, strict=True):
+        if name in HOP_BY_HOP:
+            if name == b"content-length" or (trailers and name == b"trailer"):
+                passed.append((written, value))
+        elif name not in named and name not in _OURS_IN_ANSWERS and name[:9] != b"x-bursar-":
+            passed.append((written, value))
+    return passed
+
+
+def passed_trailers(trailers: Headers) -> Headers:
+    """Fields after a body that the app may get; names as they came."""
+    return [pair for pair in trailers if pair[0].lower() not in _NEVER_TRAILERS]
+
+
+def without_length(headers: Headers) -> Headers:
+    """Headers of an answer whose body does not stay as it is."""
+    return [pair for pair in headers if pair[0].lower() != b"content-length"]
