@@ -20,6 +20,7 @@ from bursar_sidecar.content_coding import (
 from bursar_sidecar.desk import Receipt
 from bursar_sidecar.dialects.dialect import Endpoint
 from bursar_sidecar.dialects.facts import Facts
+from bursar_sidecar.dialects.kinds import Server
 from bursar_sidecar.exchange import Exchange, Take
 from bursar_sidecar.http_messages import Headers, Responder
 from bursar_sidecar.meter import StreamMeter, cost_comment
@@ -59,6 +60,7 @@ class Answering:
         "_meter",
         "_recount",
         "_respond",
+        "_server",
         "_size",
         "_take",
     )
@@ -66,6 +68,7 @@ class Answering:
     def __init__(
         self,
         endpoint: Endpoint,
+        server: Server,
         facts: Facts,
         attempt: Attempt,
         exchange: Exchange,
@@ -73,6 +76,7 @@ class Answering:
         recount: Recount,
     ) -> None:
         self._endpoint = endpoint
+        self._server = server
         self._facts = facts
         self._attempt = attempt
         self._exchange = exchange
@@ -167,7 +171,7 @@ class Answering:
                 body = decoded(body, self._coding, MAX_PLAIN_ANSWER_BYTES)
             except Undecodable as error:
                 return self._attempt.charge_reserved(f"an answer that is {error}", "final")
-        reading = self._endpoint.reading(self._facts)
+        reading = self._endpoint.reading(self._facts, self._server)
         reading.whole(body)
         return self._attempt.charge(reading)
 
@@ -175,7 +179,7 @@ class Answering:
 
     def _stream(self) -> None:
         attempt = self._attempt
-        reading = self._endpoint.stream_reading(self._facts)
+        reading = self._endpoint.stream_reading(self._facts, self._server)
         if self._recount.keeps_text(attempt, self._facts):
             reading.kept = Produced()
         self._meter = StreamMeter(reading)

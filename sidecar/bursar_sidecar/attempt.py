@@ -171,12 +171,12 @@ class Attempt:
     def _price_of(self, answered: str) -> Price | None:
         """The price follows the model that answered, when the list knows it under another name."""
         asked = self.terms.price
-        if asked is None or not answered or answered == self.route.model:
+        if asked is None or not answered or answered == self.route.listed:
             return asked
         found = lookup(self._book, answered, self.route.provider)
         if found is not None and not self.terms.rates.can_charge(found):
             return asked
-        return price_of_answer(asked, found, self.route.model, answered)
+        return price_of_answer(asked, found, self.route.listed, answered)
 
     def _settle(
         self,

@@ -25,6 +25,7 @@ class ProviderPool:
             tls,
             dial=dial,
         )
+        self.server = provider.server
         lines = [f"{name}: {value}" for name, value in provider.headers]
         if provider.api_key:
             lines.insert(0, f"{provider.spoken.credential}{provider.api_key}")

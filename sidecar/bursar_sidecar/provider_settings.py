@@ -8,13 +8,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from bursar_sidecar.dialects.kinds import KINDS, Kind
-from bursar_sidecar.setting_checks import text, whole
+from bursar_sidecar.dialects.kinds import KINDS, Kind, Server
+from bursar_sidecar.setting_checks import flag, text, whole
 
 MAX_PROVIDERS: Final = 200
 """Each holds a pool; no operator has more upstreams than that."""
 _PROVIDER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_API_VERSION: Final = re.compile(r"[0-9A-Za-z.-]{1,40}")
 _LIMIT_FIELDS: Final = ("max_completion_tokens", "max_tokens")
 
 
@@ -36,8 +37,16 @@ class Provider(msgspec.Struct, frozen=True):
     priority, which makes reservations dearer."""
     region: str = ""
     """Where the account's calls are served, for prices that differ by region: "eu"; "" for none."""
-    output_limit_field: str = "max_completion_tokens"
-    """The field by which an output limit is set where a request has none."""
+    output_limit_field: str = ""
+    """The field by which an output limit is set where a chat request has none; "" for that of its
+    kind."""
+    include_usage: bool | None = None
+    """Whether streams are asked for their usage with `stream_options`; None as its kind does."""
+    deployments: tuple[tuple[str, str], ...] = ()
+    """Names under which it serves models, each with the price list's name of the model: Azure's
+    deployments, aliases of servers of one's own."""
+    api_version: str = ""
+    """Azure: calls go to the deployments' own paths with this version; "" for `/openai/v1`."""
     ca_file: str = ""
     """PEM file of the authorities to trust instead of the system's; "" for the system's."""
     max_connections: int = 1_000
@@ -48,6 +57,24 @@ class Provider(msgspec.Struct, frozen=True):
     def spoken(self) -> Kind:
         """What is the same for all servers of its kind."""
         return KINDS[self.kind]
+
+    @property
+    def server(self) -> Server:
+        """As a dialect sees it."""
+        kind = self.spoken
+        return Server(
+            kind=kind,
+            limit_field=self.output_limit_field or kind.limit_field,
+            asks_usage=kind.asks_usage if self.include_usage is None else self.include_usage,
+            api_version=self.api_version,
+        )
+
+    def listed_model(self, model: str) -> str:
+        """The price list's name of a model that it serves."""
+        for name, listed in self.deployments:
+            if name == model:
+                return listed
+        return model
 
 
 def read_providers(
@@ -91,7 +118,13 @@ def _provider(
             shown = "***" if field == "headers" else repr(value)[:80]
             faults.append(f"{where}.{field} is {shown}; expected {error}")
     if "base_url" not in table:
-        faults.append(f"{where}.base_url is missing; expected a URL such as https://host/v1")
+        usual = KINDS[values.get("kind", "openai")].base_url
+        if not usual or "kind" not in values:
+            faults.append(f"{where}.base_url is missing; expected a URL such as https://host/v1")
+        values["base_url"] = usual
+    elif "base_url" in values and values.get("kind") == "azure":
+        # Azure's documents give it with the path of one API or the other.
+        values["base_url"] = values["base_url"].removesuffix("/v1").removesuffix("/openai")
     return None if len(faults) > before else Provider(**values)
 
 
@@ -152,6 +185,21 @@ def _limit_field(value: Any) -> str:
     return str(value)
 
 
+def _deployments(value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict) or not all(
+        isinstance(model, str) and model and name and name.isprintable() and "/" not in name
+        for name, model in value.items()
+    ):
+        raise ValueError('a table of deployments\' names and models, such as { chat = "gpt-4o" }')
+    return tuple(value.items())
+
+
+def _api_version(value: Any) -> str:
+    if not isinstance(value, str) or not _API_VERSION.fullmatch(value):
+        raise ValueError("a version of Azure's API, such as 2024-10-21")
+    return value
+
+
 def _headers(value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict) or not all(
         _HEADER_NAME.fullmatch(k) and isinstance(v, str) and v.isascii() and v.isprintable()
@@ -168,6 +216,9 @@ _PROVIDER_CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "service_tier": text("a service tier, such as default or auto"),
     "region": text("a region as price lists name it, such as eu"),
     "output_limit_field": _limit_field,
+    "include_usage": flag,
+    "deployments": _deployments,
+    "api_version": _api_version,
     "ca_file": text("a PEM file"),
     "max_connections": whole(1, 100_000),
     "headers": _headers,

@@ -131,16 +131,17 @@ class Proxy:
         terms = agree(
             facts,
             route,
-            budgeted=self._desk.is_budgeted(spender, route.provider.name, route.model),
+            budgeted=self._desk.is_budgeted(spender, route.provider.name, route.listed),
             rates=CallRates(self._desk.exchange_rates(), spender.currency, started_at),
             default_max_output=self._settings.default_max_output,
             may_clamp=self._settings.when_short == "clamp",
+            free=endpoint.name in route.provider.spoken.free,
         )
         exchanged = terms.conversion
         call = Call(
             spender=spender,
             provider=route.provider.name,
-            model=route.model,
+            model=route.listed,
             requested_model=facts.model,
             ceiling_nanos=terms.ceiling_nanos,
             least_nanos=terms.least_nanos,
@@ -170,10 +171,10 @@ class Proxy:
                 facts,
                 request.body,
                 model=route.model,
+                server=upstream.server,
                 output_limit=attempt.terms.clamped_output or attempt.terms.set_output_limit,
-                limit_field=route.provider.output_limit_field,
             )
-            target = endpoint.target(request, route.model, route.provider.spoken)
+            target = endpoint.target(request, route.model, upstream.server)
             wire = upstream.request(target, request, body, stream=facts.stream)
             await self._forward(endpoint, attempt, facts, upstream, wire, respond)
         finally:
@@ -211,7 +212,9 @@ class Proxy:
             return
         respond.on_hang_up(lambda: self._hang_up(exchange, stream=facts.stream))
         try:
-            answering = Answering(endpoint, facts, attempt, exchange, respond, self._recount)
+            answering = Answering(
+                endpoint, upstream.server, facts, attempt, exchange, respond, self._recount
+            )
             await answering.bring_back()
         except Broken as broken:
             await self._broke(endpoint.dialect, attempt, broken, facts, respond)

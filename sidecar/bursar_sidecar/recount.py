@@ -35,7 +35,7 @@ class Recount:
         return (
             self._counter is not None
             and not attempt.terms.hidden_output
-            and has_public_tokenizer(attempt.route.model)
+            and has_public_tokenizer(attempt.route.listed)
             and samples_freely(facts.fields)
         )
 
@@ -55,7 +55,7 @@ class Recount:
         reading = attempt.reading
         if self._counter is None or (reading is not None and not lacks_usage(reading, cut=cut)):
             return
-        model = (reading.model if reading is not None else "") or attempt.route.model
+        model = (reading.model if reading is not None else "") or attempt.route.listed
         if not has_public_tokenizer(model):
             return
         whole = reading is not None and not reading.unreadable and not unread

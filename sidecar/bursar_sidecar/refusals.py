@@ -60,6 +60,9 @@ REASONS: Final[dict[str, Rule]] = {
     "unbounded_tools": Rule(
         403, "permission_error", "A tool's cost has no bound, under a hard budget."
     ),
+    "untold_cost": Rule(
+        403, "permission_error", "The answer does not tell the cost, under a hard budget."
+    ),
     "split_required": Rule(403, "permission_error", "A budget needs a value to split by."),
     "model_not_found": Rule(404, "invalid_request_error", "The model is not known."),
     "unknown_path": Rule(404, "invalid_request_error", "This path is not served."),

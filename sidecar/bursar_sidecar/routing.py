@@ -32,6 +32,13 @@ class Route(msgspec.Struct, frozen=True):
     """The name the provider knows."""
     price: Price | None = None
     """None when no list knows the model."""
+    listed_as: str = ""
+    """The name the price list knows, where it is another one: of a deployment."""
+
+    @property
+    def listed(self) -> str:
+        """The name the price list knows."""
+        return self.listed_as or self.model
 
 
 class Router:
@@ -53,11 +60,12 @@ class Router:
         route = self._known.get((dialect, name))
         if route is None:
             route = self._named(name, dialect) or self._bare(name, dialect, book)
-            price = lookup(book, route.model, route.provider)
-            route = msgspec.structs.replace(route, price=price)
+            listed = route.provider.listed_model(route.model)
+            price = lookup(book, listed, route.provider)
+            route = msgspec.structs.replace(route, listed_as=listed, price=price)
             if len(self._known) < MAX_REMEMBERED:
                 self._known[dialect, name] = route
-        if not _is_allowed(spender.allowed_models, route.provider.name, route.model):
+        if not _is_allowed(spender.allowed_models, route.provider.name, route.listed):
             raise Refusal(
                 "model_not_allowed",
                 f"Model {name!r} is not among those that this key may call "
@@ -78,7 +86,8 @@ class Router:
             if dialect not in provider.spoken.dialects:
                 continue
             for model in self._names[provider.name]:
-                if not _is_allowed(spender.allowed_models, provider.name, model):
+                listed = provider.listed_model(model)
+                if not _is_allowed(spender.allowed_models, provider.name, listed):
                     continue
                 shown = model if model not in found else f"{provider.name}/{model}"
                 found[shown] = provider.name
@@ -98,10 +107,13 @@ class Router:
     def _bare(self, name: str, dialect: str, book: PriceBook) -> Route:
         speaking = [p for p in self._providers.values() if dialect in p.spoken.dialects]
         serving = [p for p in speaking if _serves(p, name)]
+        deploying = [p for p in speaking if any(name == one for one, _ in p.deployments)]
+        if len(deploying) == 1:
+            return Route(deploying[0], name)
         listed = set(book.provider_of(name))
         candidates = [p for p in serving if p.name in listed]
         if not candidates:
-            candidates = [p for p in serving if p.kind in listed]
+            candidates = [p for p in serving if p.spoken.listed in listed]
         if not candidates:
             # A bare name may be listed as another seller's alone, and have a price here too.
             candidates = [p for p in serving if lookup(book, name, p) is not None]
@@ -125,7 +137,7 @@ class Router:
 
 def lookup(book: PriceBook, model: str, provider: Provider) -> Price | None:
     """The price of `model` at a provider: listed under its own name, else under its kind's."""
-    return book.lookup(model, provider.name) or book.lookup(model, provider.kind)
+    return book.lookup(model, provider.name) or book.lookup(model, provider.spoken.listed)
 
 
 def _not_spoken(provider: Provider, dialect: str) -> Refusal:
@@ -137,7 +149,11 @@ def _not_spoken(provider: Provider, dialect: str) -> Refusal:
 
 
 def _serves(provider: Provider, model: str) -> bool:
-    return not provider.models or _matches(provider.models, model)
+    return (
+        not provider.models
+        or _matches(provider.models, model)
+        or any(model == name for name, _ in provider.deployments)
+    )
 
 
 def _is_allowed(globs: tuple[str, ...], provider: str, model: str) -> bool:
@@ -150,9 +166,12 @@ def _matches(globs: Iterable[str], name: str) -> bool:
 
 def _concrete_names(provider: Provider, book: PriceBook) -> set[str]:
     names = {glob for glob in provider.models if not set(glob) & set("*?[")}
+    names |= {name for name, _ in provider.deployments}
+    if provider.spoken.deployments:
+        return names  # of Azure's models only those serve that are deployed
     for listed in book.models():
         seller, _, model = listed.partition("/")
-        if seller not in (provider.name, provider.kind) or not _serves(provider, model):
+        if seller not in (provider.name, provider.spoken.listed) or not _serves(provider, model):
             continue
         price = lookup(book, model, provider)
         if price is not None and price.mode in _SERVED_MODES and price.is_priced:

@@ -114,17 +114,16 @@ def agree(
     rates: CallRates,
     default_max_output: int,
     may_clamp: bool = False,
+    free: bool = False,
 ) -> Terms:
-    """The terms of a call. Raises Refusal where it has no price or no bound under a budget."""
-    if facts.free:
+    """The terms of a call. Raises Refusal where it has no price or no bound under a budget.
+
+    `free`: the provider bills nothing for such a call, whatever its model."""
+    if free or facts.free:
         return _free_terms(rates)
     price = _usable(facts, route.price)
-    if budgeted and facts.unbounded_tools:
-        raise Refusal(
-            "unbounded_tools",
-            f"{facts.unbounded_tools!r} is run and billed by the provider without a bound, and "
-            "this call falls under a hard budget.",
-        )
+    if budgeted:
+        _check_bounded(facts)
     if price is None:
         if budgeted:
             raise _unpriced(route)
@@ -190,6 +189,21 @@ def clamp(terms: Terms, reserved_nanos: int) -> Terms:
     )
 
 
+def _check_bounded(facts: Facts) -> None:
+    if facts.unbounded_tools:
+        raise Refusal(
+            "unbounded_tools",
+            f"{facts.unbounded_tools!r} is run and billed by the provider without a bound, and "
+            "this call falls under a hard budget.",
+        )
+    if facts.untold_cost:
+        raise Refusal(
+            "untold_cost",
+            f"This call falls under a hard budget, and {facts.untold_cost}, so that nothing tells "
+            "what it will have cost.",
+        )
+
+
 def _usable(facts: Facts, price: Price | None) -> Price | None:
     # A price of an embedding model says nothing about what a chat would produce.
     wrong_mode = facts.generates and price is not None and price.mode == "embedding"
@@ -210,13 +224,13 @@ def _output_limit(
 
 
 def _input_bound(facts: Facts, route: Route, price: Price, budgeted: bool) -> int:
-    bounded = request_bound(facts, route.model)
+    bounded = request_bound(facts, route.listed)
     if bounded is not None:
         return bounded
     if price.max_input_llm_tokens:
         # Whatever the input refers to, the model takes no more than its context window; some bill
         # images at many times what they take of it.
-        window = price.max_input_llm_tokens + (images_bound(facts, route.model) or 0)
+        window = price.max_input_llm_tokens + (images_bound(facts, route.listed) or 0)
         return window * facts.rounds
     if budgeted:
         reason = facts.unbounded_input or "the input holds images"
@@ -225,16 +239,16 @@ def _input_bound(facts: Facts, route: Route, price: Price, budgeted: bool) -> in
         raise Refusal(
             "unbounded_input",
             f"{reason[:1].upper()}{reason[1:]}, whose size in LLM tokens is not bounded by the "
-            f"request; the context window of {route.model!r} is not known, and this call falls "
+            f"request; the context window of {route.listed!r} is not known, and this call falls "
             "under a hard budget.",
         )
-    return text_and_framing_bound(facts, route.model)
+    return text_and_framing_bound(facts, route.listed)
 
 
 def _unpriced(route: Route) -> Refusal:
     return Refusal(
         "model_unpriced",
-        f"Model {route.model!r} of provider {route.provider.name!r} has no price, and this call "
+        f"Model {route.listed!r} of provider {route.provider.name!r} has no price, and this call "
         "falls under a money budget. An administrator can set one with `bursar price set`.",
     )
 
@@ -249,7 +263,7 @@ def _check_convertible(route: Route, price: Price, rates: CallRates) -> None:
         what = "priced" if error.price_currency == price.currency else "charged a fee"
         raise Refusal(
             "exchange_rate_missing",
-            f"Model {route.model!r} is {what} in {error.price_currency}, the organization keeps "
+            f"Model {route.listed!r} is {what} in {error.price_currency}, the organization keeps "
             f"its books in {rates.currency}, and {error}. An administrator can set one with "
             f"`bursar fx set {error.price_currency} {rates.currency} RATE`.",
         ) from None
@@ -287,7 +301,7 @@ def _hides_output(facts: Facts, route: Route, price: Price) -> bool:
         return False
     return (
         facts.reasoning
-        or _reasons(route.model)
+        or _reasons(route.listed)
         or any(component.meter is Meter.REASONING for component in price.components)
     )
 

@@ -2,10 +2,16 @@
 
 from bursar_sidecar.dialects.dialect import Endpoint
 from bursar_sidecar.dialects.facts import Facts
-from bursar_sidecar.dialects.openai import CHAT, EMBEDDINGS
+from bursar_sidecar.dialects.kinds import KINDS, Server
+from bursar_sidecar.dialects.openai import CHAT, COMPLETIONS, EMBEDDINGS, MODERATIONS, RESPONSES
 from bursar_sidecar.http_messages import Request
 
-ENDPOINTS: dict[str, Endpoint] = {"chat": CHAT, "embeddings": EMBEDDINGS}
+ENDPOINTS: dict[str, Endpoint] = {
+    endpoint.name: endpoint for endpoint in (CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS, MODERATIONS)
+}
+
+
+OPENAI = Server(kind=KINDS["openai"], limit_field="max_completion_tokens", asks_usage=True)
 
 
 def read(endpoint: str, body: bytes, named: str = "") -> Facts:
@@ -20,6 +26,8 @@ def edited(
     model: str,
     output_limit: int | None = None,
     limit_field: str = "max_completion_tokens",
+    kind: str = "openai",
 ) -> bytes:
     """A chat request as it is sent."""
-    return CHAT.edited(facts, body, model=model, output_limit=output_limit, limit_field=limit_field)
+    server = Server(kind=KINDS[kind], limit_field=limit_field, asks_usage=KINDS[kind].asks_usage)
+    return CHAT.edited(facts, body, model=model, server=server, output_limit=output_limit)

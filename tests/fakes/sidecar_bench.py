@@ -42,7 +42,8 @@ class Bench:
         upstream = settings.pop("upstream", {})
         counter = settings.pop("counter", None)
         self.clock = FixedClock()
-        openai = Provider("openai", "http://provider.test/v1", api_key="sk-upstream", **upstream)
+        usual = {"name": "openai", "base_url": "http://provider.test/v1", "api_key": "sk-upstream"}
+        openai = Provider(**{**usual, **upstream})
         self.settings = Settings(providers=(openai,), **settings)
         self.proxy: Proxy = build_proxy(
             self.settings, self.desk, self.clock, dial=self.provider.dial, counter=counter

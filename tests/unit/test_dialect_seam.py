@@ -11,6 +11,7 @@ from bursar_sidecar.dialects.openai.chat_reading import ChatReading
 from bursar_sidecar.dialects.reading import LAST, PASS, WITHHOLD, MeteredReading
 from bursar_sidecar.dialects.registry import DIALECTS, find, served
 from bursar_sidecar.http_messages import Request
+from tests.fakes.dialect_requests import OPENAI
 from tests.fakes.sidecar_bench import USAGE, chunk
 
 
@@ -55,7 +56,7 @@ def test_an_error_has_the_shape_of_its_dialect() -> None:
 
 
 def test_a_chat_stream_that_is_cut_ends_as_one_that_is_as_long_as_it_could_be() -> None:
-    reading = CHAT.stream_reading(CHAT.read(_request(stream=True, n=2), ""))
+    reading = CHAT.stream_reading(CHAT.read(_request(stream=True, n=2), ""), OPENAI)
     assert reading.note(payload(chunk("a", created=7))) == PASS
     other = {"index": 1, "delta": {"content": "b"}, "finish_reason": None}
     done = {"index": 2, "delta": {}, "finish_reason": "stop"}
@@ -73,7 +74,7 @@ def test_a_chat_stream_that_is_cut_ends_as_one_that_is_as_long_as_it_could_be() 
 
 def test_an_app_that_asked_for_usage_gets_it_from_a_cut_stream_too() -> None:
     request = _request(stream=True, stream_options={"include_usage": True})
-    reading = CHAT.stream_reading(CHAT.read(request, ""))
+    reading = CHAT.stream_reading(CHAT.read(request, ""), OPENAI)
     reading.note(payload(chunk("a")))
     ends, _ = CHAT.cut_events(reading, Usage(input=3, output=2))
     told = json.loads(payload(ends.split(b"\n\n")[-2]))
@@ -82,7 +83,8 @@ def test_an_app_that_asked_for_usage_gets_it_from_a_cut_stream_too() -> None:
 
 def test_usage_that_nobody_asked_for_is_withheld() -> None:
     told = json.dumps({"id": "c-1", "choices": [], "usage": USAGE}).encode()
-    assert CHAT.stream_reading(CHAT.read(_request(stream=True), "")).note(told) == WITHHOLD
+    streamed = CHAT.read(_request(stream=True), "")
+    assert CHAT.stream_reading(streamed, OPENAI).note(told) == WITHHOLD
     assert ChatReading().note(told) == PASS
 
 

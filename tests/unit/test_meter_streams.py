@@ -20,6 +20,7 @@ from bursar_sidecar.meter import (
     count,
 )
 from bursar_sidecar.produced import CUT_SLACK_LLM_TOKENS
+from tests.fakes.dialect_requests import OPENAI
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
 
@@ -154,7 +155,7 @@ def test_a_plain_answer_is_read_whole() -> None:
 
 def test_an_embedding_answer_is_read_without_its_vectors() -> None:
     answer = {"model": "e", "data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 4}}
-    reading = EMBEDDINGS.reading(Facts(model="m"))
+    reading = EMBEDDINGS.reading(Facts(model="m"), OPENAI)
     reading.whole(json.dumps(answer).encode())
     usage = count(reading, input_bound=100, output_bound=0)
     assert usage.is_exact

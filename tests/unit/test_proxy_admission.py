@@ -38,8 +38,8 @@ async def test_a_key_may_come_as_x_api_key() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/v1/responses",
-        "/v1/completions",
+        "/v1/realtime",
+        "/v1/fine_tuning/jobs",
         "/v1/batches",
         "/v1/chat/completions/",
         "/v1/chat/completions/../../files",

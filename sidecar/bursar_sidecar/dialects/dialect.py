@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from bursar.usage import Usage
 from bursar_sidecar.dialects.facts import DialectError, Facts
-from bursar_sidecar.dialects.kinds import Kind
+from bursar_sidecar.dialects.kinds import Server
 from bursar_sidecar.dialects.reading import Reading
 
 Rule = Literal["metered", "models"]
@@ -111,25 +111,25 @@ class Endpoint:
         body: bytes,
         *,
         model: str,
+        server: Server,
         output_limit: int | None = None,
-        limit_field: str = "",
     ) -> bytes:
         """The body to send: `model` as the provider knows it, our own fields off, usage asked for.
 
-        `output_limit` sets a limit where the request has none (as `limit_field`, where the dialect
-        has several), and lowers a higher one. Returns `body` itself when nothing has to change.
+        `output_limit` sets a limit where the request has none, and lowers a higher one. Returns
+        `body` itself when nothing has to change.
         """
         return body
 
-    def target(self, asked: Asked, model: str, kind: Kind) -> bytes:
-        """Path and query at a server of that kind, after its base URL."""
+    def target(self, asked: Asked, model: str, server: Server) -> bytes:
+        """Path and query at a server, after its base URL."""
         raise NotImplementedError
 
-    def reading(self, facts: Facts) -> Reading:
+    def reading(self, facts: Facts, server: Server) -> Reading:
         """Reads a whole answer."""
         raise NotImplementedError
 
-    def stream_reading(self, facts: Facts) -> Reading:
+    def stream_reading(self, facts: Facts, server: Server) -> Reading:
         """Reads a stream of server-sent events."""
         raise NotImplementedError
 

@@ -62,6 +62,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What the provider's tools may be billed beside LLM tokens, at most, by meter: searches."""
     injected: int = 0
     """LLM tokens that the provider may add for what the request names without holding it."""
+    untold_cost: str = ""
+    """Why the answer does not tell what the call will have cost; "" when it does."""
     free: bool = False
     """The provider bills nothing for such a request."""
     reasoning: bool = False

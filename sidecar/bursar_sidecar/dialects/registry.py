@@ -46,5 +46,5 @@ def find(asked: Asked) -> Found | None:
 
 
 def served() -> str:
-    """The paths that are served, for people."""
-    return ", ".join(path.decode() for path in _EXACT)
+    """The paths that are served, for people; Azure's, which are the same again, left out."""
+    return ", ".join(path.decode() for path in _EXACT if not path.startswith(b"/openai/"))

@@ -1,29 +1,71 @@
 """The OpenAI dialect: what OpenAI's API and the many servers that speak like it take and answer.
 
-dialect.py: errors and lists of models. request.py: what its requests have in common. chat.py,
-embeddings.py: one endpoint each. chat_reading.py: what answers say.
+dialect.py: errors, paths, lists of models. request.py: what its requests have in common. One module
+for each endpoint, or a few of them; `*_reading.py`: what answers say.
 """
 
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from bursar_sidecar.dialects.dialect import Endpoint, Found
 from bursar_sidecar.dialects.openai.chat import CHAT
-from bursar_sidecar.dialects.openai.dialect import DIALECT, MODELS
+from bursar_sidecar.dialects.openai.completions import COMPLETIONS
+from bursar_sidecar.dialects.openai.dialect import DIALECT, MODELS, OpenAIEndpoint
 from bursar_sidecar.dialects.openai.embeddings import EMBEDDINGS
+from bursar_sidecar.dialects.openai.moderations import MODERATIONS
+from bursar_sidecar.dialects.openai.responses import RESPONSES
 
-__all__ = ["CHAT", "DIALECT", "EMBEDDINGS", "EXACT", "MODELS", "naming"]
+__all__ = [
+    "CHAT",
+    "COMPLETIONS",
+    "DIALECT",
+    "EMBEDDINGS",
+    "EXACT",
+    "MODELS",
+    "MODERATIONS",
+    "RESPONSES",
+    "naming",
+]
 
-EXACT: Final[Mapping[bytes, Endpoint]] = {
-    b"/v1/chat/completions": CHAT,
-    b"/v1/embeddings": EMBEDDINGS,
-    b"/v1/models": MODELS,
-}
-_ONE_MODEL: Final = b"/v1/models/"
+_ENDPOINTS: Final[tuple[OpenAIEndpoint, ...]] = (
+    CHAT,
+    COMPLETIONS,
+    RESPONSES,
+    EMBEDDINGS,
+    MODERATIONS,
+    MODELS,
+)
+_DEPLOYMENTS: Final = b"/openai/deployments/"
+_VERSIONS: Final = (b"/v1", b"/openai/v1")
+
+
+def _exact() -> Mapping[bytes, Endpoint]:
+    table: dict[bytes, Endpoint] = {}
+    for endpoint in _ENDPOINTS:
+        for version in _VERSIONS:
+            table[version + endpoint.path] = endpoint
+        if not endpoint.deployed:
+            table[b"/openai" + endpoint.path] = endpoint
+    return table
+
+
+EXACT: Final = _exact()
+_DEPLOYED: Final = {endpoint.path: endpoint for endpoint in _ENDPOINTS if endpoint.deployed}
 
 
 def naming(path: bytes) -> Found | None:
-    """The endpoint of a path that names something."""
-    if path.startswith(_ONE_MODEL):
-        return Found(MODELS, path[len(_ONE_MODEL) :].decode("latin-1"))
+    """The endpoint of a path that names something: a deployment of Azure's, a model."""
+    if path.startswith(_DEPLOYMENTS):
+        deployment, slash, rest = path[len(_DEPLOYMENTS) :].partition(b"/")
+        endpoint = _DEPLOYED.get(slash + rest)
+        if endpoint is None or not deployment:
+            return None
+        return Found(endpoint, unquote_to_bytes(deployment).decode("utf-8", "replace"))
+    for version in _VERSIONS:
+        one_model = version + b"/models/"
+        if path.startswith(one_model):
+            return Found(
+                MODELS, unquote_to_bytes(path[len(one_model) :]).decode("utf-8", "replace")
+            )
     return None

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from bursar.usage import Usage
-from bursar_sidecar.dialects.dialect import Asked, with_query
+from bursar_sidecar.dialects.dialect import Asked
 from bursar_sidecar.dialects.facts import DialectError, Facts
 from bursar_sidecar.dialects.images import MAX_IMAGES, ImagePart, read_image
 from bursar_sidecar.dialects.json_fields import (
@@ -27,8 +27,8 @@ from bursar_sidecar.dialects.json_fields import (
     raw,
     shown,
 )
-from bursar_sidecar.dialects.kinds import Kind
-from bursar_sidecar.dialects.openai.chat_reading import ChatReading
+from bursar_sidecar.dialects.kinds import Server
+from bursar_sidecar.dialects.openai.chat_reading import ChatReading, ProviderChatReading
 from bursar_sidecar.dialects.openai.dialect import OpenAIEndpoint
 from bursar_sidecar.dialects.openai.request import common_changes, read_common
 from bursar_sidecar.dialects.reading import Reading
@@ -41,6 +41,16 @@ LIMITS: Final = ("max_completion_tokens", "max_tokens")
 _TEXT_PARTS: Final = frozenset({"text", "refusal"})
 _CLIENT_TOOLS: Final = frozenset({"function", "custom"})
 """Tools that the app runs itself; any other type is run, and billed, by the provider."""
+
+
+# What other servers of this dialect bill beside, or fetch from elsewhere.
+_FETCHING: Final = (
+    "plugins",
+    "search_parameters",
+    "conversation",
+    "previous_response_id",
+    "data_sources",
+)
 
 
 class _Message(msgspec.Struct):
@@ -71,6 +81,8 @@ class Chat(OpenAIEndpoint):
     """`POST /v1/chat/completions`."""
 
     name = "chat"
+    path = b"/chat/completions"
+    chunk_object = "chat.completion.chunk"
 
     def read(self, asked: Asked, named: str) -> Facts:
         common = read_common(asked.body, named)
@@ -82,7 +94,7 @@ class Chat(OpenAIEndpoint):
         return Facts(
             model=common.model,
             stream=stream,
-            output_limit=output_limit(fields),
+            output_limit=output_limit(fields, LIMITS),
             choices=choices_of(fields, "n") or 1,
             messages=messages,
             body_bytes=len(asked.body),
@@ -108,31 +120,33 @@ class Chat(OpenAIEndpoint):
         body: bytes,
         *,
         model: str,
+        server: Server,
         output_limit: int | None = None,
-        limit_field: str = "",
     ) -> bytes:
         changes = common_changes(facts, model)
-        if facts.stream and not facts.usage_asked:
-            changes["stream_options"] = _with_usage(facts.fields.get("stream_options"))
+        if facts.stream and not facts.usage_asked and server.asks_usage:
+            changes["stream_options"] = with_usage(facts.fields.get("stream_options"))
         if output_limit is not None:
-            changes.update(limited(facts, output_limit, limit_field or LIMITS[0]))
+            changes.update(limited(facts, output_limit, LIMITS, server.limit_field))
         return changed(body, facts.fields, changes)
 
-    def target(self, asked: Asked, model: str, kind: Kind) -> bytes:
-        return with_query(b"/chat/completions", asked.query)
+    def reading(self, facts: Facts, server: Server) -> Reading:
+        reader = server.kind.readers.get(self.name)
+        return ChatReading() if reader is None else ProviderChatReading(reader, stream=False)
 
-    def reading(self, facts: Facts) -> Reading:
-        return ChatReading()
-
-    def stream_reading(self, facts: Facts) -> Reading:
-        return ChatReading(withhold_usage=facts.stream and not facts.usage_asked)
+    def stream_reading(self, facts: Facts, server: Server) -> Reading:
+        withhold = facts.stream and not facts.usage_asked and server.asks_usage
+        reader = server.kind.readers.get(self.name)
+        if reader is None:
+            return ChatReading(withhold_usage=withhold)
+        return ProviderChatReading(reader, stream=True, withhold_usage=withhold)
 
     def cut_events(self, reading: Reading, usage: Usage) -> tuple[bytes, bytes]:
         if not isinstance(reading, ChatReading):
             raise TypeError(f"{reading!r} is no reading of a chat completion")
         head = {
             "id": reading.request_id,
-            "object": "chat.completion.chunk",
+            "object": self.chunk_object,
             "created": reading.created if isinstance(reading.created, int) else 0,
             "model": reading.model,
         }
@@ -161,15 +175,18 @@ def choices_of(fields: Fields, name: str) -> int | None:
     return choices
 
 
-def output_limit(fields: Fields) -> int | None:
-    """LLM tokens that each choice may have; None where the request sets no limit."""
+def output_limit(fields: Fields, names: tuple[str, ...]) -> int | None:
+    """LLM tokens that each choice may have by those fields; None where the request sets no
+    limit."""
     # Both given: which one the provider follows is its affair; the larger bounds either.
-    return max((limit for name in LIMITS if (limit := limit_of(fields, name))), default=None)
+    return max((limit for name in names if (limit := limit_of(fields, name))), default=None)
 
 
-def limited(facts: Facts, output_limit: int, limit_field: str) -> dict[str, msgspec.Raw | None]:
+def limited(
+    facts: Facts, output_limit: int, names: tuple[str, ...], limit_field: str
+) -> dict[str, msgspec.Raw | None]:
     """The edits by which no choice has more than so many LLM tokens."""
-    own = {name: limit for name in LIMITS if (limit := limit_of(facts.fields, name))}
+    own = {name: limit for name in names if (limit := limit_of(facts.fields, name))}
     changes: dict[str, msgspec.Raw | None] = {
         name: raw(output_limit) for name, limit in own.items() if limit > output_limit
     }
@@ -249,13 +266,13 @@ def _provider_tools(fields: Fields) -> str:
     for tool in field(fields, "tools", _tools, "a list of tools") or ():
         if tool.type not in _CLIENT_TOOLS:
             return f"tools: {shown(tool.type)}"
-    for name in ("plugins", "search_parameters", "conversation", "previous_response_id"):
-        # What other servers of this dialect bill beside, or fetch from elsewhere.
+    for name in _FETCHING:
         if given(fields, name):
             return name
     return ""
 
 
-def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
+def with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
+    """`stream_options` that ask for the usage too."""
     known = OPTIONAL_OBJECT.decode(options) if options is not None else None
     return raw({**(known or {}), "include_usage": True})

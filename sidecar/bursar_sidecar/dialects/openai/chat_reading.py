@@ -4,6 +4,8 @@ from typing import Any, Final
 
 import msgspec
 
+from bursar import usage as readers
+from bursar.usage import Usage
 from bursar_sidecar.dialects.reading import LAST, PASS, WITHHOLD, Reading
 
 _NOT_PRODUCED: Final = frozenset({"role", "index", "id", "type"})
@@ -108,6 +110,38 @@ class ChatReading(Reading):
         if answer.usage is not None:
             self.usage = answer.usage
             self.usage_is_final = not answer.choices
+
+
+class ProviderChatReading(ChatReading):
+    """A chat of a provider that tells more than OpenAI does, or in another place: its usage by the
+    provider's own reader of `bursar.usage`."""
+
+    __slots__ = ("_body", "_stream", "_usage_name")
+
+    def __init__(self, usage_name: str, *, stream: bool, withhold_usage: bool = False) -> None:
+        super().__init__(withhold_usage=withhold_usage)
+        self._usage_name = usage_name
+        self._body = b""
+        self._stream = readers.read_stream(usage_name) if stream else None
+
+    def note(self, payload: bytes) -> int:
+        verdict = super().note(payload)
+        if self._stream is not None and verdict != LAST:
+            self._stream.feed(payload)
+            if self._stream.is_final:
+                self.usage, self.usage_is_final = self._stream, True
+        return verdict
+
+    def whole(self, body: bytes) -> None:
+        super().whole(body)
+        self._body = body
+
+    def counted(self, input_bound: int, output_bound: int | None) -> Usage:
+        if self._stream is not None:
+            return self._stream.metered(input_bound=input_bound, output_bound=output_bound).usage
+        return readers.read_usage(
+            self._usage_name, self._body, input_bound=input_bound, output_bound=output_bound
+        ).usage
 
 
 def content_bytes(produced: dict[str, Any] | None) -> int:

@@ -2,10 +2,20 @@
 
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
-from bursar_sidecar.dialects.dialect import READS, Dialect, Endpoint, Listed, Refused
+from bursar_sidecar.dialects.dialect import (
+    READS,
+    Asked,
+    Dialect,
+    Endpoint,
+    Listed,
+    Refused,
+    with_query,
+)
+from bursar_sidecar.dialects.kinds import Server
 
 
 class OpenAI(Dialect):
@@ -41,11 +51,38 @@ def _shown(listed: Listed) -> dict[str, Any]:
 
 DIALECT: Final = OpenAI()
 
+AZURE: Final = b"/openai/"
+AZURE_V1: Final = b"/openai/v1/"
+
 
 class OpenAIEndpoint(Endpoint):
     """An endpoint of the dialect."""
 
     dialect = DIALECT
+    path: bytes
+    """After the version: `/chat/completions`."""
+    deployed = True
+    """At Azure a deployment has it under its own path."""
+
+    def target(self, asked: Asked, model: str, server: Server) -> bytes:
+        if server.kind.deployments:
+            return self._azure_target(asked, model, server)
+        query = asked.query
+        if query and asked.path.startswith(AZURE):
+            # Of Azure alone: elsewhere the version is in the base URL.
+            query = b"&".join(p for p in query.split(b"&") if not p.startswith(b"api-version="))
+        return with_query(self.path, query)
+
+    def _azure_target(self, asked: Asked, model: str, server: Server) -> bytes:
+        """Azure has two paths for a thing: one of a version in the query, one without."""
+        versioned = asked.path.startswith(AZURE) and not asked.path.startswith(AZURE_V1)
+        if not versioned and not server.api_version:
+            return with_query(AZURE_V1 + self.path[1:], asked.query)
+        query = asked.query if versioned else b"api-version=" + server.api_version.encode()
+        deployment = b""
+        if self.deployed:
+            deployment = b"deployments/" + quote(model, safe="").encode() + b"/"
+        return with_query(AZURE + deployment + self.path[1:], query)
 
     def error_event(self, refused: Refused) -> bytes:
         """OpenAI's libraries raise what stands under `error` of any event."""
@@ -54,6 +91,8 @@ class OpenAIEndpoint(Endpoint):
 
 class _Models(OpenAIEndpoint):
     name = "models"
+    path = b"/models"
+    deployed = False
     rule = "models"
     methods = READS
 

@@ -4,13 +4,13 @@ from typing import Any, Final
 
 import msgspec
 
-from bursar_sidecar.dialects.dialect import Asked, with_query
+from bursar_sidecar.dialects.dialect import Asked
 from bursar_sidecar.dialects.facts import Facts
 from bursar_sidecar.dialects.json_fields import LIST, STRING, Fields, changed, field, missing
-from bursar_sidecar.dialects.kinds import Kind
+from bursar_sidecar.dialects.kinds import Server
 from bursar_sidecar.dialects.openai.dialect import OpenAIEndpoint
 from bursar_sidecar.dialects.openai.request import common_changes, read_common
-from bursar_sidecar.dialects.reading import Reading
+from bursar_sidecar.dialects.reading import MeteredReading, Reading
 
 
 class _Answer(msgspec.Struct):
@@ -22,7 +22,9 @@ _answer = msgspec.json.Decoder(_Answer)
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
-class _EmbeddingsReading(Reading):
+class EmbeddingsReading(Reading):
+    """An answer whose usage is of its input alone."""
+
     __slots__ = ()
 
     def whole(self, body: bytes) -> None:
@@ -41,6 +43,7 @@ class Embeddings(OpenAIEndpoint):
     """`POST /v1/embeddings`."""
 
     name = "embeddings"
+    path = b"/embeddings"
 
     def read(self, asked: Asked, named: str) -> Facts:
         common = read_common(asked.body, named)
@@ -61,16 +64,14 @@ class Embeddings(OpenAIEndpoint):
         body: bytes,
         *,
         model: str,
+        server: Server,
         output_limit: int | None = None,
-        limit_field: str = "",
     ) -> bytes:
         return changed(body, facts.fields, common_changes(facts, model))
 
-    def target(self, asked: Asked, model: str, kind: Kind) -> bytes:
-        return with_query(b"/embeddings", asked.query)
-
-    def reading(self, facts: Facts) -> Reading:
-        return _EmbeddingsReading()
+    def reading(self, facts: Facts, server: Server) -> Reading:
+        reader = server.kind.readers.get(self.name)
+        return EmbeddingsReading() if reader is None else MeteredReading(reader, stream=False)
 
 
 EMBEDDINGS: Final = Embeddings()

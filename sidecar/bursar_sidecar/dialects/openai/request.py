@@ -34,13 +34,19 @@ class Common(NamedTuple):
     customer: str
 
 
-def read_common(body: bytes, model: str = "") -> Common:
+def read_common(body: bytes, model: str = "", *, default_model: str = "") -> Common:
     """The body's fields with what they say of every call; `model` is the path's, where it names
-    one. Raises DialectError."""
-    fields = top_level(body)
+    one, `default_model` what the provider takes where none is named. Raises DialectError."""
+    return common_of(top_level(body), model, default_model=default_model)
+
+
+def common_of(fields: Fields, model: str = "", *, default_model: str = "") -> Common:
+    """What fields say of every call; see `read_common`."""
     named = model or field(fields, "model", STRING, "a string")
     if named is None:
-        raise missing("model", "a string")
+        if not default_model:
+            raise missing("model", "a string")
+        named = default_model
     customer = field(fields, "user", OPTIONAL_STRING, "a string") or ""
     check_label(customer, "user")
     tags = (*_tags(fields, "tags", "tags"), *_metadata_tags(fields))
@@ -57,7 +63,7 @@ def common_changes(facts: Facts, model: str) -> dict[str, msgspec.Raw | None]:
     """The edits that every request gets: the model's own name, and our fields taken off."""
     changes: dict[str, msgspec.Raw | None] = {}
     fields = facts.fields
-    if model != facts.model:
+    if model != facts.model or "model" not in fields:
         changes["model"] = raw(model)
     if "tags" in fields:
         changes["tags"] = None
