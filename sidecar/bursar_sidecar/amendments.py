@@ -14,7 +14,7 @@ from bursar_sidecar import settlements
 from bursar_sidecar.clock import NANOS_PER_SECOND, Clock
 from bursar_sidecar.desk import Outcome, Receipt, Refusal
 from bursar_sidecar.holds import Hold
-from bursar_sidecar.journal_records import Opened, Settled
+from bursar_sidecar.journal_records import Opened
 from bursar_sidecar.journal_recovery import TRUNCATED, RecoveredSession
 from bursar_sidecar.session import Session
 
@@ -71,11 +71,9 @@ class Amendments:
                 "evidence_too_late",
                 f"The session of charge {late.charge_id} is closed; what was charged stays.",
             )
-        messages = settlements.settled(late.opened, outcome)
-        self._session.amend(
-            [Settled(m.session_epoch, m.n, m.SerializeToString()) for m in messages]
-        )
-        return Receipt(late.charge_id, messages[0].cost_nanos, currency, None)
+        cost_nanos, rows = settlements.settled(late.opened, outcome)
+        self._session.amend(rows)
+        return Receipt(late.charge_id, cost_nanos, currency, None)
 
     def _keep(self, opened: Opened) -> None:
         until = self._clock.boot_ns() + EVIDENCE_WITHIN_S * NANOS_PER_SECOND

@@ -35,7 +35,7 @@ from bursar_sidecar.holds import (
 )
 from bursar_sidecar.identity import MAX_KEY_LENGTH, Identity, KnownKey, hash_of
 from bursar_sidecar.journal import Journal, JournalError
-from bursar_sidecar.journal_records import OpenPart, Settled
+from bursar_sidecar.journal_records import OpenPart
 from bursar_sidecar.outbox import ANSWER_MARGIN_MS, Charge
 from bursar_sidecar.session import Session
 from bursar_sidecar.standings import Standings, remaining_nanos
@@ -143,10 +143,8 @@ class Cashier(GrowingCalls):
         if hold.ticket is not None:
             self._stop_waiting(hold.ticket)
             self._refuse(hold.ticket, Refusal("no_allowance", "The call ended before it grew."))
-        messages = settlements.settled(hold.opened, outcome)
-        rows = [Settled(m.session_epoch, m.n, m.SerializeToString()) for m in messages]
+        cost_nanos, rows = settlements.settled(hold.opened, outcome)
         self._journal.settled(rows)
-        cost_nanos = messages[0].cost_nanos
         overrun_nanos = self._book.settle(held, cost_nanos, self._clock.boot_ns())
         if overrun_nanos:
             self.overrun_count += 1

@@ -135,9 +135,7 @@ class Journal:
             self._hold((part.epoch, part.n), raw)
             row = self._sessions[part.epoch]
             if part.n > row.last_n:
-                self._sessions[part.epoch] = records.SessionRow(
-                    row.epoch, row.organization_id, row.platform, part.n, row.journal, row.proof
-                )
+                row.last_n = part.n
 
     def grown(self, record: records.Opened) -> None:
         """More is reserved for an open call: its open record as it is now.

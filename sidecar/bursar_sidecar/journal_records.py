@@ -19,7 +19,7 @@ FRAME: Final = struct.Struct("<II")
 MAX_RECORD_BYTES: Final = 1 << 20
 
 
-class SessionRow(msgspec.Struct, frozen=True, array_like=True):
+class SessionRow(msgspec.Struct, array_like=True):
     """A session as a segment's header knows it. `journal`: "live", "complete" or "truncated"."""
 
     epoch: int

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from bursar_sidecar.journal import Journal
-from bursar_sidecar.journal_records import Settled
 from bursar_sidecar.journal_recovery import TRUNCATED
 from bursar_sidecar.outbox import Charge
 from bursar_sidecar.pools import Leg
@@ -51,11 +50,10 @@ def priors_of(journal: Journal, wall_ns: int) -> list[tuple[Prior, list[Charge]]
         ]
         unsettled = {} if session.journal == TRUNCATED else session.open
         for n, (part, opened) in sorted(unsettled.items()):
-            for settlement in provisional(opened, CRASHED, wall_ns):
-                if settlement.session_epoch == part.epoch and settlement.n == n:
-                    message = settlement.SerializeToString()
-                    journal.settled([Settled(part.epoch, n, message)])
-                    charges.append(Charge(part.epoch, n, message))
+            for row in provisional(opened, CRASHED, wall_ns).rows:
+                if row.epoch == part.epoch and row.n == n:
+                    journal.settled([row])
+                    charges.append(Charge(part.epoch, n, row.settlement))
         prior = Prior(
             session.epoch,
             session.organization_id,

@@ -22,7 +22,7 @@ from bursar.pricing import (
     snapshot,
 )
 from bursar.pricing.model import ForeignFee
-from bursar.v1 import allowances_pb2
+from bursar.v1 import allowances_pb2, charges_pb2
 from bursar.wire import exchange_rate_from_proto, exchange_rate_to_proto
 from bursar_sidecar import journal_records as records
 from bursar_sidecar import settlements
@@ -269,7 +269,8 @@ def test_a_call_that_a_crash_left_open_is_posted_with_its_rate() -> None:
     ((read_back, _),) = records.Scan(records.encode(OPENED))
     assert read_back == OPENED
     assert isinstance(read_back, records.Opened)
-    (posted,) = settlements.provisional(read_back, "sidecar_crashed", NOW_NS)
+    (row,) = settlements.provisional(read_back, "sidecar_crashed", NOW_NS).rows
+    posted = charges_pb2.Settlement.FromString(row.settlement)
     assert (posted.price_currency, posted.exchange_rate) == ("USD", "1/1.25")
 
 
