@@ -1,4 +1,4 @@
-"""`python -m bursar_sidecar`, which is `bursar sidecar`: see `program.py`."""
+"""`python -m bursar_sidecar`, which is `bursar sidecar`: see `command.py`."""
 
 import gc
 import sys
@@ -12,7 +12,7 @@ def main() -> int:
     # quarter of the start, in a process that logs JSON.
     sys.modules["rich"] = None  # type: ignore[assignment]  # None: "can't be imported"
     # Imported here because what is above must be done before.
-    from bursar_sidecar.program import main as run  # noqa: PLC0415  (see above)
+    from bursar_sidecar.command import main as run  # noqa: PLC0415  (see above)
 
     return run()
 

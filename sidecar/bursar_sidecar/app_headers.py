@@ -14,6 +14,8 @@ from bursar_sidecar.http_messages import Headers, Request, Responder
 
 MAX_USER_AGENT: Final = 128
 """Characters kept of an app's name in reports."""
+APP_HEADER: Final = b"x-bursar-app"
+"""What the app calls itself, or its listener calls it, instead of its user agent."""
 OURS: Final = (b"x-bursar-", b"x-litellm-")
 """Beginnings of the names of headers that concern us alone."""
 
@@ -76,7 +78,8 @@ def labels_of(request: Request, facts: Facts, spender: Spender) -> tuple[tuple[s
 
 def user_agent_of(request: Request) -> str:
     """The app's name for reports, "" when it gives none that can be shown."""
-    text = request.header(b"user-agent")[:MAX_USER_AGENT].decode("latin-1")
+    named = request.header(APP_HEADER) or request.header(b"user-agent")
+    text = named[:MAX_USER_AGENT].decode("latin-1")
     return text if text.isprintable() else ""
 
 

@@ -32,6 +32,7 @@ class Attempt:
         "_reservation",
         "_streaming_since",
         "counted",
+        "fault",
         "input_bound",
         "kind",
         "reading",
@@ -62,6 +63,8 @@ class Attempt:
         self.sent = False
         """Bytes of the call may have reached the provider."""
         self.status = 0
+        self.fault = ""
+        """Why no whole answer came, in one word of ours; "" where one did."""
         self.request_id = ""
         """The provider's own, from its headers."""
         self.reading: Reading | None = None

@@ -69,7 +69,7 @@ class Cashier(GrowingCalls):
         self._identity = identity
         self._journal = journal
         self._session = session
-        self._reserve_wait_ms = reserve_wait_ms
+        self.reserve_wait_ms = reserve_wait_ms
         self._standings = Standings(book, identity)
         self._tickets: dict[int, Ticket] = {}
         self._resolving: dict[bytes, asyncio.Future[None]] = {}
@@ -129,7 +129,7 @@ class Cashier(GrowingCalls):
             return self._open(call, reservation)
         least_nanos = min(call.least_nanos, ceiling_nanos)
         self._recall_refusal(plan, least_nanos, now)
-        deadline = now + self._reserve_wait_ms * NANOS_PER_MS if call.may_wait else now
+        deadline = now + self.reserve_wait_ms * NANOS_PER_MS if call.may_wait else now
         with told_if_full():
             waiter = self._book.wait(plan, ceiling_nanos, now, deadline, least_nanos)
         return await self._turn(self._line_up(call, waiter))
@@ -202,7 +202,7 @@ class Cashier(GrowingCalls):
     async def _begin(self) -> None:
         """A call in the first moments of the process waits for the control plane's first word."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._reserve_wait_ms / 1000):
+            async with asyncio.timeout(self.reserve_wait_ms / 1000):
                 await self._session.began.wait()
 
     def _check_open(self) -> None:
@@ -257,7 +257,7 @@ class Cashier(GrowingCalls):
     async def _turn(self, ticket: Ticket) -> Hold:
         """Wait until its turn came, or its time is over. Raises Refusal."""
         try:
-            async with asyncio.timeout(self._reserve_wait_ms / 1000):
+            async with asyncio.timeout(self.reserve_wait_ms / 1000):
                 return await ticket.future
         except TimeoutError:
             hold = ticket.hold or self._clamped(ticket)

@@ -27,7 +27,7 @@ class Draining:
 
     def __init__(self, cashier: Cashier, session: Session, *, longest_call_s: float) -> None:
         self._cashier = cashier
-        self._longest_call_s = longest_call_s
+        self.longest_call_s = longest_call_s
         self._session = session
         self._task: asyncio.Task[None] | None = None
         session.on_drain = self.asked
@@ -52,5 +52,5 @@ class Draining:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        whole = await self._cashier.drain(self._longest_call_s, CLOSE_TIMEOUT_S)
+        whole = await self._cashier.drain(self.longest_call_s, CLOSE_TIMEOUT_S)
         log.info("drained", all_acknowledged=whole)

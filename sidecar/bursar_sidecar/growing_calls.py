@@ -35,7 +35,7 @@ class GrowingCalls:
     _book: Book
     _journal: Journal
     _session: Session
-    _reserve_wait_ms: int
+    reserve_wait_ms: int
 
     async def extend(self, reservation: DeskReservation, ceiling_nanos: int) -> None:
         """Let what is set aside for an open call grow to so much. Raises Refusal.
@@ -58,7 +58,7 @@ class GrowingCalls:
         if self._book.extend(held, by_nanos, now):
             self._grown(hold, by_nanos)
             return
-        deadline = now + self._reserve_wait_ms * NANOS_PER_MS
+        deadline = now + self.reserve_wait_ms * NANOS_PER_MS
         with told_if_full():
             waiter = self._book.wait_to_grow(held, by_nanos, now, deadline)
         hold.ticket = self._line_up(hold, waiter)

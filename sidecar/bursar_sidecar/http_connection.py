@@ -21,6 +21,7 @@ from bursar_sidecar.http_messages import (
     Request,
     Responder,
     error_body,
+    peer_of,
 )
 from bursar_sidecar.request_rules import Fault, Head, most_framing, origin_form
 
@@ -110,7 +111,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[Request | Fault] = deque()
         self._active: Responder | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        """The running handler, if any."""
         self._drain_waiter: asyncio.Future[None] | None = None
         self._rejection: Fault | None = None
         self._discarding = False
@@ -337,6 +339,11 @@ class Connection(asyncio.Protocol):
         """The server is going down: no request after this one."""
         return self._server.draining
 
+    @property
+    def peer(self) -> str:
+        """The host of the other end; "" on a unix socket, "unknown" when it is gone."""
+        return peer_of(self._transport)
+
     def write(self, data: bytes) -> None:
         """Bytes to the peer; dropped when it is gone."""
         if self._transport is not None and not self.lost:
@@ -371,7 +378,7 @@ class Connection(asyncio.Protocol):
         if isinstance(item, Request):
             self._active = Responder(self, item)
             self._served_bytes = len(item.body)
-            self._task = asyncio.ensure_future(self._serve(item, self._active))
+            self.task = asyncio.ensure_future(self._serve(item, self._active))
         else:
             self._answer_rejection(item)
 
@@ -392,7 +399,7 @@ class Connection(asyncio.Protocol):
 
     def _served(self, responder: Responder) -> None:
         self._active = None
-        self._task = None
+        self.task = None
         self._let_go(self._served_bytes)
         self._served_bytes = 0
         # What was sent ahead meanwhile had to wait: its time begins now.
@@ -490,10 +497,5 @@ class Connection(asyncio.Protocol):
         """Break off at once; a handler that runs is told and then cancelled."""
         if self._transport is not None:
             self._transport.abort()
-        if self._task is not None:
-            self._task.cancel()
-
-    @property
-    def task(self) -> "asyncio.Task[None] | None":
-        """The running handler, if any."""
-        return self._task
+        if self.task is not None:
+            self.task.cancel()

@@ -1,5 +1,6 @@
 """The request a handler gets and the responder it answers with."""
 
+import asyncio
 import http
 import json
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,6 +18,11 @@ class Channel(Protocol):
     @property
     def draining(self) -> bool:
         """The server is going down: no request after this one."""
+        ...
+
+    @property
+    def peer(self) -> str:
+        """The host of the other end; "" on a unix socket."""
         ...
 
     def write(self, data: bytes) -> None:
@@ -94,6 +100,14 @@ class Request:
             if name == b"te"
             for part in value.split(b",")
         )
+
+
+def peer_of(transport: asyncio.BaseTransport | None) -> str:
+    """The host of a connection's other end; "" on a unix socket, "unknown" when it is gone."""
+    place = transport.get_extra_info("peername") if transport is not None else None
+    if isinstance(place, tuple):
+        return str(place[0])
+    return "" if place is not None else "unknown"
 
 
 def error_body(code: str, message: str, kind: str = "invalid_request_error") -> bytes:
@@ -246,6 +260,11 @@ class Responder:
     async def drain(self) -> None:
         """Wait until the app has read on, or is gone."""
         await self._connection.drain()
+
+    @property
+    def peer(self) -> str:
+        """The host that asks; "" on a unix socket."""
+        return self._connection.peer
 
     @property
     def must_close(self) -> bool:

@@ -6,11 +6,13 @@ server instead of a timer per connection.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Final
 
 from bursar_sidecar.http_connection import Connection, Limits
 from bursar_sidecar.http_messages import Handler, Headers, Request, Responder, error_body
+from bursar_sidecar.listening import BACKLOG
 
 __all__ = ["Handler", "Headers", "HttpServer", "Limits", "Request", "Responder", "error_body"]
 
@@ -45,12 +47,23 @@ class HttpServer:
         """Listen; returns the bound `host:port`. Raises OSError when the address is taken."""
         loop = asyncio.get_running_loop()
         self.now = self._now or loop.time
-        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+        self._server = await loop.create_server(
+            lambda: Connection(self), host, port, backlog=BACKLOG
+        )
         bound = self._server.sockets[0].getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         self.address = f"{shown}:{bound[1]}"
         self._tick()
         return self.address
+
+    async def listen(self, bound: socket.socket, address: str) -> None:
+        """Listen on a socket that is bound to `address`, a unix socket or TCP."""
+        loop = asyncio.get_running_loop()
+        self.now = self._now or loop.time
+        make = loop.create_unix_server if bound.family == socket.AF_UNIX else loop.create_server
+        self._server = await make(lambda: Connection(self), sock=bound, backlog=BACKLOG)
+        self.address = address
+        self._tick()
 
     def _tick(self) -> None:
         self.sweep(self.now())

@@ -18,12 +18,17 @@ from pathlib import Path
 from typing import Final
 
 from bursar_sidecar import journal_records as records
+from bursar_sidecar.journal_files import (
+    DONE_SUFFIX,
+    SEGMENT_SUFFIX,
+    last_number_in,
+    segments_in,
+    sync_directory,
+)
 from bursar_sidecar.journal_limits import JournalLimits
 from bursar_sidecar.journal_recovery import LIVE, RecoveredSession, Recovery
 
 DIRECTORY_NAME: Final = "journal"
-SEGMENT_SUFFIX: Final = ".journal"
-DONE_SUFFIX: Final = ".done"
 LOCK_NAME: Final = "lock"
 # A sidecar that finds the journal locked takes the next name; so many that hang at once on one
 # machine are a fault of something else.
@@ -89,15 +94,15 @@ class Journal:
         places = [place_of(boot_id, fd) for fd in self._locks]
         self._place = places[0]
         recovery = Recovery()
-        left = [_segments(path) for path, _fd in locks]
+        left = [segments_in(path) for path, _fd in locks]
         for segments, place in zip(left, places, strict=True):
             recovery.read(segments, place)
         self.recovered: tuple[RecoveredSession, ...] = recovery.sessions()
-        self._number = _last_number(self.directory)
+        self._number = last_number_in(self.directory)
         self._adopt()
         self._start_segment()
         os.fsync(self._fd)
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
         for path in [path for segments in left for path in segments]:
             path.rename(path.with_suffix(DONE_SUFFIX))
         self._sync.start(self.directories)
@@ -231,6 +236,11 @@ class Journal:
         """How many open records have no settlement yet (in both sessions of a call: two)."""
         return len(self._opened)
 
+    @property
+    def open_rows(self) -> Iterable[bytes]:
+        """They, as they are written."""
+        return self._opened.values()
+
     def close(self) -> None:
         """End in an orderly way: everything synced, and marked so. Never raises."""
         self._append_if_possible(records.CleanEnd())
@@ -259,8 +269,7 @@ class Journal:
                 self._unacknowledged[session.epoch, n] = (raw, 0)
                 self.unacknowledged_bytes += len(raw)
             for n, (part, opened) in session.open.items():
-                alone = records.encode(_only(opened, part))
-                self._hold((session.epoch, n), alone)
+                self._hold((session.epoch, n), records.encode(_only(opened, part)))
 
     def _hold(self, key: tuple[int, int], raw: bytes) -> None:
         self._open_bytes += len(raw) - len(self._opened.get(key, b""))
@@ -388,23 +397,6 @@ def place_of(boot_id: str, lock: int | Path) -> str:
     return f"{boot_id}/{os.stat(lock).st_ino}" if boot_id else ""
 
 
-def _segments(directory: Path) -> list[Path]:
-    return sorted(directory.glob(f"*{SEGMENT_SUFFIX}"))
-
-
-def _last_number(directory: Path) -> int:
-    names = [*directory.glob(f"*{SEGMENT_SUFFIX}"), *directory.glob(f"*{DONE_SUFFIX}")]
-    return max((int(path.stem) for path in names if path.stem.isdigit()), default=0)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 class _Sync:
     """A thread that syncs, closes and prunes, so that the path waits for no disk."""
 
@@ -476,7 +468,7 @@ class _Sync:
                 os.close(each)
             os.fdatasync(fd)
             if old:
-                _sync_directory(self._directories[0])
+                sync_directory(self._directories[0])
             for path in finished:
                 path.rename(path.with_suffix(DONE_SUFFIX))
             if finished:

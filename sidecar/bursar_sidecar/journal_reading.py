@@ -14,13 +14,8 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from bursar.v1 import charges_pb2
-from bursar_sidecar.journal import (
-    DIRECTORY_NAME,
-    DONE_SUFFIX,
-    LOCK_NAME,
-    SEGMENT_SUFFIX,
-    place_of,
-)
+from bursar_sidecar.journal import DIRECTORY_NAME, LOCK_NAME, place_of
+from bursar_sidecar.journal_files import DONE_SUFFIX, SEGMENT_SUFFIX
 from bursar_sidecar.journal_records import (
     Acknowledged,
     CleanEnd,

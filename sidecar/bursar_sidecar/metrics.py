@@ -1,21 +1,18 @@
-"""What the sidecar counts, and the admin endpoints that show it.
+"""What the sidecar counts.
 
 Labels are few and bounded: no model, key or tag names, which callers could invent without end.
 """
 
-from collections.abc import Callable
 from typing import Final
 
-import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import generate_latest
 
 from bursar_sidecar.desk import OutcomeKind, Receipt
-from bursar_sidecar.http_messages import Request, Responder, error_body
 
 _SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-_PLAIN: Final = [(b"content-type", b"text/plain; charset=utf-8")]
-_JSON: Final = [(b"content-type", b"application/json")]
+_SHORT: Final = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2, 5)
+"""Seconds; most calls are sent on within one of the first."""
 
 
 class Metrics:
@@ -46,6 +43,22 @@ class Metrics:
             "From the request's last byte to the answer's, the provider's time included.",
             ("stream",),
             buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._held_up = Histogram(
+            "bursar_sidecar_before_sending_seconds",
+            "From the request's last byte until it is sent on: what the sidecar adds, waiting for "
+            "money included.",
+            buckets=_SHORT,
+            registry=self.registry,
+        )
+        self.held_up = self._held_up.observe
+        """Counts how long a call was here before it was sent, in seconds."""
+        self._upstream_errors = Counter(
+            "bursar_sidecar_upstream_errors",
+            "Calls without a whole answer, by why, and answers that are errors, by the class of "
+            "the status (429 apart).",
+            ("provider", "error"),
             registry=self.registry,
         )
         self.in_flight = Gauge(
@@ -91,6 +104,15 @@ class Metrics:
         settled.inc(receipt.cost_nanos)
         (self._stream_seconds if stream else self._plain_seconds).observe(seconds)
 
+    def upstream_failed(self, provider: str, fault: str, status: int) -> None:
+        """Count an answer that was none (`fault`), or that was an error."""
+        error = fault or ("429" if status == 429 else f"{status // 100}xx")
+        self._upstream_errors.labels(provider, error).inc()
+
+    def text(self) -> bytes:
+        """All of it, in the text format of Prometheus."""
+        return generate_latest(self.registry)
+
     def recounted(self, charged_by: str) -> None:
         """Count a stream without usage that could be counted ("counted"), or not ("bytes")."""
         self._recounts.labels(charged_by).inc()
@@ -98,32 +120,3 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Count a call that was not sent."""
         self._refusals.labels(reason).inc()
-
-
-class Admin:
-    """`/metrics`, `/healthz` and `/readyz`."""
-
-    def __init__(self, metrics: Metrics, readiness: Callable[[], str]) -> None:
-        self._metrics = metrics
-        self._readiness = readiness
-
-    async def handle(self, request: Request, respond: Responder) -> None:
-        """Answer one admin request."""
-        if request.method not in (b"GET", b"HEAD"):
-            body = error_body("method_not_allowed", "Only GET is served here.")
-            respond.send(405, _JSON, body)
-        elif request.path == b"/metrics":
-            headers = [(b"content-type", CONTENT_TYPE_LATEST.encode())]
-            respond.send(200, headers, generate_latest(self._metrics.registry))
-        elif request.path == b"/healthz":
-            respond.send(200, _PLAIN, b"ok\n")
-        elif request.path == b"/readyz":
-            self._ready(respond)
-        else:
-            body = error_body("unknown_path", "Served are /metrics, /healthz and /readyz.")
-            respond.send(404, _JSON, body)
-
-    def _ready(self, respond: Responder) -> None:
-        reason = self._readiness()
-        body = msgspec.json.encode({"ready": not reason, "reason": reason})
-        respond.send(503 if reason else 200, _JSON, body)

@@ -1,113 +1,268 @@
-"""The sidecar's program: settings, parts, signals."""
+"""One serving process: its parts, its signals, its life; alone, or as a worker of a supervisor."""
 
-import argparse
 import asyncio
 import contextlib
+import functools
 import gc
 import json
-import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
-import uvloop
 
-from bursar.log_stream import LogStream
+from bursar_sidecar.admin import Admin
 from bursar_sidecar.allowances import Book
 from bursar_sidecar.cashier import Cashier
 from bursar_sidecar.channel import dialer
 from bursar_sidecar.clock import SystemClock
 from bursar_sidecar.counting.counter import SharedCounter, StartedProcess
+from bursar_sidecar.credential_files import CredentialFile, CredentialFiles
+from bursar_sidecar.doors import Doors, Given
 from bursar_sidecar.draining import Draining
+from bursar_sidecar.holdings import Holdings
 from bursar_sidecar.identity import Identity
 from bursar_sidecar.journal import Journal, JournalError, machine_boot_id
 from bursar_sidecar.journal_limits import JournalLimits
+from bursar_sidecar.logs import set_level
 from bursar_sidecar.money_metrics import MoneyMetrics
-from bursar_sidecar.proxy import Proxy, build_proxy
+from bursar_sidecar.operations_metrics import OperationsMetrics
+from bursar_sidecar.proxy import build_proxy
+from bursar_sidecar.reloading import Reloading
 from bursar_sidecar.session import Session
-from bursar_sidecar.settings import Settings, SettingsError, effective, load_settings
+from bursar_sidecar.settings import Settings
+from bursar_sidecar.workers.adoption import adopt
+from bursar_sidecar.workers.link import Link
 
 # At shutdown, how long the control plane may take to acknowledge the last charges. What it does
 # not acknowledge is in the journal.
 CLOSE_TIMEOUT_S: Final = 5.0
 # After the proxy has ended its calls (its own deadline is `drain_s`), settling takes no time.
 SETTLE_TIMEOUT_S: Final = 1.0
-BAD_USAGE: Final = 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT. Returns the exit code: 0 drained, 1 failed, 2 bad settings."""
-    parser = argparse.ArgumentParser(
-        prog="bursar sidecar",
-        description="Admits LLM calls from locally held allowances, forwards and meters them.",
-        epilog="Settings come from BURSAR_* environment variables over the TOML file.",
-    )
-    parser.add_argument("--config", metavar="FILE", help="TOML file (also BURSAR_CONFIG)")
-    parser.add_argument(
-        "--show-settings", action="store_true", help="print the effective settings and end"
-    )
-    options = parser.parse_args(arguments)
-    _log_to_stderr()
-    try:
-        settings = load_settings(os.environ, options.config)
-    except SettingsError as error:
-        for fault in error.faults:
-            print(f"bursar sidecar: {fault}", file=sys.stderr)
-        return BAD_USAGE
-    if options.show_settings:
-        print(json.dumps(effective(settings), indent=2))
-        return 0
-    if not settings.sidecar_key:
-        print(
-            "bursar sidecar: sidecar_key is empty; expected bs-... "
-            "(set BURSAR_SIDECAR_KEY to what `bursar sidecar create` printed)",
-            file=sys.stderr,
-        )
-        return BAD_USAGE
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings))
+class Process:
+    """All parts of one process."""
 
-
-async def _serve(settings: Settings) -> int:
-    log = structlog.get_logger("bursar.sidecar")
-    log.info("starting", settings=effective(settings))
-    clock = SystemClock()
-    try:
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Settings],
+        *,
+        given: Given | None = None,
+        shared_dir: str = "",
+    ) -> None:
+        """`load` reads the settings again. `given`: sockets that a supervisor bound; `shared_dir`:
+        what its workers share. Raises OSError or JournalError."""
+        self._log = structlog.get_logger("bursar.sidecar")
+        clock = SystemClock()
         dial = dialer(settings)
-        journal = Journal(
+        self._journal = Journal(
             Path(settings.data_dir), boot_id=machine_boot_id(), limits=JournalLimits()
+        )
+        self._book = Book(max_waiters=settings.max_waiters)
+        identity = Identity()
+        self._session = Session(
+            dial,
+            clock,
+            self._book,
+            identity,
+            self._journal,
+            build=f"bursar-sidecar/{version('bursar')}",
+        )
+        self._cashier = Cashier(
+            clock,
+            self._book,
+            identity,
+            self._journal,
+            self._session,
+            reserve_wait_ms=settings.reserve_wait_ms,
+        )
+        counter = None
+        if settings.cut_streams == "count":  # its process is started by the first that needs it
+            counting = StartedProcess(Path(shared_dir or settings.data_dir))
+            counter = SharedCounter(counting.connect, clock.monotonic)
+        self.proxy = build_proxy(
+            settings, self._cashier, clock, readiness=self._cashier.readiness, counter=counter
+        )
+        self.reloading = Reloading(load, self._apply, settings)
+        self.doors = Doors(
+            settings, self.proxy.handle, Admin(self, lambda: self.reloading.settings).handle, given
+        )
+        self._draining = Draining(
+            self._cashier, self._session, longest_call_s=settings.longest_call_s
+        )
+        self._files = CredentialFiles(clock.monotonic, settings.credential_check_s)
+        self._watch(settings)
+        registry = self.proxy.metrics.registry
+        MoneyMetrics(self._book, self._journal, self._session, self._cashier, clock).register(
+            registry
+        )
+        registry.register(OperationsMetrics(self.reloading, self._files))
+        self._holdings = Holdings(self._book, self._journal, self._session, identity, clock)
+        self._holdings.more["providers"] = self.proxy.described
+        self._holdings.more["credential_files"] = self._files.described
+        self._holdings.more["reloads"] = self.reloading.described
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    # -- what the admin endpoints and a supervisor ask -----------------------------------------
+
+    async def metrics(self) -> bytes:
+        """In the text format of Prometheus."""
+        return self.proxy.metrics.text()
+
+    async def readiness(self) -> str:
+        """Why no calls should be sent here; "" when ready."""
+        return self.why_not_ready()
+
+    async def held(self) -> list[dict[str, Any]]:
+        """What this process holds."""
+        return [self._holdings.held()]
+
+    def why_not_ready(self) -> str:
+        """Why no calls should be sent here; "" when ready."""
+        return "draining" if self.doors.draining else self.proxy.readiness()
+
+    def answers(self) -> dict[str, Callable[[], Any]]:
+        """To a supervisor's questions."""
+        return {
+            "metrics": lambda: self.proxy.metrics.text().decode(),
+            "readiness": self.why_not_ready,
+            "held": self._holdings.held,
+        }
+
+    # -- settings ------------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """SIGHUP: settings and credentials, now."""
+        self.reloading.reload()
+        self._files.look(at_once=True)
+
+    def _apply(self, settings: Settings) -> None:
+        """In one step. Raises OSError, and has changed nothing."""
+        self.proxy.apply(settings)
+        self.doors.apply(settings)
+        self._book.max_waiters = settings.max_waiters
+        self._cashier.reserve_wait_ms = settings.reserve_wait_ms
+        self._draining.longest_call_s = settings.longest_call_s
+        self._files.every_s = settings.credential_check_s
+        self._watch(settings)
+        set_level(settings.log_level)
+
+    def _watch(self, settings: Settings) -> None:
+        """Have the files looked at that credentials are from."""
+        files = []
+        for provider in settings.providers:
+            if provider.api_key_file:
+                name, path = f"providers.{provider.name}", provider.api_key_file
+                use = functools.partial(self.proxy.rekey, provider.name)
+                files.append(CredentialFile(name, path, provider.api_key, use))
+        for i, door in enumerate(self.doors.doors):
+            listener = door.listener
+            if listener.api_key_file:
+                name, path = f"listeners[{i}]", listener.api_key_file
+                files.append(CredentialFile(name, path, listener.api_key, door.rekey))
+        self._files.watch(files)
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def serve(self, link: Link | None) -> int:
+        """Until it is told to stop. Returns the exit code."""
+        session = self._start(self._session.run(), "session")
+        stopped = _stop_signals()
+        try:
+            self.proxy.start()
+            await self.doors.open()
+        except OSError as error:
+            print(f"bursar sidecar: cannot listen: {error}", file=sys.stderr)
+            await self._end()
+            return 1
+        self._start(self._files.run(), "credential-files")
+        _settle_down()
+        ends: list[asyncio.Task[Any]] = [session, self._start(stopped.wait(), "stop")]
+        if link is None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
+            self._say_serving()
+        else:
+            # A supervisor hands settings on; a hang-up of its terminal is its affair.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
+            await link.serving()
+            ends.append(self._start(link.run(self.answers()), "supervisor"))
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        failed = session.done()
+        if failed:  # it never ends by itself: a fault of ours; say it and end in an orderly way
+            self._log.critical("session_failed", exc_info=session.exception())
+        await self._draining.stop()
+        await self.doors.close(self.reloading.settings.drain_s)
+        self.proxy.close()
+        if not await self._cashier.drain(SETTLE_TIMEOUT_S, CLOSE_TIMEOUT_S):
+            self._log.warning(
+                "not_all_acknowledged", effect="the journal holds the rest for the next start"
+            )
+        await self._end()
+        self._log.info("stopped")
+        return 1 if failed else 0
+
+    def _start(self, coroutine: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.append(task)
+        return task
+
+    def _say_serving(self) -> None:
+        said: dict[str, Any] = {
+            "event": "serving",
+            "http": self.doors.http_address,
+            "admin": self.doors.admin_address,
+        }
+        if self.doors.doors:
+            said["listeners"] = self.doors.listener_addresses
+        print(json.dumps(said), flush=True)
+
+    async def _end(self) -> None:
+        await self.doors.close(0)
+        await self.doors.close_admin()
+        self._journal.close()
+        for task in self._tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def run_alone(settings: Settings, load: Callable[[], Settings]) -> int:
+    """The only process of a sidecar. Returns the exit code."""
+    try:
+        adopt(Path(settings.data_dir), 0)
+        process = Process(settings, load)
+    except (OSError, JournalError) as error:
+        print(f"bursar sidecar: {error}", file=sys.stderr)
+        return 1
+    return await process.serve(None)
+
+
+async def run_worker(channel_fd: int) -> int:
+    """One of several, as its supervisor says over an inherited socket. Returns the exit code."""
+    try:
+        link, given = await Link.from_fd(channel_fd)
+        structlog.contextvars.bind_contextvars(worker=given.number)
+        set_level(given.settings.log_level)
+        process = Process(
+            given.settings,
+            lambda: link.settings or given.settings,
+            given=given.sockets,
+            shared_dir=given.shared_dir,
         )
     except (OSError, JournalError) as error:
         print(f"bursar sidecar: {error}", file=sys.stderr)
         return 1
-    book = Book(max_waiters=settings.max_waiters)
-    identity = Identity()
-    build = f"bursar-sidecar/{version('bursar')}"
-    session = Session(dial, clock, book, identity, journal, build=build)
-    cashier = Cashier(
-        clock, book, identity, journal, session, reserve_wait_ms=settings.reserve_wait_ms
-    )
-    counter = None
-    if settings.cut_streams == "count":  # its process is started by the first stream that needs it
-        counting = StartedProcess(Path(settings.data_dir))
-        counter = SharedCounter(counting.connect, clock.monotonic)
-    proxy = build_proxy(settings, cashier, clock, readiness=cashier.readiness, counter=counter)
-    draining = Draining(cashier, session, longest_call_s=settings.longest_call_s)
-    MoneyMetrics(book, journal, session, cashier, clock).register(proxy.metrics.registry)
-    stream = asyncio.create_task(session.run(), name="session")
-    stopped = _stop_signals()
-    try:
-        await proxy.start()
-    except OSError as error:
-        stream.cancel()
-        journal.close()
-        print(f"bursar sidecar: cannot listen: {error}", file=sys.stderr)
-        return 1
+    link.settings_told = process.reload
+    return await process.serve(link)
+
+
+def _settle_down() -> None:
     # Everything made so far lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
@@ -115,29 +270,6 @@ async def _serve(settings: Settings) -> int:
     # than by default.
     gc.set_threshold(10_000, 20, 20)
     gc.enable()
-    serving = {"event": "serving", "http": proxy.http_address, "admin": proxy.admin_address}
-    print(json.dumps(serving), flush=True)
-    stopping = asyncio.create_task(stopped.wait())
-    await asyncio.wait((stopping, stream), return_when=asyncio.FIRST_COMPLETED)
-    failed = stream.done()
-    if failed:  # it never ends by itself: a fault of ours; say it and end in an orderly way
-        log.critical("session_failed", exc_info=stream.exception())
-    await draining.stop()
-    await _drain(proxy, cashier, journal)
-    stream.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.gather(stream, return_exceptions=True)
-    log.info("stopped")
-    return 1 if failed else 0
-
-
-async def _drain(proxy: Proxy, cashier: Cashier, journal: Journal) -> None:
-    """Let calls end, settle, give all money back, close the sessions, close the journal."""
-    log = structlog.get_logger("bursar.sidecar")
-    await proxy.drain()
-    if not await cashier.drain(SETTLE_TIMEOUT_S, CLOSE_TIMEOUT_S):
-        log.warning("not_all_acknowledged", effect="the journal holds the rest for the next start")
-    journal.close()
 
 
 def _stop_signals() -> asyncio.Event:
@@ -154,19 +286,3 @@ def _stop_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     return stopped
-
-
-def _log_to_stderr() -> None:
-    stream = LogStream(sys.stderr.fileno())
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(stream),  # type: ignore[arg-type]  # uses write and flush
-        cache_logger_on_first_use=True,
-    )

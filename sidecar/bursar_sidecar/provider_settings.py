@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
+from bursar_sidecar.credential_settings import read_credential
 from bursar_sidecar.dialects.kinds import KINDS, Kind, Server
 from bursar_sidecar.setting_checks import flag, text, whole
 
@@ -30,6 +30,8 @@ class Provider(msgspec.Struct, frozen=True):
     is listed under `name`."""
     api_key: str = ""
     """Secret; "" where none is needed."""
+    api_key_file: str = ""
+    """Where it is from, if from a file: it is read again when that changes."""
     models: tuple[str, ...] = ()
     """Globs of what it serves; empty serves all, but then bare names come by the price list."""
     service_tier: str = "default"
@@ -102,8 +104,8 @@ def _provider(
         faults.append(f"{where}: expected a table")
         return None
     before = len(faults)
-    credential = _credential(where, table, environ, faults)
-    values: dict[str, Any] = {"name": name, "api_key": credential}
+    credential, path = read_credential(where, table, environ, faults)
+    values: dict[str, Any] = {"name": name, "api_key": credential, "api_key_file": path}
     for field, value in table.items():
         if field in ("api_key_env", "api_key_file"):
             continue
@@ -126,29 +128,6 @@ def _provider(
         # Azure's documents give it with the path of one API or the other.
         values["base_url"] = values["base_url"].removesuffix("/v1").removesuffix("/openai")
     return None if len(faults) > before else Provider(**values)
-
-
-def _credential(
-    where: str, table: dict[str, Any], environ: Mapping[str, str], faults: list[str]
-) -> str:
-    variable, path = table.get("api_key_env"), table.get("api_key_file")
-    if variable is not None and path is not None:
-        faults.append(f"{where}: give api_key_env or api_key_file, not both")
-        return ""
-    secret = ""
-    if variable is not None:
-        secret = environ.get(variable, "") if isinstance(variable, str) else ""
-        if not secret:
-            faults.append(f"{where}.api_key_env is {variable!r}; expected a set variable's name")
-    elif path is not None:
-        try:
-            secret = Path(str(path)).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            faults.append(f"{where}.api_key_file is {path!r}; expected a readable text file")
-    if secret and not (secret.isascii() and secret.isprintable()):
-        faults.append(f"{where}: the credential has characters that no HTTP header may carry")
-        return ""
-    return secret
 
 
 def _base_url(value: Any) -> str:

@@ -18,20 +18,20 @@ from bursar_sidecar.app_headers import (
     user_agent_of,
 )
 from bursar_sidecar.attempt import Attempt
+from bursar_sidecar.call_log import HUNG_UP, CallLog
 from bursar_sidecar.conversion import CallRates
 from bursar_sidecar.counting.counter import LlmTokenCounter
-from bursar_sidecar.desk import Call, Clock, Desk, Refusal
+from bursar_sidecar.desk import Call, Clock, Desk, Refusal, Spender
 from bursar_sidecar.dialects.dialect import Dialect, Endpoint, Found, Listed, refused_field
 from bursar_sidecar.dialects.facts import DialectError, Facts
 from bursar_sidecar.dialects.registry import DEFAULT_DIALECT, find, served
 from bursar_sidecar.http_messages import JSON_HEADERS, Headers, Request, Responder
-from bursar_sidecar.http_server import HttpServer, Limits
-from bursar_sidecar.metrics import Admin, Metrics
+from bursar_sidecar.metrics import Metrics
 from bursar_sidecar.provider_pool import ProviderPool
 from bursar_sidecar.recount import Recount
 from bursar_sidecar.refusals import render
-from bursar_sidecar.routing import Router
-from bursar_sidecar.settings import Settings, split_address
+from bursar_sidecar.serving import Serving, Servings
+from bursar_sidecar.settings import Settings
 from bursar_sidecar.terms import agree, clamp
 from bursar_sidecar.upstream import Broken, Dial, Exchange, NeverSent, dial
 
@@ -39,7 +39,7 @@ log = structlog.get_logger("bursar.proxy")
 
 
 class Proxy:
-    """Serves the data path and the admin endpoints."""
+    """Serves the data path."""
 
     def __init__(
         self,
@@ -50,46 +50,44 @@ class Proxy:
         dial: Dial,
         counter: LlmTokenCounter | None,
     ) -> None:
-        self._settings = settings
         self._desk = desk
         self._clock = clock
         self._readiness = readiness
-        self._router = Router({provider.name: provider for provider in settings.providers})
-        self._upstreams = {p.name: ProviderPool(p, settings, dial) for p in settings.providers}
+        self._servings = Servings(settings, dial)
         self.metrics = Metrics()
+        self._call_log = CallLog(clock.monotonic, access=settings.access_log)
         self._recount = Recount(counter, self.metrics)
-        limits = Limits(max_body_bytes=settings.max_request_bytes)
-        self._http = HttpServer(self.handle, limits)
-        self._admin = HttpServer(Admin(self.metrics, self.readiness).handle)
 
     @property
-    def http_address(self) -> str:
-        """`host:port` where apps call, once started."""
-        return self._http.address
-
-    @property
-    def admin_address(self) -> str:
-        """`host:port` of the admin endpoints, once started."""
-        return self._admin.address
+    def settings(self) -> Settings:
+        """Those in force."""
+        return self._servings.current.settings
 
     def readiness(self) -> str:
-        """Why no calls should be sent here now; "" when ready."""
-        return "draining" if self._http.draining else self._readiness()
+        """Why no calls can be served now; "" when they can."""
+        return self._readiness()
 
-    async def start(self) -> None:
-        """Listen. Raises OSError when an address is taken."""
-        for upstream in self._upstreams.values():
-            upstream.pool.start()
-        await self._admin.start(*split_address(self._settings.admin_address))
-        await self._http.start(*split_address(self._settings.http_address))
+    def start(self) -> None:
+        """Begin to keep pools; needs a running loop."""
+        self._servings.start()
 
-    async def drain(self) -> None:
-        """Take no new calls, let those in flight end (for `drain_s`), settle all, close."""
-        await self._http.drain(self._settings.drain_s)
+    def apply(self, settings: Settings) -> None:
+        """Serve what begins from now on with these. Raises OSError, and has changed nothing."""
+        self._servings.apply(settings)
+        self._call_log.access = settings.access_log
+
+    def rekey(self, provider: str, api_key: str) -> None:
+        """A provider's credential has rotated."""
+        self._servings.rekey(provider, api_key)
+
+    def close(self) -> None:
+        """Once no call is in flight."""
         self._recount.close()
-        for upstream in self._upstreams.values():
-            upstream.pool.close()
-        await self._admin.drain(0)
+        self._servings.close()
+
+    def described(self) -> list[dict[str, object]]:
+        """The providers and their pools, for people."""
+        return self._servings.described()
 
     async def handle(self, request: Request, respond: Responder) -> None:
         """One request of an app."""
@@ -106,6 +104,7 @@ class Proxy:
             self._refuse(respond, dialect, refusal)
         except DialectError as error:
             self.metrics.refused("invalid_request")
+            self._call_log.refused("invalid_request")
             respond.send(400, JSON_HEADERS, dialect.error(refused_field(error)))
 
     async def _serve(self, found: Found, request: Request, respond: Responder) -> None:
@@ -113,28 +112,42 @@ class Proxy:
         if request.method not in endpoint.methods:
             methods = " or ".join(sorted(method.decode() for method in endpoint.methods))
             raise Refusal("method_not_allowed", f"Only {methods} is served here.")
-        if endpoint.rule == "models":
-            await self._models(found, request, respond)
-        else:
-            await self._call(found, request, respond)
-
-    async def _call(self, found: Found, request: Request, respond: Responder) -> None:
-        """The life of a call."""
         started = self._clock.monotonic()
-        endpoint = found.endpoint
         spender = await self._desk.identify(key_of(request, endpoint.dialect))
-        unpack(request, respond, self._settings.max_request_bytes)
+        serving = self._servings.begin()
+        try:
+            if endpoint.rule == "models":
+                self._models(serving, spender, found, respond)
+            else:
+                await self._call(serving, spender, started, found, request, respond)
+        except Refusal as refusal:
+            self._refuse(respond, endpoint.dialect, refusal, spender=spender)
+        finally:
+            self._servings.end(serving)
+
+    async def _call(
+        self,
+        serving: Serving,
+        spender: Spender,
+        started: float,
+        found: Found,
+        request: Request,
+        respond: Responder,
+    ) -> None:
+        """The life of a call."""
+        endpoint, settings = found.endpoint, serving.settings
+        unpack(request, respond, settings.max_request_bytes)
         facts = endpoint.read(request, found.named)
         tags, customer, run = labels_of(request, facts, spender)
         book, started_at = self._desk.prices(), self._clock.wall_ns()
-        route = self._router.route(facts.model, endpoint.dialect.name, book, spender)
+        route = serving.router.route(facts.model, endpoint.dialect.name, book, spender)
         terms = agree(
             facts,
             route,
             budgeted=self._desk.is_budgeted(spender, route.provider.name, route.listed),
             rates=CallRates(self._desk.exchange_rates(), spender.currency, started_at),
-            default_max_output=self._settings.default_max_output,
-            may_clamp=self._settings.when_short == "clamp",
+            default_max_output=settings.default_max_output,
+            may_clamp=settings.when_short == "clamp",
             free=endpoint.name in route.provider.spoken.free,
         )
         exchanged = terms.conversion
@@ -155,11 +168,18 @@ class Proxy:
             exchange_rate=exchanged.text if exchanged is not None else "",
             started_at=started_at,
         )
-        upstream = self._upstreams[route.provider.name]
+        upstream = serving.upstreams[route.provider.name]
         try:
             reservation = await self._desk.reserve(call)
         except Refusal as refusal:
-            self._refuse(respond, endpoint.dialect, refusal, terms.ceiling_nanos)
+            self._refuse(
+                respond,
+                endpoint.dialect,
+                refusal,
+                terms.ceiling_nanos,
+                spender=spender,
+                model=route.model,
+            )
             return
         attempt = Attempt(self._desk, self._clock, book, reservation, route, terms)
         self.metrics.in_flight.inc()
@@ -176,11 +196,12 @@ class Proxy:
             )
             target = endpoint.target(request, route.model, upstream.server)
             wire = upstream.request(target, request, body, stream=facts.stream)
+            self.metrics.held_up(self._clock.monotonic() - started)
             await self._forward(endpoint, attempt, facts, upstream, wire, respond)
         finally:
             attempt.abandon()
             self.metrics.in_flight.dec()
-            self._count(attempt, started, stream=facts.stream)
+            self._count(attempt, spender, started, stream=facts.stream)
 
     async def _forward(
         self,
@@ -206,9 +227,9 @@ class Proxy:
         except NeverSent as never:
             attempt.sent = False
             attempt.release()
-            reason = "provider_timeout" if never.timed_out else "provider_unreachable"
-            refusal = Refusal(reason, f"{_sentence(never)} Nothing was charged.")
-            self._refuse(respond, endpoint.dialect, refusal)
+            attempt.fault = "provider_timeout" if never.timed_out else "provider_unreachable"
+            refusal = Refusal(attempt.fault, f"{_sentence(never)} Nothing was charged.")
+            self._tell(respond, endpoint.dialect, refusal)
             return
         respond.on_hang_up(lambda: self._hang_up(exchange, stream=facts.stream))
         try:
@@ -223,7 +244,7 @@ class Proxy:
             exchange.close()
 
     def _hang_up(self, exchange: Exchange, *, stream: bool) -> None:
-        grace_s = self._settings.finish_after_hang_up_s
+        grace_s = self.settings.finish_after_hang_up_s
         if stream or not grace_s:
             exchange.abort("the app hung up")
         else:
@@ -238,6 +259,9 @@ class Proxy:
         respond: Responder,
     ) -> None:
         hung_up = respond.gone
+        attempt.fault = "provider_timeout" if broken.timed_out else "provider_broke"
+        if hung_up:
+            attempt.fault = HUNG_UP
         reason = "the app hung up" if hung_up else broken.reason
         if respond.started and not hung_up:
             respond.cut()
@@ -252,16 +276,27 @@ class Proxy:
             "provider_error": "Nothing was charged.",
             "unknown": "What was reserved is charged until it is known what it cost.",
         }.get(str(attempt.kind), "What it produced is charged.")
-        refusal = Refusal(
-            "provider_timeout" if broken.timed_out else "provider_broke",
-            f"{_sentence(broken)} {charged}",
-        )
+        refusal = Refusal(attempt.fault, f"{_sentence(broken)} {charged}")
         headers: Headers = []
         if attempt.receipt is not None:
             headers = cost_headers(attempt.receipt, attempt.usage.total_llm_tokens)
-        self._refuse(respond, dialect, refusal, extra=headers)
+        self._tell(respond, dialect, refusal, extra=headers)
 
     def _refuse(
+        self,
+        respond: Responder,
+        dialect: Dialect,
+        refusal: Refusal,
+        ceiling_nanos: int = 0,
+        *,
+        spender: Spender | None = None,
+        model: str = "",
+    ) -> None:
+        """Tell a call that was not sent why."""
+        self._call_log.refused(refusal.reason, spender, model)
+        self._tell(respond, dialect, refusal, ceiling_nanos)
+
+    def _tell(
         self,
         respond: Responder,
         dialect: Dialect,
@@ -273,22 +308,27 @@ class Proxy:
         status, headers, body = render(
             refusal,
             dialect,
-            exhausted_status=self._settings.exhausted_status,
+            exhausted_status=self.settings.exhausted_status,
             ceiling_nanos=ceiling_nanos,
         )
         respond.send(status, headers + (extra or []), body)
 
-    def _count(self, attempt: Attempt, started: float, *, stream: bool) -> None:
+    def _count(self, attempt: Attempt, spender: Spender, started: float, *, stream: bool) -> None:
         if attempt.receipt is None or attempt.kind is None:
             return
+        took_s = self._clock.monotonic() - started
+        provider = attempt.route.provider.name
         self.metrics.ended(
-            attempt.route.provider.name,
+            provider,
             attempt.kind,
             attempt.usage.certainty,
             attempt.receipt,
-            self._clock.monotonic() - started,
+            took_s,
             stream=stream,
         )
+        if attempt.fault or attempt.status >= 400:
+            self.metrics.upstream_failed(provider, attempt.fault, attempt.status)
+        self._call_log.ended(attempt, spender, took_s, stream=stream)
         if not attempt.usage.is_exact:
             log.info(
                 "usage estimated",
@@ -297,12 +337,11 @@ class Proxy:
                 outcome=attempt.kind,
             )
 
-    async def _models(self, found: Found, request: Request, respond: Responder) -> None:
+    def _models(self, serving: Serving, spender: Spender, found: Found, respond: Responder) -> None:
         dialect = found.endpoint.dialect
-        spender = await self._desk.identify(key_of(request, dialect))
         listed = [
             Listed(model, provider)
-            for model, provider in self._router.listed(dialect.name, self._desk.prices(), spender)
+            for model, provider in serving.router.listed(dialect.name, self._desk.prices(), spender)
         ]
         if not found.named:
             respond.send(200, JSON_HEADERS, dialect.models(listed))
@@ -332,7 +371,7 @@ def build_proxy(
     """The data path over a desk. `readiness` says why `/readyz` should fail, "" when it should not.
     `counter` counts streams without usage; None charges them by their bytes.
 
-    `start()` listens, `drain()` ends; `http_address` and `admin_address` say where.
+    `handle` serves a request; `start()` before the first, `close()` after the last.
     """
     return Proxy(settings, desk, clock, readiness, dial, counter)
 

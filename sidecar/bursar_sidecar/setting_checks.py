@@ -6,7 +6,11 @@ environment variables.
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+UNIX: Final = "unix:"
+MAX_SOCKET_PATH: Final = 107
+"""Bytes of a socket's path that Linux takes."""
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -76,17 +80,56 @@ def flag(value: Any) -> bool:
 
 
 def listen_address(value: Any) -> str:
-    """`host:port`; port 0 is any free one."""
-
+    """`host:port`, where port 0 is any free one, or `unix:/path`."""
+    expected = "host:port, such as 127.0.0.1:7070, or unix:/path"
     if not isinstance(value, str):
-        raise ValueError("host:port, such as 127.0.0.1:7070")
-    split_address(value)
+        raise ValueError(expected)
+    if value.startswith(UNIX):
+        return unix_address(value)
+    try:
+        split_address(value)
+    except ValueError:
+        raise ValueError(expected) from None
     return value
+
+
+def unix_address(value: str) -> str:
+    """`unix:/path`, absolute, no longer than the system takes. Raises ValueError."""
+    path = value.removeprefix(UNIX)
+    if not path.startswith("/") or path.endswith("/") or not path.isprintable():
+        raise ValueError("unix: and the absolute path of a socket, such as unix:/run/bursar.sock")
+    if len(path.encode()) > MAX_SOCKET_PATH:
+        raise ValueError(f"a path of a socket of at most {MAX_SOCKET_PATH} bytes")
+    return value
+
+
+def file_mode(value: Any) -> str:
+    """The permissions of a socket in octal digits, as text: "0660"."""
+    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
+        raise ValueError('permissions in octal digits, as text, such as "0660"')
+    return value
+
+
+def secret(value: str) -> str:
+    """A secret that an HTTP header can carry, without blanks around it. Raises ValueError."""
+    found = value.strip()
+    if not found:
+        raise ValueError("a secret, not an empty text")
+    if not (found.isascii() and found.isprintable()):
+        raise ValueError("characters that an HTTP header may carry")
+    return found
 
 
 def control_plane(value: Any) -> str:
     """`host:port` or `unix:/path`."""
 
-    if isinstance(value, str) and value.startswith("unix:") and len(value) > 5:
+    if isinstance(value, str) and value.startswith(UNIX) and len(value) > len(UNIX):
         return value
-    return listen_address(value)
+    expected = "host:port, such as 127.0.0.1:7443, or unix:/path"
+    if not isinstance(value, str):
+        raise ValueError(expected)
+    try:
+        split_address(value)
+    except ValueError:
+        raise ValueError(expected) from None
+    return value

@@ -13,9 +13,12 @@ from typing import Any, Final
 
 import msgspec
 
+from bursar_sidecar.credential_settings import read_credential_file
+from bursar_sidecar.listener_settings import Listener, read_listeners
 from bursar_sidecar.provider_settings import Provider, read_providers
 from bursar_sidecar.setting_checks import (
     control_plane,
+    file_mode,
     flag,
     listen_address,
     one_of,
@@ -25,9 +28,19 @@ from bursar_sidecar.setting_checks import (
     word,
 )
 
-__all__ = ["Provider", "Settings", "SettingsError", "effective", "load_settings", "split_address"]
+__all__ = [
+    "Listener",
+    "Provider",
+    "Settings",
+    "SettingsError",
+    "effective",
+    "load_settings",
+    "split_address",
+]
 
 CONFIG_VARIABLE: Final = "BURSAR_CONFIG"
+MAX_WORKERS: Final = 64
+"""Cores of a large machine; as many as may share a process that counts LLM tokens."""
 
 
 class SettingsError(ValueError):
@@ -45,10 +58,18 @@ class Settings(msgspec.Struct, frozen=True):
     """The control plane, `host:port` or `unix:/path`."""
     sidecar_key: str = ""
     """Secret: `bs-...`."""
+    sidecar_key_file: str = ""
+    """A file with it instead, read again before each connection to the control plane, so that a
+    rotated key needs no restart."""
     http_address: str = "127.0.0.1:7070"
-    """Where apps call; port 0 is any free one."""
+    """Where apps call, `host:port` or `unix:/path`; port 0 is any free one."""
     admin_address: str = "127.0.0.1:7072"
-    """`/metrics`, `/healthz`, `/readyz`."""
+    """`/metrics`, `/healthz`, `/readyz` and `/debug`, `host:port` or `unix:/path`."""
+    socket_mode: str = "0600"
+    """Permissions of unix sockets, in octal digits: 0660 lets the group of the sidecar in."""
+    workers: int = 1
+    """Processes that serve the same addresses, each with its own session, journal and share of
+    what is lent. One serves what one core can; more are for sidecars that serve many apps."""
     data_dir: str = "bursar-sidecar-data"
     """The journal lives here."""
     tls_ca: str = ""
@@ -87,7 +108,24 @@ class Settings(msgspec.Struct, frozen=True):
     so long, to learn the exact cost. 0 cuts at once, and charges the reservation."""
     drain_s: int = 30
     """At shutdown, how long calls in flight may take to end."""
+    log_level: str = "info"
+    """What is logged: debug, info, warning or error, and what is above."""
+    access_log: bool = False
+    """A line for each call that ends: charge, key, model, status, cost, durations; never a body."""
+    credential_check_s: int = 10
+    """How often files with credentials are looked at for a change; SIGHUP does so at once."""
+    debug_page: str = "loopback"
+    """Who may see `/debug`: "loopback" callers from this machine or through a unix socket,
+    "anyone" who reaches `admin_address`, "off" nobody. It shows names and amounts, no secrets."""
     providers: tuple[Provider, ...] = ()
+    """The upstreams: tables `[providers.NAME]`."""
+    listeners: tuple[Listener, ...] = ()
+    """More addresses for apps, each with an identity of its own: tables `[[listeners]]`."""
+
+
+TABLES: Final = frozenset({"providers", "listeners"})
+"""Settings that are tables of the file; no variable holds one."""
+SECRETS: Final = frozenset({"sidecar_key"})
 
 
 def load_settings(
@@ -99,8 +137,9 @@ def load_settings(
     faults: list[str] = []
     table = _read_toml(path, faults) if path else {}
     tables = table.pop("providers", {})
+    listeners = table.pop("listeners", [])
     given = {**table, **_from_environment(environ)}
-    known = {field.name for field in msgspec.structs.fields(Settings)} - {"providers"}
+    known = {field.name for field in msgspec.structs.fields(Settings)} - TABLES
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name not in known:
@@ -110,9 +149,13 @@ def load_settings(
             try:
                 values[name] = check(value)
             except ValueError as error:
-                shown = "***" if name == "sidecar_key" else repr(value)[:80]
+                shown = "***" if name in SECRETS else repr(value)[:80]
                 faults.append(f"{name} is {shown}; expected {error}")
     values["providers"] = read_providers(tables, environ, faults)
+    values["listeners"] = read_listeners(listeners, environ, faults)
+    _read_sidecar_key(values, faults)
+    if not faults:
+        _check_addresses(Settings(**values), faults)
     if faults:
         raise SettingsError(faults)
     return Settings(**values)
@@ -131,6 +174,10 @@ def effective(settings: Settings) -> dict[str, Any]:
         }
         for provider in settings.providers
     }
+    shown["listeners"] = [
+        {**msgspec.to_builtins(listener), "api_key": _masked(listener.api_key)}
+        for listener in settings.listeners
+    ]
     return shown
 
 
@@ -155,15 +202,48 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for field in msgspec.structs.fields(Settings):
         name = field.name.upper()
         value = environ.get(f"BURSAR_SIDECAR_{name}") or environ.get(f"BURSAR_{name}")
-        if value and field.name != "providers":
+        if value and field.name not in TABLES:
             found[field.name] = value
     return found
 
 
-def _variable(name: str) -> str:
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
     # The control plane has an HTTP address too, and both may be told in one environment.
     part = "SIDECAR_" if name in ("http_address", "admin_address") else ""
     return f"BURSAR_{part}{name.upper()}"
+
+
+def _read_sidecar_key(values: dict[str, Any], faults: list[str]) -> None:
+    path = values.get("sidecar_key_file", "")
+    if not path:
+        return
+    if values.get("sidecar_key"):
+        faults.append("sidecar_key and sidecar_key_file: give one of them, not both")
+        return
+    try:
+        values["sidecar_key"] = read_sidecar_key(path)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        faults.append(f"sidecar_key_file is {path!r}; expected a readable file with bs-...: {why}")
+
+
+def read_sidecar_key(path: str) -> str:
+    """The credential in a file. Raises OSError or ValueError."""
+    return _sidecar_key(read_credential_file(path))
+
+
+def _check_addresses(settings: Settings, faults: list[str]) -> None:
+    """No two listen on one address."""
+    places = {"http_address": settings.http_address, "admin_address": settings.admin_address}
+    places |= {f"listeners[{i}].address": one.address for i, one in enumerate(settings.listeners)}
+    taken: dict[str, str] = {}
+    for where, address in places.items():
+        if address.endswith(":0"):
+            continue
+        if address in taken:
+            faults.append(f"{where} is {address!r}; expected another than {taken[address]}")
+        taken[address] = where
 
 
 def _sidecar_key(value: Any) -> str:
@@ -175,8 +255,11 @@ def _sidecar_key(value: Any) -> str:
 _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "address": control_plane,
     "sidecar_key": _sidecar_key,
+    "sidecar_key_file": text("a file with bs-..."),
     "http_address": listen_address,
     "admin_address": listen_address,
+    "socket_mode": file_mode,
+    "workers": whole(1, MAX_WORKERS),
     "data_dir": text("a directory"),
     "tls_ca": text("a PEM file"),
     "insecure": flag,
@@ -193,4 +276,8 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "stall_timeout_s": whole(1, 86_400),
     "finish_after_hang_up_s": whole(0, 86_400),
     "drain_s": whole(0, 86_400),
+    "log_level": word("debug", "info", "warning", "error"),
+    "access_log": flag,
+    "credential_check_s": whole(1, 86_400),
+    "debug_page": word("loopback", "anyone", "off"),
 }

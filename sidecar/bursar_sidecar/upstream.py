@@ -69,6 +69,16 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
+    @property
+    def size(self) -> int:
+        """How many connections there are."""
+        return len(self._all)
+
+    @property
+    def idle_count(self) -> int:
+        """How many of them serve no call."""
+        return len(self._idle)
+
     def now(self) -> float:
         """Seconds, by the loop's clock or the injected one."""
         return self._now() if self._now is not None else asyncio.get_running_loop().time()

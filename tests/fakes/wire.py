@@ -27,6 +27,7 @@ class MemoryTransport(asyncio.Transport):
         super().__init__()
         self.protocol = protocol
         self.peer: MemoryTransport | None = None
+        self.peername: object = None
         self._inbox: deque[bytes] = deque()
         self._inbox_bytes = 0
         self._high = 64 * 1024
@@ -38,7 +39,7 @@ class MemoryTransport(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """There is no socket to speak of."""
-        return default
+        return self.peername if name == "peername" else default
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Bytes the peer may leave unread before this end is told to pause."""
@@ -126,9 +127,12 @@ class MemoryTransport(asyncio.Transport):
             self.protocol.connection_lost(error)
 
 
-def join(one: asyncio.Protocol, other: asyncio.Protocol) -> tuple[MemoryTransport, MemoryTransport]:
-    """Connect two protocols."""
+def join(
+    one: asyncio.Protocol, other: asyncio.Protocol, *, peername: object = None
+) -> tuple[MemoryTransport, MemoryTransport]:
+    """Connect two protocols; `peername` is what the second is told of where the first one is."""
     first, second = MemoryTransport(one), MemoryTransport(other)
+    second.peername = peername
     first.peer, second.peer = second, first
     one.connection_made(first)
     other.connection_made(second)
