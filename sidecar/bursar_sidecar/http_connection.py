@@ -111,8 +111,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[Request | Fault] = deque()
         self._active: Responder | None = None
-        self.task: asyncio.Task[None] | None = None
-        """The running handler, if any."""
+        self.task: asyncio.Task[None] | None = None  # the running handler
         self._drain_waiter: asyncio.Future[None] | None = None
         self._rejection: Fault | None = None
         self._discarding = False
