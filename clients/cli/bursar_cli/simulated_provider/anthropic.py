@@ -24,7 +24,8 @@ from bursar_cli.simulated_provider.dialect import (
     StreamEvent,
     StreamPart,
 )
-from bursar_cli.simulated_provider.openai import EVENTS, JSON, bearer
+from bursar_cli.simulated_provider.openai import bearer
+from bursar_cli.simulated_provider.openai_texts import EVENTS, JSON
 from bursar_cli.simulated_provider.plans import AnswerPlan, plan_answer, words
 from bursar_cli.simulated_provider.requests import ProviderError
 from bursar_cli.simulated_provider.served_calls import NOTHING_BILLED, BilledUsage

@@ -32,6 +32,9 @@ def find(path: bytes) -> tuple[Endpoint, str] | None:
     exact = _EXACT.get(path)
     if exact is not None:
         return exact, ""
+    deployed = openai.deployed(path)
+    if deployed is not None:
+        return deployed
     for prefix in _GEMINI_MODELS:
         if path.startswith(prefix):
             model, colon, method = unquote_to_bytes(path[len(prefix) :]).rpartition(b":")

@@ -1,13 +1,32 @@
 """OpenAI's endpoints: what is read, what is answered, how its errors look."""
 
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 
 from bursar_cli.simulated_provider import answers
 from bursar_cli.simulated_provider.behaviour import Behaviour
-from bursar_cli.simulated_provider.dialect import Asked, Dialect, Endpoint, Named, StreamEvent
+from bursar_cli.simulated_provider.dialect import (
+    Answer,
+    Asked,
+    Dialect,
+    Endpoint,
+    Named,
+    StreamEvent,
+)
+from bursar_cli.simulated_provider.openai_media import (
+    ImagesAnswer,
+    SpeechAnswer,
+    TranscriptionAnswer,
+)
+from bursar_cli.simulated_provider.openai_texts import (
+    EVENTS,
+    JSON,
+    CompletionsAnswer,
+    ModerationsAnswer,
+    ResponsesAnswer,
+)
 from bursar_cli.simulated_provider.plans import AnswerPlan
 from bursar_cli.simulated_provider.requests import (
     ChatRequest,
@@ -17,9 +36,6 @@ from bursar_cli.simulated_provider.requests import (
     embeddings_request,
 )
 from bursar_cli.simulated_provider.served_calls import BilledUsage
-
-JSON: Final = b"application/json"
-EVENTS: Final = b"text/event-stream; charset=utf-8"
 
 
 class ChatAnswer(msgspec.Struct, frozen=True):
@@ -143,13 +159,59 @@ def _check_key(headers: Mapping[bytes, bytes], query: Mapping[str, str]) -> None
         )
 
 
+def _check_azure_key(headers: Mapping[bytes, bytes], query: Mapping[str, str]) -> None:
+    if not headers.get(b"api-key") and not bearer(headers):
+        raise ProviderError(401, "No API key was provided; expected the header 'api-key'.")
+
+
 def _error_body(error: ProviderError, response_id: str) -> bytes:
     return error.body()
 
 
 OPENAI: Final = Dialect(error_body=_error_body, check_key=_check_key)
+AZURE: Final = Dialect(error_body=_error_body, check_key=_check_azure_key)
+
+
+class _Form(NamedTuple):
+    name: str
+    id_prefix: str
+    read: Callable[[Asked], Answer]
+
+
+_FORMS: Final[Mapping[bytes, _Form]] = {
+    b"/chat/completions": _Form("chat.completions", "chatcmpl", _chat),
+    b"/completions": _Form("completions", "cmpl", CompletionsAnswer),
+    b"/responses": _Form("responses", "resp", ResponsesAnswer),
+    b"/embeddings": _Form("embeddings", "embd", _embeddings),
+    b"/moderations": _Form("moderations", "modr", ModerationsAnswer),
+    b"/images/generations": _Form("images.generations", "img", ImagesAnswer),
+    b"/images/edits": _Form("images.edits", "img", ImagesAnswer),
+    b"/images/variations": _Form("images.variations", "img", ImagesAnswer),
+    b"/audio/speech": _Form("audio.speech", "speech", SpeechAnswer),
+    b"/audio/transcriptions": _Form("audio.transcriptions", "trsc", TranscriptionAnswer),
+    b"/audio/translations": _Form("audio.translations", "trsl", TranscriptionAnswer),
+}
+
+
+def _endpoints(dialect: Dialect, version: bytes) -> dict[bytes, Endpoint]:
+    return {
+        version + path: Endpoint(dialect, form.name, form.id_prefix, form.read)
+        for path, form in _FORMS.items()
+    }
+
 
 ENDPOINTS: Final = {
-    b"/v1/chat/completions": Endpoint(OPENAI, "chat.completions", "chatcmpl", _chat),
-    b"/v1/embeddings": Endpoint(OPENAI, "embeddings", "embd", _embeddings),
+    **_endpoints(OPENAI, b"/v1"),
+    **_endpoints(AZURE, b"/openai/v1"),
+    **_endpoints(AZURE, b"/openai"),
 }
+_DEPLOYMENTS: Final = b"/openai/deployments/"
+
+
+def deployed(path: bytes) -> tuple[Endpoint, str] | None:
+    """The endpoint of a deployment's own path, and its name."""
+    if not path.startswith(_DEPLOYMENTS):
+        return None
+    name, slash, rest = path[len(_DEPLOYMENTS) :].partition(b"/")
+    endpoint = ENDPOINTS.get(b"/openai" + slash + rest)
+    return None if endpoint is None else (endpoint, name.decode("latin-1"))

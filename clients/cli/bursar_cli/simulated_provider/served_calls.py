@@ -26,7 +26,8 @@ class Ended(StrEnum):
 
 
 class BilledUsage(msgspec.Struct, frozen=True):
-    """What the provider bills, whatever it reported. All are LLM tokens, but `searches`.
+    """What the provider bills, whatever it reported. All are LLM tokens, but `searches` and
+    what comes after them.
 
     `cached_input` and the cache writes are parts of `input`, `reasoning` and `after_cancel` are
     parts of `output`.
@@ -41,6 +42,12 @@ class BilledUsage(msgspec.Struct, frozen=True):
     cache_write_1h: int = 0
     searches: int = 0
     """Searches of the provider's own, each of which has a price."""
+    pictures: int = 0
+    """Made by a model that bills the piece."""
+    characters: int = 0
+    """Spoken."""
+    seconds: int = 0
+    """Of sound that was heard, a begun one counted whole."""
 
 
 NOTHING_BILLED = BilledUsage()
