@@ -14,11 +14,14 @@ from bursar_cli.simulated_provider.behaviour import Behaviour
 from bursar_cli.simulated_provider.connection import Connection, Provider
 from bursar_cli.simulated_provider.served_calls import ServedCall
 from bursar_sidecar.desk import Outcome, SystemClock
+from bursar_sidecar.http_server import HttpServer
 from bursar_sidecar.provider_settings import Provider as Upstream
 from bursar_sidecar.proxy import Proxy, build_proxy
 from bursar_sidecar.settings import Settings
 from tests.fakes.desk import FakeDesk
 from tests.fakes.until import DEADLINE_S, until
+
+DRAIN_S = 5.0
 
 
 class LiveSidecar:
@@ -52,11 +55,14 @@ class LiveSidecar:
         host, port = server.sockets[0].getsockname()[:2]
         self.provider_address = f"http://{host}:{port}"
         proxy = self._proxy()
-        await proxy.start()
-        self.address = f"http://{proxy.http_address}"
+        apps = HttpServer(proxy.handle)
+        proxy.start()
+        await apps.start("127.0.0.1", 0)
+        self.address = f"http://{apps.address}"
         self._started.set()
         await self._stop.wait()
-        await proxy.drain()
+        await apps.drain(DRAIN_S)
+        proxy.close()
         server.close()
         for connection in list(self.provider.connections):
             connection.close()
@@ -69,9 +75,6 @@ class LiveSidecar:
             "api_key": "sk-simulated",
         }
         settings = Settings(
-            http_address="127.0.0.1:0",
-            admin_address="127.0.0.1:0",
-            drain_s=5,
             providers=(Upstream(**{**usual, **self._upstream}),),
             **self._settings,
         )
