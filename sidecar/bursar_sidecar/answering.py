@@ -157,13 +157,14 @@ class Answering:
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         receipt = attempt.receipt or self._charge_plain(body)
         self._headers += cost_headers(receipt, attempt.usage.total_llm_tokens)
-        trailers = passed_trailers(exchange.trailers)
-        if trailers and self._respond.wants_trailers:
-            self._respond.start(attempt.status, without_length(self._headers), exchange.reason)
-            self._respond.write(body)
-            self._respond.finish(trailers)
+        respond = self._respond
+        if exchange.chunked and respond.takes_chunks:
+            respond.start(attempt.status, self._headers, exchange.reason)
+            for chunk in chunks:
+                respond.write(chunk)
+            respond.finish(passed_trailers(exchange.trailers))
         else:
-            self._respond.send(attempt.status, self._headers, body, exchange.reason)
+            respond.send(attempt.status, self._headers, body, exchange.reason)
 
     def _charge_plain(self, body: bytes) -> Receipt:
         if self._coding:
@@ -215,9 +216,12 @@ class Answering:
     def _settle_stream(self, out: bytes, *, comment: bool) -> None:
         meter = cast(StreamMeter, self._meter)
         receipt = self._attempt.charge(meter.reading)
+        self._respond.write(out)
         if comment and self._endpoint.dialect.comments_in_streams:
-            out += cost_comment(receipt)
-        self._respond.write(out + meter.held)
+            self._respond.write(
+                cost_comment(receipt)
+            )  # a chunk of its own: theirs stay as they are
+        self._respond.write(meter.held)
         meter.held = b""
 
     async def _finish_stream(self) -> None:

@@ -110,6 +110,7 @@ class Exchange:
         "_stopped",
         "_take",
         "_waiter",
+        "chunked",
         "deadline",
         "head_only",
         "headers",
@@ -142,6 +143,8 @@ class Exchange:
         self.status = 0
         self.reason = b""
         """The status line's phrase."""
+        self.chunked = False
+        """The answer comes in chunks."""
         self.headers: Headers = []
         """Of the answer, names in lower case."""
         self.names: list[bytes] = []

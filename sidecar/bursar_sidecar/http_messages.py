@@ -127,6 +127,8 @@ def _status_lines() -> dict[int, bytes]:
 _STATUS_LINES = _status_lines()
 _WITHOUT_BODY: Final = frozenset({204, 304})
 """Answers that end with their head (RFC 9112, 6.3)."""
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_FRAMING_LENGTHS: Final = frozenset(map(len, _FRAMING))
 COPIED_BYTES: Final = 64 * 1024
 """Pieces up to here are joined for one write; a larger one is not copied."""
 JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
@@ -141,8 +143,8 @@ def _status_line(status: int, reason: bytes | None) -> bytes:
 class Responder:
     """Answers one request: `send` whole, or `start`, `write`, `finish`; `cut` breaks it off.
 
-    Names of headers are written as they are given, in the order given. Where they state a
-    content-length it stands as it is, and no framing is added.
+    Headers are written as they are given, in the order given. A content-length or a
+    transfer-encoding among them stands where it is, as far as it is true; else framing is added.
     """
 
     __slots__ = (
@@ -200,8 +202,12 @@ class Responder:
         framing = b""
         if status in _WITHOUT_BODY:
             self._no_body = True
-        elif not _has_length(headers):
-            framing = b"content-length: %d\r\n" % len(body)
+        else:
+            stated = _stated_framing(headers)
+            if stated == b"transfer-encoding":
+                headers = _without(headers, stated)
+            if stated != b"content-length":
+                framing = b"content-length: %d\r\n" % len(body)
         head = self._head(status, headers, framing, reason)
         if self._no_body or not body:
             self._connection.write(head)
@@ -216,12 +222,15 @@ class Responder:
         framing = b""
         if status in _WITHOUT_BODY:
             self._no_body = True
-        elif not _has_length(headers):
-            if self._request.http_1_0:
-                self._close = True
-            else:
-                self._chunked = True
-                framing = b"transfer-encoding: chunked\r\n"
+        else:
+            stated = _stated_framing(headers)
+            if stated != b"content-length":
+                self._chunked = not self._request.http_1_0
+                if not self._chunked:
+                    self._close = True
+                    headers = _without(headers, b"transfer-encoding")
+                elif not stated:
+                    framing = b"transfer-encoding: chunked\r\n"
         self._connection.write(self._head(status, headers, framing, reason))
 
     def write(self, data: bytes) -> None:
@@ -272,6 +281,11 @@ class Responder:
         return self._close
 
     @property
+    def takes_chunks(self) -> bool:
+        """The app's HTTP knows chunks."""
+        return not self._request.http_1_0
+
+    @property
     def wants_trailers(self) -> bool:
         """The app asked for fields after a chunked answer."""
         return self._request.wants_trailers
@@ -290,8 +304,16 @@ class Responder:
         return b"".join(parts)
 
 
-def _has_length(headers: Headers) -> bool:
-    return any(len(name) == 14 and name.lower() == b"content-length" for name, _ in headers)
+def _stated_framing(headers: Headers) -> bytes:
+    """The header that says where the body ends, in lower case; b"" where none does."""
+    for name, _ in headers:
+        if len(name) in _FRAMING_LENGTHS and (lowered := name.lower()) in _FRAMING:
+            return lowered
+    return b""
+
+
+def _without(headers: Headers, dropped: bytes) -> Headers:
+    return [pair for pair in headers if pair[0].lower() != dropped]
 
 
 Handler = Callable[[Request, Responder], Awaitable[None]]

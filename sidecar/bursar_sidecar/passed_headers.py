@@ -29,6 +29,7 @@ HOP_BY_HOP: Final = frozenset(
 """Headers that concern one connection only (RFC 9110, 7.6.1), and framing, which each side does
 anew."""
 
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _STAY: Final = HOP_BY_HOP | {
     b"expect",
     b"authorization",
@@ -145,7 +146,7 @@ def _without(lines: list[bytes], named: frozenset[bytes]) -> list[bytes]:
 
 def answer_headers(headers: Headers, names: Sequence[bytes], *, trailers: bool) -> Headers:
     """Of a provider's answer, what the app gets: all but what is for one connection, and what we
-    say ourselves. Its content-length is among it: it goes where the body does not stay as it is.
+    say ourselves. Its framing is among it, for as long as the body stays as it is.
 
     `headers` with names in lower case, `names` as they came; `trailers`: the app wants them told.
     """
@@ -153,7 +154,7 @@ def answer_headers(headers: Headers, names: Sequence[bytes], *, trailers: bool) 
     passed = []
     for (name, value), written in zip(headers, names, strict=True):
         if name in HOP_BY_HOP:
-            if name == b"content-length" or (trailers and name == b"trailer"):
+            if name in _FRAMING or (trailers and name == b"trailer"):
                 passed.append((written, value))
         elif name not in named and name not in _OURS_IN_ANSWERS and name[:9] != b"x-bursar-":
             passed.append((written, value))

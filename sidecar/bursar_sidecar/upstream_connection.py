@@ -192,6 +192,8 @@ class UpstreamConnection(asyncio.Protocol):
                 framed = True
             elif name == b"transfer-encoding":
                 framed = True
+                if self.exchange is not None:
+                    self.exchange.chunked = True
                 if value.strip().lower() != b"chunked" or version == "1.0":
                     # Not asked for (no TE), and the app would get it for the content itself.
                     shown = value[:40].decode("latin-1")
