@@ -218,14 +218,12 @@ class Exchange:
 
     def _hand_on(self, take: Take) -> bool:
         """What was kept, to `take`; whether it asked to stop."""
-        if not self._buffer:
-            return False
         for number, piece in enumerate(self._buffer, 1):
             self._buffered -= len(piece)
             if take(piece):
                 del self._buffer[:number]
                 return True
-        self._buffer = []
+        self._buffer.clear()
         if self._connection is not None:
             self._connection.flow(reading=True)
         return False
