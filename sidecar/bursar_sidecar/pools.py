@@ -183,6 +183,11 @@ class Pool:
         """Whether no call can be admitted into it any more."""
         return self.closing or now >= self.ends_at + ENDED_GRACE_NS
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether calls elsewhere wait for what comes free here, as the control plane said last."""
+        return self.tail and not self.hold_idle_ns
+
     def is_idle_in_tail(self, now: int) -> bool:
         """Whether its free money is better off at home.
 

@@ -143,9 +143,13 @@ class Session:
             self._wake.set()
 
     def charge(self, leg: Leg, charge: Charge) -> None:
-        """Send a settlement of a call reserved in `leg`, soon and until it is acknowledged."""
+        """Send a settlement of a call reserved in `leg`, until it is acknowledged: at once where
+        somebody waits for what it leaves free, else soon, in company."""
         self._roster.charge(leg, charge)
-        self.touched()
+        if any(pool.is_awaited for pool in charge.pools):
+            self._wake.set()
+        else:
+            self.touched()
 
     def can_amend(self, epochs: Iterable[int]) -> bool:
         """Whether the control plane takes another word about a call of these sessions."""

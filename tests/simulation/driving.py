@@ -19,6 +19,7 @@ from bursar_server.allowances import (
     policy,
     service,
     tick,
+    waiting,
     windows,
     writer,
 )
@@ -87,6 +88,7 @@ def _stand_ins() -> list[tuple[Any, str, Any]]:
     paused = _Asyncio(sleep=_pause)
     return [
         (tick, "store", stores.STORE),
+        (waiting, "store", stores.STORE),
         (tick, "posting", stores.LEDGER),
         (passing, "store", stores.STORE),
         (armings, "store", arming_store.ARMING_STORE),

@@ -6,24 +6,22 @@ from typing import Any
 from bursar_server.allowances import messages, rules
 from bursar_server.allowances.frames import Frame, Report
 from bursar_server.allowances.hub import Hub, LiveSession, Stream
+from bursar_server.allowances.recalls import Recalls
 from bursar_server.allowances.records import WindowRow
 from bursar_server.allowances.rules import Holder
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.allowances.tick import Batch, Outcome
-from bursar_server.allowances.writer import Writer
-from bursar_server.clock import SystemClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = LendingSettings()
 
 
 def test_who_has_nothing_free_is_asked_again_much_later_than_who_has() -> None:
-    pool: Any = None
-    writer = Writer(pool, Hub(), SystemClock(), SETTINGS, 0)
+    recalls = Recalls(Hub(), SETTINGS)
     holders = [Holder(7, 10, 100, 0), Holder(8, 10, 0, 0)]
 
     def asked(now_ms: int) -> list[int]:
-        return [holder.session_epoch for holder in writer._due_recalls(holders, now_ms)]
+        return [holder.session_epoch for holder in recalls.due(holders, now_ms)]
 
     assert asked(0) == [7, 8]
     assert asked(SETTINGS.recall_again_ms - 1) == []

@@ -10,7 +10,8 @@ from bursar_server.allowances import metrics, rules
 from bursar_server.allowances.hub import Hub, LiveSession
 from bursar_server.allowances.records import WindowRow
 from bursar_server.allowances.settings import LendingSettings
-from bursar_server.allowances.tick import Batch, Outcome, WaitingNeed
+from bursar_server.allowances.tick import Batch, Outcome
+from bursar_server.allowances.waiting import WaitingNeed
 
 
 def timestamp(at: datetime) -> Timestamp:

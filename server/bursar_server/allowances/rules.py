@@ -361,24 +361,18 @@ def lend(
     """
     decisions = Decisions()
     line_up = _Line(books)
+    attainable, frozen, blocked = line_up.attainable, line_up.frozen, line_up.blocked
     for need in sorted(needs, key=lambda need: not need.growth):
+        # Thousands may wait: what is looked up here is looked up for each of them in each step.
         hard = [line for line in need.lines if books.windows[line.window_id].hard]
-        gone = [
-            line.window_id
-            for line in hard
-            if books.windows[line.window_id].attainable < min(line.least, line.amount)
-        ]
+        gone = [x.window_id for x in hard if attainable[x.window_id] < min(x.least, x.amount)]
         if gone:
             decisions.exhausted.append((need, gone))
             continue
-        if frozen := [x.window_id for x in hard if books.windows[x.window_id].frozen]:
-            decisions.contended.append((need, frozen))  # waiting does not help it
+        if frozen and (cold := [x.window_id for x in hard if x.window_id in frozen]):
+            decisions.contended.append((need, cold))  # waiting does not help it
             continue
-        short = [
-            line
-            for line in hard
-            if line.window_id in line_up.blocked or line_up.free(line.window_id) < line.amount
-        ]
+        short = [x for x in hard if x.window_id in blocked or line_up.free(x.window_id) < x.amount]
         if short and _can_clamp(line_up, need, hard, now_ms):
             for line in hard:
                 fits = min(line.amount, line_up.free(line.window_id))
@@ -417,6 +411,10 @@ class _Line:
 
     def __init__(self, books: Books) -> None:
         self.books = books
+        hard = [window for window in books.windows.values() if window.hard]
+        self.attainable = {window.id: window.attainable for window in hard}
+        """By hard window: lending moves what is outstanding, and so never this."""
+        self.frozen = {window.id for window in hard if window.frozen}
         self.blocked: set[int] = set()
         """Windows that somebody before is short of."""
         self._claimed: dict[int, int] = {}
@@ -436,9 +434,10 @@ def _can_clamp(line_up: _Line, need: Need, hard: list[NeedLine], now_ms: int) ->
     At once where all it asks for will never be there; else when it has waited long enough, instead
     of being told to come again. It takes nothing that an earlier call waits for.
     """
-    windows = line_up.books.windows
-    never = any(windows[line.window_id].attainable < line.amount for line in hard)
-    return (never or now_ms >= need.deadline_ms) and all(
+    is_time = now_ms >= need.deadline_ms or any(
+        line_up.attainable[line.window_id] < line.amount for line in hard
+    )
+    return is_time and all(
         line.window_id not in line_up.blocked and line_up.free(line.window_id) >= line.least
         for line in hard
     )

@@ -8,16 +8,17 @@ Nothing is told to anybody before the commit.
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from datetime import datetime
 
 import msgspec
 import structlog
 
-from bursar_server.allowances import healing, life, restoring, rules, store
+from bursar_server.allowances import healing, life, restoring, rules, store, waiting
 from bursar_server.allowances.ahead import Ahead
 from bursar_server.allowances.armings import Armings
 from bursar_server.allowances.claims import Claim, claims_of
-from bursar_server.allowances.frames import Frame, NeedRequest
+from bursar_server.allowances.frames import Frame
 from bursar_server.allowances.healing import Commits, Rewound
 from bursar_server.allowances.hub import Hub, LiveSession
 from bursar_server.allowances.life import Passed
@@ -27,6 +28,7 @@ from bursar_server.allowances.records import EventRow, SessionRow, WindowRow
 from bursar_server.allowances.resolutions import Resolution
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.allowances.step import FrameFault, Input, Output, Slice, step
+from bursar_server.allowances.waiting import WaitingNeed
 from bursar_server.allowances.windows import MOST_CACHED, Windows
 from bursar_server.budgets import raises
 from bursar_server.database.pool import Connection
@@ -37,14 +39,6 @@ log = structlog.get_logger(__name__)
 
 class Deposed(Exception):
     """Another process owns the shard now: this one must stop writing."""
-
-
-class WaitingNeed(msgspec.Struct, frozen=True):
-    """A call that waits, in the order it came."""
-
-    session: LiveSession
-    request: NeedRequest
-    deadline_ms: int
 
 
 class Batch(msgspec.Struct):
@@ -109,6 +103,8 @@ class Tick:
         self.commits = Commits(shard_id)
         self._draw_sets: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
         self._spenders: dict[tuple[int, int], tuple[int | None, int | None, int | None]] = {}
+        self._sessions_read: dict[int, SessionRow] = {}
+        """Those of the present transaction, as they were read."""
 
     def forget(self) -> None:
         """Drop the caches: a transaction failed, so what it made may not exist."""
@@ -142,8 +138,9 @@ class Tick:
         if batch.boundary_due:
             batch.changed_budgets.update(await raises.due_budgets(connection, now))
         self._windows.changed(batch.changed_budgets)
-        await self._armings.begin(connection, self._named(batch), sessions, now)
-        needs, by_need, stale = await self._needs(connection, batch, sessions, now)
+        named = batch.changed_budgets | waiting.budgets_of(batch.needs)
+        await self._armings.begin(connection, named, sessions, now)
+        found = await waiting.find(connection, self._windows, batch.needs, sessions, now)
         postings, repeat_count = await self._postings(connection, batch, sessions, now)
         spoken = [(session.session_epoch, frame) for session, frame in batch.frames]
         ahead: list[Ahead] = []
@@ -151,7 +148,7 @@ class Tick:
             ahead = await self._windows.ahead(connection, spoken, now, self._settings.ahead_ms)
         claims = claims_of(batch.frames)
         books, windows = await self._books(
-            connection, batch, sessions, needs, postings, resolving, ahead, claims, now
+            connection, batch, sessions, found.pairs, postings, resolving, ahead, claims, now
         )
         healing.warn_of_unproven(batch.frames, books, claims)
         self._windows.note(windows)
@@ -162,7 +159,7 @@ class Tick:
             Input(
                 frames=spoken,
                 postings=postings,
-                needs=needs,
+                needs=found.needs,
                 limits=limits,
                 traffic=lambda ids: self._hub.traffic(ids, now_ms, self._settings.active_ms),
                 holders=self._hub.holders,
@@ -186,8 +183,8 @@ class Tick:
             books=books,
             windows=windows,
             decisions=output.decisions,
-            stale=stale,
-            by_need=by_need,
+            stale=found.stale,
+            by_need=found.by_need,
             recalls=output.recalls,
             entry_count=len(postings),
             repeat_count=repeat_count,
@@ -230,6 +227,7 @@ class Tick:
             epochs.update(s.session_epoch for s in frame.settlements)
             epochs.update(c.session_epoch for c in frame.closes)
         rows = await store.lock_sessions(connection, epochs)
+        self._sessions_read = {epoch: copy(row) for epoch, row in rows.items()}
         for session, frame in batch.frames:
             row = rows.get(session.session_epoch)
             if row is None:
@@ -240,68 +238,6 @@ class Tick:
                 row.policy_version = max(row.policy_version, version)
                 row.policy_last_n = max(row.policy_last_n, last_n)
         return rows
-
-    @staticmethod
-    def _named(batch: Batch) -> set[tuple[int, int]]:
-        """(organization, budget) that are new, changed or drawn on."""
-        return batch.changed_budgets | {
-            (need.session.organization_id, line.budget_id)
-            for need in batch.needs
-            if not need.request.growth
-            for line in need.request.lines
-        }
-
-    async def _needs(
-        self,
-        connection: Connection,
-        batch: Batch,
-        sessions: dict[int, SessionRow],
-        now: datetime,
-    ) -> tuple[list[rules.Need], dict[tuple[int, int], WaitingNeed], list[WaitingNeed]]:
-        wanted: dict[int, set[int]] = defaultdict(set)
-        growing: dict[int, set[int]] = defaultdict(set)
-        for need in batch.needs:
-            lines = need.request.lines
-            if need.request.growth:
-                growing[need.session.organization_id].update(x.window_id for x in lines)
-            else:
-                wanted[need.session.organization_id].update(x.budget_id for x in lines)
-        windows: dict[int, WindowRow] = {}
-        for organization_id, budget_ids in wanted.items():
-            windows |= await self._windows.current(connection, organization_id, budget_ids, now)
-        grown: dict[tuple[int, int], WindowRow] = {}
-        for organization_id, window_ids in growing.items():
-            for row in await store.windows_by_ids(connection, organization_id, window_ids):
-                grown[row.budget_id, row.id] = row
-        needs: list[rules.Need] = []
-        by_need: dict[tuple[int, int], WaitingNeed] = {}
-        stale: list[WaitingNeed] = []
-        for need in batch.needs:
-            epoch = need.session.session_epoch
-            lines = need.request.lines
-            # A call belongs to the window of its admission, whatever became of it and its budget.
-            drawn = [
-                grown.get((x.budget_id, x.window_id)) if x.window_id else windows.get(x.budget_id)
-                for x in lines
-            ]
-            found = [row.id for row in drawn if row is not None]
-            if sessions[epoch].state != "open" or len(found) < len(lines):
-                stale.append(need)
-                continue
-            by_need[epoch, need.request.need_id] = need
-            needs.append(
-                rules.Need(
-                    epoch,
-                    need.request.need_id,
-                    tuple(
-                        rules.NeedLine(window_id, x.amount, x.least, x.want)
-                        for x, window_id in zip(lines, found, strict=True)
-                    ),
-                    need.deadline_ms,
-                    need.request.growth,
-                )
-            )
-        return needs, by_need, stale
 
     async def _postings(
         self,
@@ -314,20 +250,13 @@ class Tick:
         by_session: dict[int, list[entries.Settlement]] = defaultdict(list)
         speakers = {session.session_epoch: session for session, _ in batch.frames}
         for session, frame in batch.frames:
-            by_session[session.session_epoch].extend(frame.settlements)
+            if frame.settlements:
+                by_session[session.session_epoch].extend(frame.settlements)
         postings: list[entries.Posting] = []
         repeats = 0
+        so_far = await self._posted_so_far(connection, by_session, speakers, sessions)
         for epoch, settlements in by_session.items():
-            if not settlements:
-                continue
             session = speakers[epoch]
-            # Above the highest number that a locked session ever posted, nothing is posted.
-            asked = [
-                s
-                for s in settlements
-                if (row := sessions.get(s.session_epoch)) is None or s.n <= row.highest_settled_n
-            ]
-            so_far = await posting.posted_so_far(connection, session.organization_id, asked)
             planned = entries.plan(settlements, so_far)
             repeats += len(settlements) - sum(1 for p in planned if p.kind is p.settlement.kind)
             if not session.contradicted:
@@ -347,6 +276,27 @@ class Tick:
                 entry.draw_set_id = await self._draw_set(connection, entry)
             postings += planned
         return postings, repeats
+
+    async def _posted_so_far(
+        self,
+        connection: Connection,
+        by_session: Mapping[int, Sequence[entries.Settlement]],
+        speakers: Mapping[int, LiveSession],
+        sessions: Mapping[int, SessionRow],
+    ) -> dict[tuple[int, int], entries.PostedSoFar]:
+        """What is posted of these settlements: asked once for each organization."""
+        asked: dict[int, list[entries.Settlement]] = defaultdict(list)
+        for epoch, settlements in by_session.items():
+            # Above the highest number that a locked session ever posted, nothing is posted.
+            asked[speakers[epoch].organization_id] += [
+                s
+                for s in settlements
+                if (row := sessions.get(s.session_epoch)) is None or s.n <= row.highest_settled_n
+            ]
+        found: dict[tuple[int, int], entries.PostedSoFar] = {}
+        for organization_id, some in asked.items():
+            found |= await posting.posted_so_far(connection, organization_id, some)
+        return found
 
     async def _fill_in(
         self, connection: Connection, session: LiveSession, planned: Sequence[entries.Posting]
@@ -389,17 +339,15 @@ class Tick:
         connection: Connection,
         batch: Batch,
         sessions: dict[int, SessionRow],
-        needs: Sequence[rules.Need],
+        needed: Collection[tuple[int, int]],
         postings: Sequence[entries.Posting],
         resolving: Collection[int],
         ahead: Sequence[Ahead],
         claims: Mapping[Claim, GrantProof],
         now: datetime,
     ) -> tuple[rules.Books, dict[int, WindowRow]]:
-        pairs: set[tuple[int, int]] = set()
+        pairs = set(needed)
         owner: dict[int, int] = {}
-        for need in needs:
-            pairs.update((need.session_epoch, line.window_id) for line in need.lines)
         pairs.update((one.session_epoch, one.window_id) for one in ahead)
         for session, frame in batch.frames:
             pairs.update((session.session_epoch, r.window_id) for r in frame.reports)
@@ -468,8 +416,11 @@ class Tick:
             connection, self.shard_id, output.healed, output.events, now
         )
         await store.save_books(connection, state.books, state.windows, now)
-        if batch.frames or batch.resolutions or batch.passing:
-            await store.save_sessions(connection, list(state.sessions.values()), now)
+        # Many sessions only wait.
+        read = self._sessions_read
+        changed = [row for epoch, row in state.sessions.items() if row != read.get(epoch)]
+        if changed:
+            await store.save_sessions(connection, changed, now)
         if output.events:
             await store.save_events(connection, output.events, now)
 

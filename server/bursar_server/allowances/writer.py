@@ -25,10 +25,12 @@ from bursar_server.allowances.frames import Frame
 from bursar_server.allowances.healing import Rewound
 from bursar_server.allowances.hub import Hub, LiveSession
 from bursar_server.allowances.proofs import Seal
+from bursar_server.allowances.recalls import Recalls
 from bursar_server.allowances.records import EventRow
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.allowances.step import FrameFault
-from bursar_server.allowances.tick import Batch, Deposed, Outcome, Tick, WaitingNeed
+from bursar_server.allowances.tick import Batch, Deposed, Outcome, Tick
+from bursar_server.allowances.waiting import WaitingNeed
 from bursar_server.clock import Clock
 from bursar_server.database.pool import Connection, Pool, transaction
 from bursar_server.errors import BursarError, unavailable
@@ -73,7 +75,9 @@ class Writer:
         self._urgent = asyncio.Event()
         self._beat_at_ms = 0
         """When time was last told to sessions; 0: not yet."""
-        self._recalled_at_ms: dict[tuple[int, int], int] = {}
+        self._gathered_at_ms = 0
+        """When the last transaction began."""
+        self._recalls = Recalls(hub, settings)
         self._unheard = False
         """Whether a commit may have happened whose answer was lost, since grants were last told."""
         self.fault: Exception | None = None
@@ -158,8 +162,7 @@ class Writer:
         """Their calls no longer wait here; they say so again when they come back."""
         gone = set(session_epochs)
         self._waiting = [n for n in self._waiting if n.session.session_epoch not in gone]
-        for key in [key for key in self._recalled_at_ms if key[0] in gone]:
-            del self._recalled_at_ms[key]
+        self._recalls.forget(gone)
 
     async def _run(self) -> None:
         try:
@@ -263,11 +266,14 @@ class Writer:
             async with asyncio.timeout(self._patience_s()):
                 await self._wake.wait()
         if self._urgent.is_set():
-            await asyncio.sleep(settings.need_tick_ms / 1000)
+            # What came during the last transaction has waited for company already.
+            since_ms = self._clock.monotonic_ms() - self._gathered_at_ms
+            await asyncio.sleep(max(0, settings.need_tick_ms - since_ms) / 1000)
         elif not self._stopping and self._inbox.qsize() < settings.max_tick_frames:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(settings.idle_tick_ms / 1000):
                     await self._urgent.wait()
+        self._gathered_at_ms = self._clock.monotonic_ms()
         self._urgent.clear()
         self._wake.clear()
 
@@ -450,7 +456,7 @@ class Writer:
             outcome.by_need[need.session_epoch, need.need_id] for need in outcome.decisions.waiting
         ] + self._waiting
         metrics.WAITING.set(len(self._waiting))
-        recalls = self._due_recalls(outcome.recalls, now_ms)
+        recalls = self._recalls.due(outcome.recalls, now_ms)
         metrics.RECALLS.inc(len(recalls))
         for session, frame in batch.frames:
             session.applied_seq = max(session.applied_seq, frame.seq)
@@ -483,18 +489,3 @@ class Writer:
             if live is not None:
                 fence = allowances_pb2.Fence(reason=reason)
                 live.send(allowances_pb2.ControlFrame(fence=fence))
-
-    def _due_recalls(self, wanted: list[rules.Holder], now_ms: int) -> list[rules.Holder]:
-        due = []
-        for holder in wanted:
-            key = (holder.session_epoch, holder.window_id)
-            before = self._recalled_at_ms.get(key)
-            settings = self._settings
-            again_ms = settings.recall_again_ms if holder.free else settings.recall_empty_again_ms
-            if before is None or now_ms - before >= again_ms:
-                session = self._hub.sessions.get(holder.session_epoch)
-                if before is not None and session is not None:
-                    session.silent = session.heard_at_ms < before
-                self._recalled_at_ms[key] = now_ms
-                due.append(holder)
-        return due

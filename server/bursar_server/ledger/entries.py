@@ -125,11 +125,11 @@ def plan(
 
     Pure. The order of `settlements` is kept.
     """
-    known = dict(so_far)
+    known: dict[tuple[int, int], PostedSoFar] = {}
     postings: list[Posting] = []
     for settlement in settlements:
         identity = (settlement.session_epoch, settlement.n)
-        posted = known.get(identity)
+        posted = known.get(identity) or so_far.get(identity)
         if posted is None:
             amount = 0 if settlement.kind is Kind.RELEASED else settlement.cost_nanos
             credit = (
