@@ -31,6 +31,7 @@ from bursar.money import format_nanos
 from bursar.v1 import sidecars_pb2
 from bursar_sidecar.channel import dialer
 from bursar_sidecar.clock import SystemClock
+from bursar_sidecar.program import settle_down
 from bursar_sidecar.settings import Settings
 from tests.fakes.stack import Stack
 
@@ -93,6 +94,7 @@ async def sessions(stack: Stack, count: int) -> AsyncIterator[list[MoneySide]]:
             settings = Settings(address=stack.ready["grpc"], sidecar_key=secret)
             sides.append(MoneySide(number, dialer(settings), SystemClock()))
         tasks = await begun(sides)
+        settle_down()
         try:
             yield sides
         finally:

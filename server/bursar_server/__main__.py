@@ -16,6 +16,7 @@ import msgspec
 import structlog
 import uvloop
 
+from bursar_server import collector
 from bursar_server.app import ControlPlane, lending_settings
 from bursar_server.errors import BursarError, Status
 from bursar_server.logs import configure_logs
@@ -94,6 +95,7 @@ async def _run(settings: Settings) -> None:
         return
     stopping.cancel()
     starting.result()
+    collector.settle()
     _say("serving", grpc=plane.grpc_address, http=f"http://{plane.http_address}")
     failing = asyncio.create_task(plane.failed.wait())
     stopping = asyncio.create_task(stop.wait())

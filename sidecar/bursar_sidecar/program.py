@@ -182,7 +182,7 @@ class Process:
             await self._end()
             return 1
         self._start(self._files.run(), "credential-files")
-        _settle_down()
+        settle_down()
         ends: list[asyncio.Task[Any]] = [session, self._start(stopped.wait(), "stop")]
         if link is None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
@@ -262,7 +262,7 @@ async def run_worker(channel_fd: int) -> int:
     return await process.serve(link)
 
 
-def _settle_down() -> None:
+def settle_down() -> None:
     # Everything made so far lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()

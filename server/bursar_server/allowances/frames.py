@@ -48,7 +48,7 @@ _KINDS: Final[Mapping[int, Kind]] = {
 }
 
 
-class Report(msgspec.Struct, frozen=True):
+class Report(msgspec.Struct, frozen=True, gc=False):
     """How one allowance stands in the sidecar; amounts in nanos."""
 
     window_id: int
@@ -63,7 +63,7 @@ class Report(msgspec.Struct, frozen=True):
     largest_call: int = 0
 
 
-class NeedLine(msgspec.Struct, frozen=True):
+class NeedLine(msgspec.Struct, frozen=True, gc=False):
     """One budget a waiting call draws on; amounts in nanos."""
 
     budget_id: int
@@ -74,7 +74,7 @@ class NeedLine(msgspec.Struct, frozen=True):
     """For growth, the window of the call's admission."""
 
 
-class NeedRequest(msgspec.Struct, frozen=True):
+class NeedRequest(msgspec.Struct, frozen=True, gc=False):
     """One call that waits."""
 
     need_id: int
@@ -84,7 +84,7 @@ class NeedRequest(msgspec.Struct, frozen=True):
     """An open call whose reservation is to grow."""
 
 
-class Close(msgspec.Struct, frozen=True):
+class Close(msgspec.Struct, frozen=True, gc=False):
     """A session that opens no more reservations."""
 
     session_epoch: int

@@ -140,6 +140,8 @@ class LiveSession:
         """Whether it said, without proof, that more was granted to it; that is told once."""
         self.quarantined = 0
         """Its frames on this stream that could not be applied."""
+        self._proven: dict[int, tuple[tuple[WindowRow, int], bytes]] = {}
+        """By window: what was proven last, and how."""
         self._unapplied: deque[tuple[int, int]] = deque()
         self._moved = asyncio.Event()
 
@@ -161,7 +163,10 @@ class LiveSession:
         """The proof that so much of a window was granted to it."""
         if self.seal is None:
             return b""
-        return self.seal.make(
+        known = self._proven.get(window.id)
+        if known is not None and known[0] == (window, granted):
+            return known[1]  # it is told with each answer, and made once
+        proof = self.seal.make(
             GrantProof(
                 self.organization_id,
                 self.session_epoch,
@@ -173,6 +178,12 @@ class LiveSession:
                 granted,
             )
         )
+        self._proven[window.id] = (window, granted), proof
+        return proof
+
+    def forget_proof(self, window_id: int) -> None:
+        """The window is over for the session."""
+        self._proven.pop(window_id, None)
 
     def is_of(self, proof: GrantProof, window_id: int) -> bool:
         """Whether a proof speaks of this session and that window."""
@@ -246,6 +257,7 @@ class Hub:
         """Nothing of the window is left in the session, and it has ended."""
         session.reports.pop(window_id, None)
         session.used_at_ms.pop(window_id, None)
+        session.forget_proof(window_id)
         reporters = self._reporters.get(window_id, {})
         if reporters.get(session.session_epoch) is session:
             del reporters[session.session_epoch]

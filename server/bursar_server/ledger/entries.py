@@ -31,7 +31,7 @@ class Kind(StrEnum):
     """No ending: a later difference, because the price was wrong."""
 
 
-class Settlement(msgspec.Struct, frozen=True):
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """A settlement as it passed the border. Amounts in nanos of the organization's currency."""
 
     organization_id: int
@@ -73,7 +73,7 @@ class Settlement(msgspec.Struct, frozen=True):
     """With it: how much of the organization's currency one of it was at admission."""
 
 
-class PostedSoFar(msgspec.Struct, frozen=True):
+class PostedSoFar(msgspec.Struct, frozen=True, gc=False):
     """What the ledger holds of one (session epoch, n)."""
 
     last_k: int
@@ -86,7 +86,7 @@ class PostedSoFar(msgspec.Struct, frozen=True):
     """Those of them that it did not draw on when it was admitted."""
 
 
-class Posting(msgspec.Struct):
+class Posting(msgspec.Struct, gc=False):
     """One entry to write; what only the writer of balances knows, it fills in."""
 
     settlement: Settlement
