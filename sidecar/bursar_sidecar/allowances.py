@@ -97,6 +97,8 @@ class Waiter:
     short: frozenset[int] = frozenset()
     reservation: Reservation | None = None
     """Set once its turn came."""
+    asked_at: int = 0
+    """When the control plane was asked for it last."""
 
     def __lt__(self, other: "Waiter") -> bool:
         return self.order < other.order

@@ -129,6 +129,12 @@ class Outbox:
         """Whether its need is on its way or unanswered."""
         return waiter.order in self._need_of or waiter.order in self._needs
 
+    def unanswered_ns(self, now: int) -> int:
+        """For how long the first of the calls that wait has had no answer; 0: none waits."""
+        for waiter in self._asked.values():
+            return now - waiter.asked_at
+        return 0
+
     def resolve(self, key_hashes: Iterable[bytes]) -> None:
         """Ask who keys are."""
         self._resolve.update(dict.fromkeys(key_hashes))
@@ -273,6 +279,7 @@ class Outbox:
                 continue
             self._last_need_id += 1
             self._asked[self._last_need_id] = waiter
+            waiter.asked_at = now
             self._need_of[order] = self._last_need_id
             left_ms = (waiter.deadline - now) // NANOS_PER_MS - ANSWER_MARGIN_MS
             need = frame.needs.add(need_id=self._last_need_id, wait_ms=max(0, left_ms))

@@ -39,6 +39,8 @@ GATHER_S: Final = 0.02
 # Under steady traffic a frame is sent so seldom: each costs both sides what a dozen charges cost.
 # What is wanted at once (calls that wait, money that is asked for) does not wait for it.
 STEADY_S: Final = 0.1
+# A call that is behind others which have waited so long joins them a little later, in company.
+LONG_LINE_NS: Final = 400 * NANOS_PER_MS
 # A reconnect begins quickly, so that a restarted control plane is found within a tenth of a
 # second, and never pauses longer than a call waits for money.
 FIRST_PAUSE_S: Final = 0.05
@@ -128,10 +130,17 @@ class Session:
         return not self.connected or self._roster.is_silent(self._clock.boot_ns())
 
     def ask(self, waiter: Waiter) -> None:
-        """Ask for the money a waiting call is short of; at once."""
-        for outbox in self._roster.outboxes():
+        """Ask for the money a waiting call is short of: at once, unless it is behind others that
+        have waited for long already; so much it can wait for company."""
+        outboxes = self._roster.outboxes()
+        for outbox in outboxes:
             outbox.ask(waiter)
-        self._wake.set()
+        now = self._clock.boot_ns()
+        is_behind = any(outbox.unanswered_ns(now) >= LONG_LINE_NS for outbox in outboxes)
+        if is_behind and waiter.growing is None:
+            self.touched()
+        else:
+            self._wake.set()
         if self._resting:
             self._beat.set()
 
