@@ -69,7 +69,8 @@ async def test_a_session_that_may_not_spend_waits_for_nothing() -> None:
     need = a_need(1, TEAM)
     found = await find(Windows(), [need], "fenced")
     assert found.stale == [need]
-    assert not found.needs and not found.pairs
+    assert not found.needs
+    assert not found.pairs
 
 
 def test_budgets_of_waiting_calls_are_named_once() -> None:
