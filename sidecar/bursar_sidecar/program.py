@@ -263,6 +263,7 @@ async def run_worker(channel_fd: int) -> int:
 
 
 def settle_down() -> None:
+    """Set the garbage collector up for a process that serves."""
     # Everything made so far lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
