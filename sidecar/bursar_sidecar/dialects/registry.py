@@ -7,10 +7,10 @@ that name something (a model, an id). Adding a dialect is a line here.
 from collections.abc import Mapping
 from typing import Final
 
-from bursar_sidecar.dialects import openai
+from bursar_sidecar.dialects import anthropic, gemini, openai
 from bursar_sidecar.dialects.dialect import Asked, Dialect, Found
 
-_MODULES: Final = (openai,)
+_MODULES: Final = (openai, anthropic, gemini)
 """Each has a DIALECT, the endpoints of its EXACT paths, and `naming` for paths with a name in them.
 Of several that serve a path the first one does, unless the request is claimed by a later one."""
 

@@ -1,0 +1,84 @@
+"""What streamed messages say of themselves.
+
+Anthropic's Python library 2.12: `types/raw_message_stream_event.py` and what it names. The counts
+are read by `bursar.usage`; here only where the stream stands, and how much has been shown.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from bursar_sidecar.dialects.reading import LAST, PASS, MeteredReading
+
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
+_NOT_PRODUCED: Final = frozenset({"type", "signature", "id", "name", "tool_use_id"})
+_TELLING: Final = frozenset({"message_start", "message_delta", "error"})
+"""Events that tell of usage, or why there will be none."""
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    index: int = 0
+    delta: dict[str, Any] | None = None
+    content_block: dict[str, Any] | None = None
+
+
+_event = msgspec.json.Decoder(_Event)
+
+
+class MessageStreamReading(MeteredReading):
+    """A stream of events, up to `message_stop`."""
+
+    __slots__ = ("begun", "open_block", "stopped")
+
+    def __init__(self) -> None:
+        super().__init__("anthropic_messages", stream=True)
+        self.begun = False
+        """`message_start` has come."""
+        self.open_block: int | None = None
+        """The block of content that is being written."""
+        self.stopped = False
+        """The reason to stop has been told."""
+
+    def note(self, payload: bytes) -> int:
+        try:
+            event = _event.decode(payload)
+        except _UNREADABLE:
+            # The general reader takes what it can; all of it counts as produced.
+            return super().note(payload)
+        kind = event.type
+        if kind == "content_block_delta":
+            self.produced_bytes += shown_bytes(event.delta)
+            return PASS
+        if kind == "content_block_start":
+            self.open_block = event.index
+            self.produced_bytes += shown_bytes(event.content_block)
+        elif kind == "content_block_stop":
+            self.open_block = None
+        elif kind in _TELLING:
+            super().note(payload)
+            self.begun = self.begun or kind == "message_start"
+            stopping = event.delta or {}
+            self.stopped = self.stopped or stopping.get("stop_reason") is not None
+        elif kind == "message_stop":
+            super().note(payload)
+            return LAST
+        elif kind != "ping":
+            self.produced_bytes += len(payload)
+        return PASS
+
+    def produced(self, payload: bytes) -> int:
+        return 0
+
+
+def shown_bytes(content: dict[str, Any] | None) -> int:
+    """UTF-8 bytes of what a delta or a block shows: text, thinking, a tool's input, results."""
+    size = 0
+    for name, value in (content or {}).items():
+        if value is None or name in _NOT_PRODUCED:
+            continue
+        if isinstance(value, str):
+            size += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
+        elif value:
+            size += len(msgspec.json.encode(value))
+    return size
