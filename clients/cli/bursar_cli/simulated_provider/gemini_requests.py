@@ -4,7 +4,7 @@ Google's Python library google-genai 3.4: `models.py` (what it writes), `types.p
 """
 
 import zlib
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -130,6 +130,7 @@ class EmbedRequest(msgspec.Struct, frozen=True):
         return sum(-(-len(text) // BYTES_PER_LLM_TOKEN) for text in self.texts)
 
 
+_anything = msgspec.json.Decoder()
 _generate = msgspec.json.Decoder(_GenerateBody)
 _count = msgspec.json.Decoder(_CountBody)
 _embed = msgspec.json.Decoder(_EmbedBody)
@@ -137,9 +138,37 @@ _batch_embed = msgspec.json.Decoder(_BatchEmbedBody)
 _tool = msgspec.json.Decoder(_Tool)
 
 
+# Names within these are the app's own.
+_OPAQUE: Final = frozenset(
+    {"args", "response", "parameters", "responseSchema", "responseJsonSchema", "labels"}
+)
+
+
+def _usual(value: Any) -> Any:
+    """A body with the usual spelling of its names: `mime_type` means `mimeType`, and Google's own
+    library writes either."""
+    if isinstance(value, list):
+        return [_usual(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    spelled = {}
+    for name, inner in value.items():
+        first, *rest = name.split("_")
+        usual = first + "".join(word.capitalize() for word in rest)
+        spelled[usual] = inner if usual in _OPAQUE else _usual(inner)
+    return spelled
+
+
+_Body = TypeVar("_Body")
+
+
+def _read(decoder: "msgspec.json.Decoder[_Body]", body: bytes) -> _Body:
+    return decode_body(decoder, msgspec.json.encode(_usual(decode_body(_anything, body))))
+
+
 def generate_request(model: str, body: bytes) -> GenerateRequest:
     """Read the body of `:generateContent` or `:streamGenerateContent`. Raises ProviderError."""
-    asked = decode_body(_generate, body)
+    asked = _read(_generate, body)
     contents = _listed(asked.contents)
     if not contents:
         raise ProviderError(400, "contents is not specified", param="contents")
@@ -169,7 +198,7 @@ def generate_request(model: str, body: bytes) -> GenerateRequest:
 
 def count_request(model: str, body: bytes) -> GenerateRequest:
     """Read the body of `:countTokens`. Raises ProviderError."""
-    asked = decode_body(_count, body)
+    asked = _read(_count, body)
     if bytes(asked.generate_content_request):
         return generate_request(model, bytes(asked.generate_content_request))
     digest, input_llm_tokens = _measured(_listed(asked.contents), [])
@@ -178,7 +207,7 @@ def count_request(model: str, body: bytes) -> GenerateRequest:
 
 def embed_request(model: str, body: bytes, *, is_batch: bool) -> EmbedRequest:
     """Read the body of `:embedContent` or `:batchEmbedContents`. Raises ProviderError."""
-    asked = decode_body(_batch_embed, body).requests if is_batch else [decode_body(_embed, body)]
+    asked = _read(_batch_embed, body).requests if is_batch else [_read(_embed, body)]
     texts = [b"".join(map(_text_of, _parts_of(one.content))) for one in asked]
     return EmbedRequest(
         model, texts, asked[0].output_dimensionality or DEFAULT_DIMENSIONS, is_batch

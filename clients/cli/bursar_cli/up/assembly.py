@@ -208,13 +208,16 @@ class Assembly:
         return self._part(name, launch, is_ready, SIDECAR_STOP)
 
     def _sidecar_configuration(self) -> str:
-        # Named after the provider whose prices its models have.
+        # Named after the provider whose prices its models have, in all the dialects it speaks.
+        address = f"http://{HOST}:{self._ports['provider']}"
+        tables = "".join(
+            f'[providers.{kind}]\nkind = "{kind}"\nbase_url = "{address}{version}"\n'
+            f'api_key_env = "{PROVIDER_KEY_VARIABLE}"\n'
+            for kind, version in (("openai", "/v1"), ("anthropic", ""), ("gemini", ""))
+        )
         return (
             "# Written anew at every start. A real provider has its own URL and key here.\n"
-            "[providers.openai]\n"
-            'kind = "openai"\n'
-            f'base_url = "http://{HOST}:{self._ports["provider"]}/v1"\n'
-            f'api_key_env = "{PROVIDER_KEY_VARIABLE}"\n'
+            + tables
         )
 
     def _part(
