@@ -124,9 +124,10 @@ def _provider(
         if not usual or "kind" not in values:
             faults.append(f"{where}.base_url is missing; expected a URL such as https://host/v1")
         values["base_url"] = usual
-    elif "base_url" in values and values.get("kind") == "azure":
-        # Azure's documents give it with the path of one API or the other.
-        values["base_url"] = values["base_url"].removesuffix("/v1").removesuffix("/openai")
+    elif "base_url" in values and "kind" in values:
+        # Documents give it with the path of one API or the other, which the dialect writes itself.
+        for ending in KINDS[values["kind"]].paths_begin:
+            values["base_url"] = values["base_url"].removesuffix(ending)
     return None if len(faults) > before else Provider(**values)
 
 

@@ -22,6 +22,8 @@ class Kind(msgspec.Struct, frozen=True):
     base_url: str = ""
     """Where the provider itself serves, up to and including the version; "" where everybody runs
     their own."""
+    paths_begin: tuple[str, ...] = ()
+    """What the dialect's own paths begin with, so that it is taken off the end of a base URL."""
     credential: str = "authorization: Bearer "
     """The header that carries the provider's credential, up to it."""
     prices: str = ""
@@ -72,12 +74,26 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             ),
             Kind(
                 "azure",
+                paths_begin=("/v1", "/openai"),
                 credential="api-key: ",
                 limit_field="max_completion_tokens",
                 deployments=True,
             ),
-            Kind("anthropic", frozenset({"anthropic"}), credential="x-api-key: "),
-            Kind("gemini", frozenset({"gemini"}), credential="x-goog-api-key: "),
+            # These two's own libraries are given the address without a version.
+            Kind(
+                "anthropic",
+                frozenset({"anthropic"}),
+                base_url="https://api.anthropic.com",
+                paths_begin=("/v1",),
+                credential="x-api-key: ",
+            ),
+            Kind(
+                "gemini",
+                frozenset({"gemini"}),
+                base_url="https://generativelanguage.googleapis.com",
+                paths_begin=("/v1beta", "/v1"),
+                credential="x-goog-api-key: ",
+            ),
             # Any server of the dialect that is not named here.
             Kind("compatible"),
             Kind("vllm", prices="hosted_vllm"),

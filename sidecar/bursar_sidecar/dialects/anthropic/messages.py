@@ -38,7 +38,7 @@ from bursar_sidecar.dialects.json_fields import (
     shown,
     top_level,
 )
-from bursar_sidecar.dialects.kinds import Kind
+from bursar_sidecar.dialects.kinds import Server
 from bursar_sidecar.dialects.reading import MeteredReading, Reading
 
 LIMIT: Final = "max_tokens"
@@ -94,21 +94,21 @@ class Messages(AnthropicEndpoint):
         body: bytes,
         *,
         model: str,
+        server: Server,
         output_limit: int | None = None,
-        limit_field: str = "",
     ) -> bytes:
         changes = _changes(facts, model)
         if output_limit is not None and output_limit < (facts.output_limit or 0):
             changes[LIMIT] = raw(output_limit)
         return changed(body, facts.fields, changes)
 
-    def target(self, asked: Asked, model: str, kind: Kind) -> bytes:
+    def target(self, asked: Asked, model: str, server: Server) -> bytes:
         return with_query(b"/v1/messages", asked.query)
 
-    def reading(self, facts: Facts) -> Reading:
+    def reading(self, facts: Facts, server: Server) -> Reading:
         return MeteredReading("anthropic_messages", stream=False)
 
-    def stream_reading(self, facts: Facts) -> Reading:
+    def stream_reading(self, facts: Facts, server: Server) -> Reading:
         return MessageStreamReading()
 
     def cut_events(self, reading: Reading, usage: Usage) -> tuple[bytes, bytes]:
@@ -149,15 +149,15 @@ class CountTokens(AnthropicEndpoint):
         body: bytes,
         *,
         model: str,
+        server: Server,
         output_limit: int | None = None,
-        limit_field: str = "",
     ) -> bytes:
         return changed(body, facts.fields, _changes(facts, model))
 
-    def target(self, asked: Asked, model: str, kind: Kind) -> bytes:
+    def target(self, asked: Asked, model: str, server: Server) -> bytes:
         return with_query(b"/v1/messages/count_tokens", asked.query)
 
-    def reading(self, facts: Facts) -> Reading:
+    def reading(self, facts: Facts, server: Server) -> Reading:
         return MeteredReading("anthropic_count", stream=False)
 
 

@@ -18,6 +18,7 @@ from bursar_sidecar.dialects.dialect import (
     Refused,
     with_query,
 )
+from bursar_sidecar.dialects.kinds import Server
 
 _STATUSES: Final[Mapping[int, str]] = {
     400: "INVALID_ARGUMENT",
@@ -105,7 +106,7 @@ class GeminiEndpoint(Endpoint):
     dialect = DIALECT
     method: bytes = b""
 
-    def target(self, asked: Asked, model: str, kind: object) -> bytes:
+    def target(self, asked: Asked, model: str, server: Server) -> bytes:
         """The version stays the one that the app asked for."""
         version = asked.path[: asked.path.index(b"/", 1)]
         name = quote(model, safe="/-._~").encode()

@@ -19,6 +19,7 @@ from bursar_sidecar.dialects.json_fields import (
     raw,
     top_level,
 )
+from bursar_sidecar.dialects.kinds import Server
 from bursar_sidecar.dialects.reading import MeteredReading, Reading
 
 
@@ -44,12 +45,12 @@ class Embed(GeminiEndpoint):
         body: bytes,
         *,
         model: str,
+        server: Server,
         output_limit: int | None = None,
-        limit_field: str = "",
     ) -> bytes:
         return changed(body, facts.fields, model_changes(facts, model))
 
-    def reading(self, facts: Facts) -> Reading:
+    def reading(self, facts: Facts, server: Server) -> Reading:
         return MeteredReading("gemini_embed", stream=False)
 
 
@@ -78,8 +79,8 @@ class BatchEmbed(GeminiEndpoint):
         body: bytes,
         *,
         model: str,
+        server: Server,
         output_limit: int | None = None,
-        limit_field: str = "",
     ) -> bytes:
         if model == facts.model:
             return body
@@ -90,7 +91,7 @@ class BatchEmbed(GeminiEndpoint):
             renamed.append(request)
         return changed(body, facts.fields, {"requests": raw(renamed)})
 
-    def reading(self, facts: Facts) -> Reading:
+    def reading(self, facts: Facts, server: Server) -> Reading:
         return MeteredReading("gemini_embed", stream=False)
 
 

@@ -27,6 +27,7 @@ from bursar_sidecar.dialects.json_fields import (
     shown,
     top_level,
 )
+from bursar_sidecar.dialects.kinds import Server
 from bursar_sidecar.dialects.reading import MeteredReading, Reading
 
 MAX_CANDIDATES: Final = 8
@@ -75,8 +76,8 @@ class Generate(GeminiEndpoint):
         body: bytes,
         *,
         model: str,
+        server: Server,
         output_limit: int | None = None,
-        limit_field: str = "",
     ) -> bytes:
         changes = model_changes(facts, model)
         config = section(facts.fields, CONFIG)
@@ -85,7 +86,7 @@ class Generate(GeminiEndpoint):
             changes[named(facts.fields, CONFIG)] = raw(config)
         return changed(body, facts.fields, changes)
 
-    def reading(self, facts: Facts) -> Reading:
+    def reading(self, facts: Facts, server: Server) -> Reading:
         return MeteredReading("gemini_generate", stream=False)
 
 
@@ -96,10 +97,10 @@ class StreamGenerate(Generate):
     method = b"streamGenerateContent"
     streams = True
 
-    def reading(self, facts: Facts) -> Reading:
+    def reading(self, facts: Facts, server: Server) -> Reading:
         return GenerateStreamReading()
 
-    def stream_reading(self, facts: Facts) -> Reading:
+    def stream_reading(self, facts: Facts, server: Server) -> Reading:
         return GenerateStreamReading()
 
     def cut_events(self, reading: Reading, usage: Usage) -> tuple[bytes, bytes]:
@@ -143,8 +144,8 @@ class CountTokens(GeminiEndpoint):
         body: bytes,
         *,
         model: str,
+        server: Server,
         output_limit: int | None = None,
-        limit_field: str = "",
     ) -> bytes:
         changes = model_changes(facts, model)
         inner = section(facts.fields, "generateContentRequest")
@@ -153,7 +154,7 @@ class CountTokens(GeminiEndpoint):
             changes[named(facts.fields, "generateContentRequest")] = raw(inner)
         return changed(body, facts.fields, changes)
 
-    def reading(self, facts: Facts) -> Reading:
+    def reading(self, facts: Facts, server: Server) -> Reading:
         return MeteredReading("gemini_count", stream=False)
 
 
