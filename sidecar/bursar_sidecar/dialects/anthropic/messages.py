@@ -125,7 +125,7 @@ class Messages(AnthropicEndpoint):
         return b"".join(map(_event, events)), _event({"type": "message_stop"})
 
 
-class CountTokens(AnthropicEndpoint):
+class Count(AnthropicEndpoint):
     """`POST /v1/messages/count_tokens`: free ("Token counting" on platform.claude.com, Pricing)."""
 
     name = "count_tokens"
@@ -162,7 +162,7 @@ class CountTokens(AnthropicEndpoint):
 
 
 MESSAGES: Final = Messages()
-COUNT: Final = CountTokens()
+COUNT: Final = Count()
 
 
 def _model(fields: Fields) -> str:

@@ -123,7 +123,7 @@ class StreamGenerate(Generate):
         return b"", b"data: %b\r\n\r\n" % msgspec.json.encode(chunk)
 
 
-class CountTokens(GeminiEndpoint):
+class Count(GeminiEndpoint):
     """`:countTokens`: free ("Understand and count tokens" on ai.google.dev)."""
 
     name = "countTokens"
@@ -160,7 +160,7 @@ class CountTokens(GeminiEndpoint):
 
 GENERATE: Final = Generate()
 STREAM: Final = StreamGenerate()
-COUNT: Final = CountTokens()
+COUNT: Final = Count()
 
 
 def check_model(fields: Fields, model: str, where: str = "") -> None:
