@@ -65,6 +65,7 @@ class Enrolled:
             "BURSAR_SIDECAR_KEY": next(w for w in done.stdout.split() if w.startswith("bs-")),
             "BURSAR_SIDECAR_HTTP_ADDRESS": f"127.0.0.1:{self.port}",
             "BURSAR_SIDECAR_ADMIN_ADDRESS": f"127.0.0.1:{self.admin_port}",
+            "BURSAR_SIDECAR_GRPC_ADDRESS": "127.0.0.1:0",
             "BURSAR_DATA_DIR": str(home / "journal"),
             "BURSAR_CONFIG": str(config),
             "SIMULATED_KEY": "any",

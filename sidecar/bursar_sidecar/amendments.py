@@ -12,7 +12,7 @@ import msgspec
 from bursar.v1 import charges_pb2
 from bursar_sidecar import settlements
 from bursar_sidecar.clock import NANOS_PER_SECOND, Clock
-from bursar_sidecar.desk import Outcome, Receipt, Refusal
+from bursar_sidecar.desk import Outcome, Receipt, Refusal, Reservation
 from bursar_sidecar.holds import Hold
 from bursar_sidecar.journal_records import Opened
 from bursar_sidecar.journal_recovery import TRUNCATED, RecoveredSession
@@ -57,11 +57,13 @@ class Amendments:
                 self._keep(opened)
         return found
 
-    def late(self, hold: Hold) -> Late:
+    def late(self, reservation: Reservation) -> Late:
         """A reservation that was just settled provisionally; evidence about it may come from now
         on."""
-        self._keep(hold.opened)
-        return Late(hold.charge_id, hold.opened)
+        if not isinstance(reservation, Hold):
+            raise TypeError(f"reservation is a {type(reservation).__name__}, none of the cashier's")
+        self._keep(reservation.opened)
+        return Late(reservation.charge_id, reservation.opened)
 
     def amend(self, late: Late, outcome: Outcome, currency: str) -> Receipt:
         """Post what it really cost. Raises Refusal where its session takes no evidence any more."""

@@ -6,7 +6,7 @@ import msgspec
 
 from bursar.pricing import Price, PriceBook, booked_nanos, charge, price_of_answer
 from bursar.usage import Usage, estimated
-from bursar_sidecar.desk import Clock, Desk, Outcome, OutcomeKind, Receipt, Reservation
+from bursar_sidecar.desk import Clock, Outcome, OutcomeKind, Receipt, Reservation, Settling
 from bursar_sidecar.dialects.reading import Reading
 from bursar_sidecar.meter import count
 from bursar_sidecar.produced import CUT_SLACK_LLM_TOKENS
@@ -47,7 +47,7 @@ class Attempt:
 
     def __init__(
         self,
-        desk: Desk,
+        desk: Settling,
         clock: Clock,
         book: PriceBook,
         reservation: Reservation,
@@ -93,6 +93,14 @@ class Attempt:
             counted=self.counted,
         )
         return self._settle_used("final", usage, reading)
+
+    def charge_told(self, usage: Usage, reading: Reading, kind: OutcomeKind = "final") -> Receipt:
+        """Whoever made the call says what it used; `reading` holds what the answer said besides."""
+        return self._settle_used(kind, usage, reading)
+
+    def charge_cost(self, cost_nanos: int, usage: Usage, reading: Reading) -> Receipt:
+        """Whoever made the call says what it cost."""
+        return self._settle("final", usage, cost_nanos, self.terms.price, reading)
 
     def streams(self, reading: Reading) -> None:
         """The answer has begun, and is a stream."""

@@ -5,7 +5,6 @@ Plaintext goes to loopback and unix sockets only, unless the operator says other
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -15,6 +14,7 @@ import grpc
 import grpc.aio
 
 from bursar.v1 import allowances_pb2, allowances_pb2_grpc
+from bursar_sidecar.setting_checks import is_local
 from bursar_sidecar.settings import Settings
 
 # A peer that vanished without a word (a pulled cable) is noticed within 15 s, well inside the
@@ -44,19 +44,6 @@ class Connection(Protocol):
 
 
 Dialer = Callable[[], AbstractAsyncContextManager[Connection]]
-
-
-def is_local(address: str) -> bool:
-    """Whether plaintext to this address leaves the machine: False if it does."""
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def dialer(settings: Settings) -> Dialer:

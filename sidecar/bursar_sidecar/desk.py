@@ -175,7 +175,7 @@ class Refusal(Exception):
     """A call that may not start, with its stable reason and every budget that refused it.
 
     Reasons: budget_exhausted, budget_reserved, rate_limited, no_allowance, key_unknown,
-    key_revoked, key_expired, overloaded, and those of `refusals.REASONS`.
+    key_revoked, key_expired, overloaded, evidence_too_late, and those of `refusals.REASONS`.
     """
 
     def __init__(
@@ -193,7 +193,15 @@ class Refusal(Exception):
         self.budgets = budgets
 
 
-class Desk(Protocol):
+class Settling(Protocol):
+    """Where a call's end is told."""
+
+    def settle(self, reservation: Reservation, outcome: Outcome) -> Receipt:
+        """Close a reservation, exactly once."""
+        ...
+
+
+class Desk(Settling, Protocol):
     """Identity, prices and money for the data path."""
 
     async def identify(self, api_key: str) -> Spender:
@@ -235,8 +243,4 @@ class Desk(Protocol):
         goes, but not less than to the least. False: it did not grow. Asks and waits for nothing;
         written down as `extend` does.
         """
-        ...
-
-    def settle(self, reservation: Reservation, outcome: Outcome) -> Receipt:
-        """Close a reservation, exactly once."""
         ...

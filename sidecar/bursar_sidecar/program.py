@@ -13,10 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from bursar_sidecar.admin import Admin
 from bursar_sidecar.allowances import Book
+from bursar_sidecar.amendments import Amendments
 from bursar_sidecar.cashier import Cashier
 from bursar_sidecar.channel import dialer
 from bursar_sidecar.clock import SystemClock
@@ -28,6 +30,7 @@ from bursar_sidecar.holdings import Holdings
 from bursar_sidecar.identity import Identity
 from bursar_sidecar.journal import Journal, JournalError, machine_boot_id
 from bursar_sidecar.journal_limits import JournalLimits
+from bursar_sidecar.local_grpc.life import LocalGrpc
 from bursar_sidecar.logs import set_level
 from bursar_sidecar.money_metrics import MoneyMetrics
 from bursar_sidecar.operations_metrics import OperationsMetrics
@@ -55,9 +58,11 @@ class Process:
         *,
         given: Given | None = None,
         shared_dir: str = "",
+        grpc_address: str = "",
     ) -> None:
         """`load` reads the settings again. `given`: sockets that a supervisor bound; `shared_dir`:
-        what its workers share. Raises OSError or JournalError."""
+        what its workers share; `grpc_address`: "" for no local gRPC service. Raises OSError or
+        JournalError."""
         self._log = structlog.get_logger("bursar.sidecar")
         clock = SystemClock()
         dial = dialer(settings)
@@ -103,6 +108,15 @@ class Process:
             registry
         )
         registry.register(OperationsMetrics(self.reloading, self._files))
+        amendments = Amendments(self._session, clock)
+        self.local_grpc = LocalGrpc(
+            msgspec.structs.replace(settings, grpc_address=grpc_address),
+            self._cashier,
+            clock,
+            amendments,
+            amendments.recovered(self._journal.recovered),
+            registry,
+        )
         self._holdings = Holdings(self._book, self._journal, self._session, identity, clock)
         self._holdings.more["providers"] = self.proxy.described
         self._holdings.more["credential_files"] = self._files.described
@@ -145,6 +159,7 @@ class Process:
     def _apply(self, settings: Settings) -> None:
         """In one step. Raises OSError, and has changed nothing."""
         self.proxy.apply(settings)
+        self.local_grpc.apply(settings)
         self.doors.apply(settings)
         self._book.max_waiters = settings.max_waiters
         self._cashier.reserve_wait_ms = settings.reserve_wait_ms
@@ -177,6 +192,7 @@ class Process:
         try:
             self.proxy.start()
             await self.doors.open()
+            await self.local_grpc.start()
         except OSError as error:
             print(f"bursar sidecar: cannot listen: {error}", file=sys.stderr)
             await self._end()
@@ -197,7 +213,8 @@ class Process:
         if failed:  # it never ends by itself: a fault of ours; say it and end in an orderly way
             self._log.critical("session_failed", exc_info=session.exception())
         await self._draining.stop()
-        await self.doors.close(self.reloading.settings.drain_s)
+        drain_s = self.reloading.settings.drain_s
+        await asyncio.gather(self.doors.close(drain_s), self.local_grpc.drain(drain_s))
         self.proxy.close()
         if not await self._cashier.drain(SETTLE_TIMEOUT_S, CLOSE_TIMEOUT_S):
             self._log.warning(
@@ -218,12 +235,15 @@ class Process:
             "http": self.doors.http_address,
             "admin": self.doors.admin_address,
         }
+        if self.local_grpc.address:
+            said["grpc"] = self.local_grpc.address
         if self.doors.doors:
             said["listeners"] = self.doors.listener_addresses
         print(json.dumps(said), flush=True)
 
     async def _end(self) -> None:
         await self.doors.close(0)
+        await self.local_grpc.drain(0)
         await self.doors.close_admin()
         self._journal.close()
         for task in self._tasks:
@@ -236,7 +256,7 @@ async def run_alone(settings: Settings, load: Callable[[], Settings]) -> int:
     """The only process of a sidecar. Returns the exit code."""
     try:
         adopt(Path(settings.data_dir), 0)
-        process = Process(settings, load)
+        process = Process(settings, load, grpc_address=settings.grpc_address)
     except (OSError, JournalError) as error:
         print(f"bursar sidecar: {error}", file=sys.stderr)
         return 1
@@ -254,6 +274,8 @@ async def run_worker(channel_fd: int) -> int:
             lambda: link.settings or given.settings,
             given=given.sockets,
             shared_dir=given.shared_dir,
+            # Reservations are known to the process that made them.
+            grpc_address="" if given.number else given.settings.grpc_address,
         )
     except (OSError, JournalError) as error:
         print(f"bursar sidecar: {error}", file=sys.stderr)

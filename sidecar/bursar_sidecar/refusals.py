@@ -112,14 +112,19 @@ def render(
     if retry_after_s is not None:
         details["retry_after_s"] = retry_after_s
     message = _message(refusal, rule, ceiling_nanos)
-    told = Refused(status, refusal.reason, rule.kind, message, details=details)
-    return status, headers, dialect.error(told)
+    refused = Refused(status, refusal.reason, rule.kind, message, details=details)
+    return status, headers, dialect.error(refused)
+
+
+def told(refusal: Refusal, ceiling_nanos: int = 0) -> str:
+    """A refusal in sentences, for people."""
+    return _message(refusal, REASONS.get(refusal.reason, _UNKNOWN), ceiling_nanos)
 
 
 def _message(refusal: Refusal, rule: Rule, ceiling_nanos: int) -> str:
     if not refusal.budgets:
         return refusal.message or rule.message
-    sentences = [_budget_sentence(refusal.reason, budget) for budget in refusal.budgets]
+    sentences = [budget_told(budget) for budget in refusal.budgets]
     if ceiling_nanos:
         currency = refusal.budgets[0].currency
         sentences.append(f"This call could cost up to {format_nanos(ceiling_nanos)} {currency}.")
@@ -128,7 +133,8 @@ def _message(refusal: Refusal, rule: Rule, ceiling_nanos: int) -> str:
     return " ".join(sentences)
 
 
-def _budget_sentence(reason: str, budget: BudgetStanding) -> str:
+def budget_told(budget: BudgetStanding) -> str:
+    """How a budget stands, in a sentence."""
     left = max(
         0,
         budget.limit_nanos - budget.settled_nanos - budget.reserved_nanos - budget.in_doubt_nanos,

@@ -4,6 +4,7 @@ They raise ValueError saying what was expected. Numbers and flags may be text, a
 environment variables.
 """
 
+import ipaddress
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -118,6 +119,25 @@ def secret(value: str) -> str:
     if not (found.isascii() and found.isprintable()):
         raise ValueError("characters that an HTTP header may carry")
     return found
+
+
+def grpc_listen_address(value: Any) -> str:
+    """As `listen_address`; "" or "none" for nowhere."""
+
+    return "" if value in ("", "none") else listen_address(value)
+
+
+def is_local(address: str) -> bool:
+    """Whether what is said to this address stays on the machine."""
+    if address.startswith(UNIX):
+        return True
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def control_plane(value: Any) -> str:

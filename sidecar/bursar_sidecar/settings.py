@@ -20,6 +20,8 @@ from bursar_sidecar.setting_checks import (
     control_plane,
     file_mode,
     flag,
+    grpc_listen_address,
+    is_local,
     listen_address,
     one_of,
     split_address,
@@ -67,6 +69,17 @@ class Settings(msgspec.Struct, frozen=True):
     """`/metrics`, `/healthz`, `/readyz` and `/debug`, `host:port` or `unix:/path`."""
     socket_mode: str = "0600"
     """Permissions of unix sockets, in octal digits: 0660 lets the group of the sidecar in."""
+    grpc_address: str = "127.0.0.1:7071"
+    """Where apps that call providers themselves reserve and settle: `host:port` or `unix:/path`; ""
+    for nowhere. Of several workers the first serves it."""
+    grpc_tls_cert: str = ""
+    """PEM file of the certificate shown there; with `grpc_tls_key`. "" for plaintext."""
+    grpc_tls_key: str = ""
+    """PEM file of its private key."""
+    grpc_insecure: bool = False
+    """Speak plaintext there although it is not on loopback."""
+    max_reservations: int = 4_096
+    """Reservations that apps hold there at one time; more are refused."""
     workers: int = 1
     """Processes that serve the same addresses, each with its own session, journal and share of
     what is lent. One serves what one core can; more are for sidecars that serve many apps."""
@@ -201,7 +214,9 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     found = {}
     for field in msgspec.structs.fields(Settings):
         name = field.name.upper()
-        value = environ.get(f"BURSAR_SIDECAR_{name}") or environ.get(f"BURSAR_{name}")
+        value = environ.get(f"BURSAR_SIDECAR_{name}")
+        if not value and field.name != "grpc_address":
+            value = environ.get(f"BURSAR_{name}")
         if value and field.name not in TABLES:
             found[field.name] = value
     return found
@@ -236,6 +251,8 @@ def read_sidecar_key(path: str) -> str:
 def _check_addresses(settings: Settings, faults: list[str]) -> None:
     """No two listen on one address."""
     places = {"http_address": settings.http_address, "admin_address": settings.admin_address}
+    if settings.grpc_address:
+        places["grpc_address"] = settings.grpc_address
     places |= {f"listeners[{i}].address": one.address for i, one in enumerate(settings.listeners)}
     taken: dict[str, str] = {}
     for where, address in places.items():
@@ -244,6 +261,18 @@ def _check_addresses(settings: Settings, faults: list[str]) -> None:
         if address in taken:
             faults.append(f"{where} is {address!r}; expected another than {taken[address]}")
         taken[address] = where
+    _check_transport(settings, faults)
+
+
+def _check_transport(settings: Settings, faults: list[str]) -> None:
+    address, is_secured = settings.grpc_address, bool(settings.grpc_tls_cert)
+    if is_secured != bool(settings.grpc_tls_key):
+        faults.append("grpc_tls_cert, grpc_tls_key: expected both or none")
+    if address and not is_local(address) and not is_secured and not settings.grpc_insecure:
+        faults.append(
+            f"grpc_address is {address!r}, which is not on loopback; expected grpc_tls_cert and "
+            "grpc_tls_key with it, or grpc_insecure = true"
+        )
 
 
 def _sidecar_key(value: Any) -> str:
@@ -259,6 +288,11 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "http_address": listen_address,
     "admin_address": listen_address,
     "socket_mode": file_mode,
+    "grpc_address": grpc_listen_address,
+    "grpc_tls_cert": text("a PEM file"),
+    "grpc_tls_key": text("a PEM file"),
+    "grpc_insecure": flag,
+    "max_reservations": whole(1, 10_000),
     "workers": whole(1, MAX_WORKERS),
     "data_dir": text("a directory"),
     "tls_ca": text("a PEM file"),

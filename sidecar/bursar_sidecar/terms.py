@@ -166,6 +166,77 @@ def agree(
     )
 
 
+class Counts(msgspec.Struct, frozen=True):
+    """What a call can use at most, said by who makes it."""
+
+    input_llm_tokens: int
+    output_limit: int
+    """LLM tokens for each choice, reasoning included."""
+    choices: int = 1
+    service_tier: str = ""
+    text_only: bool = False
+
+
+def agree_counts(counts: Counts, route: Route, *, budgeted: bool, rates: CallRates) -> Terms:
+    """The terms of a call that is not forwarded here. Raises Refusal where it has no price under a
+    budget."""
+    price = route.price if route.price is not None and route.price.is_priced else None
+    ceiling_nanos, bounds = 0, None
+    if price is not None:
+        _check_convertible(route, price, rates)
+        asked_tier = counts.service_tier or route.provider.service_tier
+        bounds = Bounds(
+            price=price,
+            input_llm_tokens=counts.input_llm_tokens,
+            output_limit=counts.output_limit,
+            predicted=0,
+            choices=counts.choices,
+            service_tier=None if asked_tier == "auto" else asked_tier,
+            text_only=counts.text_only,
+            rates=rates,
+        )
+        try:
+            ceiling_nanos = bounds.ceiling_nanos(counts.output_limit)
+        except UnpricedError:
+            price = bounds = None
+    if price is None and budgeted:
+        raise _unpriced(route)
+    tier = route.provider.service_tier
+    return Terms(
+        price=price,
+        rates=rates,
+        ceiling_nanos=ceiling_nanos,
+        input_bound=counts.input_llm_tokens,
+        output_bound=counts.output_limit * counts.choices,
+        set_output_limit=None,
+        hidden_output=False,
+        service_tier=_charged_tier(counts.service_tier, tier),
+        least_nanos=ceiling_nanos,
+        bounds=bounds,
+    )
+
+
+def agree_amount(nanos: int, route: Route, *, budgeted: bool, rates: CallRates) -> Terms:
+    """The terms of a call whose cost its maker bounds by an amount in nanos of the organization's
+    currency. Raises Refusal where it has no price under a budget."""
+    price = route.price if route.price is not None and route.price.is_priced else None
+    if price is not None:
+        _check_convertible(route, price, rates)
+    elif budgeted:
+        raise _unpriced(route)
+    return Terms(
+        price=price,
+        rates=rates,
+        ceiling_nanos=nanos,
+        input_bound=0,
+        output_bound=0,
+        set_output_limit=None,
+        hidden_output=False,
+        service_tier=_charged_tier("", route.provider.service_tier),
+        least_nanos=nanos,
+    )
+
+
 def clamp(terms: Terms, reserved_nanos: int) -> Terms:
     """The terms of a call for which less than its ceiling was reserved: with the largest output
     limit that is covered. Unchanged where all of it was reserved."""
@@ -313,8 +384,11 @@ def _reasons(model: str) -> bool:
 
 
 def _unstated_tier(facts: Facts, route: Route) -> str:
+    return _charged_tier(facts.service_tier, route.provider.service_tier)
+
+
+def _charged_tier(asked: str, tier: str) -> str:
     # A cheaper tier is only believed when the answer says so; a dearer one is believed when asked.
-    if facts.service_tier == "priority":
+    if asked == "priority":
         return "priority"
-    tier = route.provider.service_tier
     return "" if tier == "auto" else tier

@@ -70,7 +70,11 @@ except typer.Exit as error:
 """
 
 ANY_PORTS = dict.fromkeys(
-    ("grpc_port", "http_port", "sidecar_port", "sidecar_admin_port", "provider_port"), 0
+    (
+        *("grpc_port", "http_port", "provider_port"),
+        *("sidecar_port", "sidecar_grpc_port", "sidecar_admin_port"),
+    ),
+    0,
 )
 
 

@@ -17,7 +17,7 @@ from tests.fakes.until import DEADLINE_S, until
 
 ANY_PORTS = [
     argument
-    for part in ("grpc", "http", "sidecar", "sidecar-admin", "provider")
+    for part in ("grpc", "http", "sidecar", "sidecar-grpc", "sidecar-admin", "provider")
     for argument in (f"--{part}-port", "0")
 ]
 

@@ -39,6 +39,7 @@ class Sidecar(Program):
             "BURSAR_ADDRESS": wire.address,
             "BURSAR_SIDECAR_HTTP_ADDRESS": "127.0.0.1:0",
             "BURSAR_SIDECAR_ADMIN_ADDRESS": "127.0.0.1:0",
+            "BURSAR_SIDECAR_GRPC_ADDRESS": "127.0.0.1:0",
             "BURSAR_DATA_DIR": str(home),
             "BURSAR_CONFIG": str(settings),
             "PROVIDER_KEY": PROVIDER_KEY,

@@ -69,7 +69,10 @@ class Stack:
     def start(self, *arguments: str) -> None:
         """Start it and wait until all is serving."""
         self.ready_file.unlink(missing_ok=True)
-        ports = ("grpc", "http", "sidecar", "sidecar-admin", "provider", "postgres")
+        ports = (
+            *("grpc", "http", "provider", "postgres"),
+            *("sidecar", "sidecar-grpc", "sidecar-admin"),
+        )
         environment = {k: v for k, v in os.environ.items() if not k.startswith("BURSAR_")}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -68,6 +68,11 @@ def test_no_setting_is_forgotten() -> None:
     assert restart == {
         "address",
         "admin_address",
+        "grpc_address",
+        "grpc_insecure",
+        "grpc_tls_cert",
+        "grpc_tls_key",
+        "max_reservations",
         "cut_streams",
         "data_dir",
         "http_address",

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bursar_sidecar.channel import dialer, is_local
+from bursar_sidecar.channel import dialer
 from bursar_sidecar.desk import Refusal
+from bursar_sidecar.setting_checks import is_local
 from bursar_sidecar.settings import Settings
 from tests.fakes.control_plane import FakeControlPlane
 from tests.fakes.counter import KEY, Counter, serving

@@ -150,3 +150,24 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     (fault,) = faults_of({}, tmp_path / "none.toml")
     assert "none.toml" in fault
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:7071", "unix:/run/spend.sock"])
+def test_local_grpc_is_plain_on_this_machine(address: str) -> None:
+    assert load_settings({"BURSAR_SIDECAR_GRPC_ADDRESS": address}).grpc_address == address
+
+
+def test_local_grpc_off_loopback_wants_a_certificate_or_to_be_told() -> None:
+    address = {"BURSAR_SIDECAR_GRPC_ADDRESS": "0.0.0.0:7071"}
+    with pytest.raises(SettingsError, match="not on loopback"):
+        load_settings(address)
+    assert load_settings({**address, "BURSAR_GRPC_INSECURE": "true"}).grpc_insecure
+    pair = {"BURSAR_GRPC_TLS_CERT": "c.pem", "BURSAR_GRPC_TLS_KEY": "k.pem"}
+    assert load_settings({**address, **pair}).grpc_tls_cert == "c.pem"
+    with pytest.raises(SettingsError, match="both or none"):
+        load_settings({"BURSAR_GRPC_TLS_CERT": "c.pem"})
+
+
+def test_the_control_planes_grpc_address_is_not_ours() -> None:
+    assert load_settings({"BURSAR_GRPC_ADDRESS": "0.0.0.0:7443"}).grpc_address == "127.0.0.1:7071"
+    assert load_settings({"BURSAR_SIDECAR_GRPC_ADDRESS": "none"}).grpc_address == ""

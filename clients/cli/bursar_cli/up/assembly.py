@@ -18,6 +18,7 @@ from bursar_cli.up.readiness import answers
 GRPC_PORT = 7443
 HTTP_PORT = 7080
 SIDECAR_PORT = 7070
+SIDECAR_GRPC_PORT = 7071
 SIDECAR_ADMIN_PORT = 7072
 PROVIDER_PORT = 7090
 MAX_SIDECARS = 32  # each is a process of tens of megabytes; more is another machine's work
@@ -41,6 +42,7 @@ OURS = frozenset(
         "BURSAR_GRPC_ADDRESS",
         "BURSAR_HTTP_ADDRESS",
         "BURSAR_SIDECAR_ADMIN_ADDRESS",
+        "BURSAR_SIDECAR_GRPC_ADDRESS",
         "BURSAR_SIDECAR_HTTP_ADDRESS",
         "BURSAR_SIDECAR_KEY",
     }
@@ -71,6 +73,7 @@ class Options:
     http_port: int | None = None
     sidecar_port: int | None = None
     """Of the first sidecar; the others take any free one."""
+    sidecar_grpc_port: int | None = None
     sidecar_admin_port: int | None = None
     provider_port: int | None = None
     postgres_port: int | None = None
@@ -83,10 +86,12 @@ class Options:
             "http": PortWish(self.http_port, HTTP_PORT),
             "provider": PortWish(self.provider_port, PROVIDER_PORT),
             "sidecar-1": PortWish(self.sidecar_port, SIDECAR_PORT),
+            "sidecar-1-grpc": PortWish(self.sidecar_grpc_port, SIDECAR_GRPC_PORT),
             "sidecar-1-admin": PortWish(self.sidecar_admin_port, SIDECAR_ADMIN_PORT),
         }
         for number in range(2, self.sidecars + 1):
             wishes[f"sidecar-{number}"] = PortWish(0)
+            wishes[f"sidecar-{number}-grpc"] = PortWish(0)
             wishes[f"sidecar-{number}-admin"] = PortWish(0)
         return wishes
 
@@ -193,6 +198,7 @@ class Assembly:
                 "BURSAR_ADDRESS": f"{HOST}:{self._ports['grpc']}",
                 "BURSAR_SIDECAR_KEY": self._secrets.sidecar_keys[name],
                 "BURSAR_SIDECAR_HTTP_ADDRESS": f"{HOST}:{port}",
+                "BURSAR_SIDECAR_GRPC_ADDRESS": f"{HOST}:{self._ports[f'{name}-grpc']}",
                 "BURSAR_SIDECAR_ADMIN_ADDRESS": f"{HOST}:{admin_port}",
                 "BURSAR_DATA_DIR": str(home / "journal"),
                 "BURSAR_CONFIG": str(config),

@@ -57,6 +57,7 @@ def up(
     grpc_port: Annotated[int | None, _port("7443")] = None,
     http_port: Annotated[int | None, _port("7080")] = None,
     sidecar_port: Annotated[int | None, _port("7070 for the first, any for the others")] = None,
+    sidecar_grpc_port: Annotated[int | None, _port("7071 for the first")] = None,
     sidecar_admin_port: Annotated[int | None, _port("7072 for the first")] = None,
     provider_port: Annotated[int | None, _port("7090")] = None,
     postgres_port: Annotated[int | None, _port("any free one")] = None,
@@ -75,6 +76,7 @@ def up(
         grpc_port=grpc_port,
         http_port=http_port,
         sidecar_port=sidecar_port,
+        sidecar_grpc_port=sidecar_grpc_port,
         sidecar_admin_port=sidecar_admin_port,
         provider_port=provider_port,
         postgres_port=postgres_port,
@@ -103,8 +105,10 @@ def _tell(ready: dict[str, Any]) -> None:
         ("control plane", f"{ready['grpc']} (gRPC), {ready['http']} (metrics, health)"),
         ("simulated provider", f"{ready['provider']}/v1"),
         *(
-            (f"sidecar {number}", f"{address}/v1")
-            for number, address in enumerate(ready["sidecars"], start=1)
+            (f"sidecar {number}", f"{address}/v1, {grpc} (gRPC)")
+            for number, (address, grpc) in enumerate(
+                zip(ready["sidecars"], ready["sidecar_grpcs"], strict=True), start=1
+            )
         ),
         ("admin key", ready["admin_key"]),
     ]

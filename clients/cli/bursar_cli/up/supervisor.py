@@ -181,6 +181,7 @@ class Supervisor:
             "http": f"http://{HOST}:{ports['http']}",
             "sidecars": [f"http://{HOST}:{ports[name]}" for name in names],
             "sidecar": f"http://{HOST}:{ports[names[0]]}",
+            "sidecar_grpcs": [f"{HOST}:{ports[f'{name}-grpc']}" for name in names],
             "sidecar_admins": [f"http://{HOST}:{ports[f'{name}-admin']}" for name in names],
             "provider": f"http://{HOST}:{ports['provider']}",
             "admin_key": self._secrets.admin_key,

@@ -119,21 +119,21 @@ class ProviderRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    DIALECT_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
-    dialect: _builtins.str
-    """"openai_chat" or "openai_embeddings"."""
+    path: _builtins.str
+    """The path that it would have at the sidecar: "/v1/chat/completions". It says the dialect."""
     body: _builtins.bytes
     """The request's body, JSON."""
     def __init__(
         self,
         *,
-        dialect: _builtins.str = ...,
+        path: _builtins.str = ...,
         body: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "dialect", b"dialect"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
