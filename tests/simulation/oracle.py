@@ -488,7 +488,7 @@ def _count(entry: Entry) -> None:
 def _ceiling(call: Call, reservation: Reservation) -> int:
     """The most the provider will bill: what was asked for, or what a clamped call was left."""
     if call.least_nanos >= call.ceiling_nanos:
-        return call.ceiling_nanos
+        return call.ceiling_nanos if not call.begin_nanos else reservation.ceiling_nanos
     reserved = reservation.ceiling_nanos
     if not call.least_nanos <= reserved <= call.ceiling_nanos:
         raise Broken(f"7: began with {reserved}, not {call.least_nanos} to {call.ceiling_nanos}")

@@ -26,6 +26,7 @@ from tests.simulation.control_process import ControlPlane, Link, Stream
 from tests.simulation.coverage import heard, saw
 from tests.simulation.disk import Disk, DiskPath, Killed
 from tests.simulation.driving import MemorySync, drive
+from tests.simulation.flows import FLOW, Flowing, begin_of, charged, cost_of, flowing, produced
 from tests.simulation.plans import least_of, priced, target_of
 from tests.simulation.stepped import (
     Clock,
@@ -72,6 +73,8 @@ class Life:
         self.asking: list[tuple[tuple[str, int, str], int]] = []
         """Calls whose key is asked for, and until when they wait for the answer."""
         self.open: list[Hold] = []
+        self.flows: dict[Hold, Flowing] = {}
+        """Of the open calls those whose output is watched."""
         self.refused_keys: set[bytes] = set()
         """Whose refusal this process has heard."""
         self.draining = False
@@ -100,8 +103,9 @@ class Life:
                 self.cashier.reserve(
                     Call(
                         spender, "simulated", "model", "model", ceiling_nanos,
-                        least_of(plan) or ceiling_nanos,
-                        run=plan, price_version=version, started_at=self.clock.wall_ns(),
+                        least_of(plan) or ceiling_nanos, begin_of(plan),
+                        stream=plan.startswith(FLOW), run=plan, price_version=version,
+                        started_at=self.clock.wall_ns(),
                     )
                 )
             )  # fmt: skip
@@ -119,6 +123,58 @@ class Life:
     def _dispatch(self, hold: Hold) -> None:
         self.open.append(hold)
         self.witness.dispatched(self, hold)
+        if hold.opened.run.startswith(FLOW):
+            self.flows[hold] = flowing(hold, target_of(hold), self.clock.monotonic())
+            self.produce(hold, 0)
+
+    def produce(self, hold: Hold, llm_tokens: int) -> None:
+        """The provider of a progressive call produces more: it flows, the call grows, or is cut."""
+        flow = self.flows[hold]
+        flow.produced = min(flow.whole, flow.produced + llm_tokens)
+        oracle: Any = self.witness
+        produced(oracle, hold, flow.billed)
+        if flow.is_over:
+            saw("a progressive stream came to its end")
+            self._end_flow(hold)
+            return
+        growth, seen, elapsed = flow.growth, flow.seen, self.clock.monotonic() - flow.since
+        if seen >= growth.ask_at and growth.may_ask(elapsed) and hold.ticket is None:
+            target = growth.target(seen, elapsed)
+            if self.cashier.extend_here(hold, cost_of(target), cost_of(target)):
+                growth.grew(target, seen, elapsed)
+            else:
+                self._ask(hold, target)
+        if seen > growth.cut_at:
+            if hold.ticket is not None:
+                # It was asked for and is not there yet: what is free here, or nothing.
+                self.waiting.remove(hold.ticket)
+                self.cashier._leave(hold.ticket)
+            least, most = growth.least(seen, elapsed), growth.target(seen, elapsed)
+            if self.cashier.extend_here(hold, cost_of(most), cost_of(least)):
+                flow.grew(hold, elapsed)
+                saw("a stream took the last of what was free")
+        if seen > growth.cut_at:
+            saw("a progressive stream was cut")
+            self._end_flow(hold)
+
+    def _ask(self, hold: Hold, target: int) -> None:
+        flow = self.flows[hold]
+        elapsed = self.clock.monotonic() - flow.since
+        try:
+            drive(self.cashier.extend(hold, cost_of(target)))
+        except Waits as waits:
+            self.waiting.append(waits.ticket)
+        except Refusal as refusal:
+            flow.growth.refused(flow.seen, elapsed)
+            self.witness.refused(self, refusal)
+        else:
+            flow.grew(hold, elapsed)
+
+    def _end_flow(self, hold: Hold) -> None:
+        flow = self.flows.pop(hold)
+        told = min(flow.told(), hold.ceiling_nanos)
+        charged(flow, hold, told)
+        self._settle(hold, "final" if flow.is_over else "aborted", told)
 
     def grow(self, hold: Hold, by_nanos: int) -> None:
         """An open call is to produce more."""
@@ -151,16 +207,21 @@ class Life:
             if not turn.done():
                 self._at_last(ticket, turn)
             self.cashier._leave(ticket)
+            flow = self.flows.get(ticket.cause) if isinstance(ticket.cause, Hold) else None
             if turn.hold is not None:
                 if ticket.waiter.growing is None:
                     saw("a call waited and was admitted")
                     self._dispatch(turn.hold)
                 else:
                     saw("a call waited and grew")
+                    if flow is not None:
+                        flow.grew(turn.hold, self.clock.monotonic() - flow.since)
             else:
                 if turn.refusal is None:
                     saw("a call waited too long")
                 refusal = turn.refusal or self.cashier._too_late(ticket)
+                if flow is not None:
+                    flow.growth.refused(flow.seen, self.clock.monotonic() - flow.since)
                 self.witness.refused(self, refusal)
 
     def _at_last(self, ticket: Ticket, turn: Turn) -> None:
@@ -187,6 +248,9 @@ class Life:
 
     def finish(self, hold: Hold) -> None:
         """The provider's answer ended, as its plan says."""
+        if hold in self.flows:
+            self._end_flow(hold)
+            return
         kind, true, cost = hold.opened.run.split(":")[:3]
         told, ceiling = int(cost), hold.ceiling_nanos
         if target_of(hold) > ceiling:
@@ -196,12 +260,13 @@ class Life:
         kinds: dict[str, OutcomeKind] = {
             "final": "final", "error": "provider_error", "aborted": "aborted", "unknown": "unknown",
         }  # fmt: skip
+        self._settle(hold, kinds[kind], told)
+
+    def _settle(self, hold: Hold, kind: OutcomeKind, told: int) -> None:
         self.open.remove(hold)
         saw("a call ended while it waited to grow", hold.ticket is not None)
         self.witness.told(hold, told)
-        self.cashier.settle(
-            hold, Outcome(kinds[kind], Usage(), told, finished_at=self.clock.wall_ns())
-        )
+        self.cashier.settle(hold, Outcome(kind, Usage(), told, finished_at=self.clock.wall_ns()))
         if self.journal._unwritten:
             saw("a full disk kept a charge from being written")
         else:
