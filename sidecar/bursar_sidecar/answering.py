@@ -198,8 +198,11 @@ class Answering:
         self._respond.start(attempt.status, self._headers, self._exchange.reason)
 
     def _take_stream(self, piece: bytes) -> bool:
+        return self._pass(cast(StreamMeter, self._meter).feed(piece))
+
+    def _pass(self, out: bytes) -> bool:
+        """Whole events on to the app."""
         meter, respond = cast(StreamMeter, self._meter), self._respond
-        out = meter.feed(piece)
         if meter.ended:
             if self._attempt.receipt is not None:
                 out += meter.held
@@ -225,8 +228,10 @@ class Answering:
         meter.held = b""
 
     async def _finish_stream(self) -> None:
+        await self._end_stream(cast(StreamMeter, self._meter).flush())
+
+    async def _end_stream(self, out: bytes) -> None:
         meter = cast(StreamMeter, self._meter)
-        out = meter.flush()
         if self._attempt.receipt is None:
             await self._recount.count(self._attempt, self._facts, cut=False, unread=False)
             # Never a comment inside an event that lacks its end.

@@ -6,10 +6,13 @@ import msgspec
 
 from bursar.pricing import Price, PriceBook, booked_nanos, charge, price_of_answer
 from bursar.usage import Usage, estimated
-from bursar_sidecar.desk import Clock, Outcome, OutcomeKind, Receipt, Reservation, Settling
+from bursar_sidecar.desk import Clock, Desk, Outcome, OutcomeKind, Receipt, Reservation, Settling
+from bursar_sidecar.dialects.facts import Facts
 from bursar_sidecar.dialects.reading import Reading
+from bursar_sidecar.flow import Flow
 from bursar_sidecar.meter import count
 from bursar_sidecar.produced import CUT_SLACK_LLM_TOKENS
+from bursar_sidecar.progressive import Start
 from bursar_sidecar.routing import Route, lookup
 from bursar_sidecar.terms import Terms
 
@@ -31,8 +34,10 @@ class Attempt:
         "_desk",
         "_reservation",
         "_streaming_since",
+        "assembles",
         "counted",
         "fault",
+        "flow",
         "input_bound",
         "kind",
         "reading",
@@ -43,6 +48,7 @@ class Attempt:
         "status",
         "terms",
         "usage",
+        "was_cut",
     )
 
     def __init__(
@@ -71,6 +77,12 @@ class Attempt:
         """What the answer has said so far; None before it began."""
         self.counted: int | None = None
         """LLM tokens of the text the reading kept, once they are counted."""
+        self.flow: Flow | None = None
+        """Of a call that began with a part of its worst case."""
+        self.assembles = False
+        """The app asked for a plain answer, and the call runs as a stream."""
+        self.was_cut = False
+        """It was cut where its money ended."""
         self.input_bound = terms.input_bound
         """LLM tokens; lower than the terms' once the input is counted."""
         self._streaming_since = 0.0
@@ -101,6 +113,20 @@ class Attempt:
     def charge_cost(self, cost_nanos: int, usage: Usage, reading: Reading) -> Receipt:
         """Whoever made the call says what it cost."""
         return self._settle("final", usage, cost_nanos, self.terms.price, reading)
+
+    def grow(self, desk: Desk, start: Start, facts: Facts) -> Facts:
+        """The call was admitted with a part of its worst case, and grows. Returns its facts as it
+        is sent: as a stream."""
+        bounds = self.terms.bounds
+        if bounds is None:
+            raise ValueError(f"{self.charge_id} has no bounds to grow within")
+        growth = start.growth(bounds, self._reservation.ceiling_nanos)
+        reservation = self._reservation
+        self.flow = Flow(desk, self._clock, reservation, growth, bounds, start.limit)
+        self.assembles = not facts.stream
+        # What it hides was looked at when it was let begin so.
+        self.terms = msgspec.structs.replace(self.terms, hidden_output=False)
+        return facts if facts.stream else msgspec.structs.replace(facts, stream=True)
 
     def streams(self, reading: Reading) -> None:
         """The answer has begun, and is a stream."""
@@ -203,6 +229,8 @@ class Attempt:
             raise AlreadySettled(f"{self.charge_id} is settled as {self.kind}, not {kind}")
         self.kind = kind
         self.usage = usage
+        if self.flow is not None:
+            self.flow.close()
         conversion = self.terms.rates.conversion(price.currency) if price is not None else None
         answered_id, answered_model = (
             ("", "") if reading is None else (reading.request_id, reading.model)

@@ -82,6 +82,29 @@ class StreamMeter:
         return b"".join(kept)
 
 
+def payloads(events: bytes) -> Iterator[bytes]:
+    """The data of each of some whole events, comments left out."""
+    start = 0
+    for end in _boundaries(events):
+        if payload := _payload(events[start:end]):
+            yield payload
+        start = end
+
+
+def fitting(events: bytes, reading: Reading, most_bytes: int) -> bytes:
+    """The first of some whole events, as many as hold no more than so many produced bytes by a
+    reading of their own."""
+    start = 0
+    for end in _boundaries(events):
+        payload = _payload(events[start:end])
+        if payload:
+            reading.note(payload)
+            if reading.produced_bytes > most_bytes:
+                break
+        start = end
+    return events[:start]
+
+
 def _last_boundary(data: bytes, known: int) -> int:
     """Where the last whole event of `data` ends; `known` bytes hold no boundary."""
     if b"\r" not in data:
@@ -162,8 +185,8 @@ def count(
     return estimated(reason, input_llm_tokens=input_bound, output_llm_tokens=output)
 
 
-def cost_comment(receipt: Receipt) -> bytes:
-    """The SSE comment that tells the cost; parsers skip it."""
+def cost_comment(receipt: Receipt, cut: str = "") -> bytes:
+    """The SSE comment that tells the cost; parsers skip it. `cut`: why the stream ends early."""
     remaining = receipt.budget_remaining_nanos
     told = {
         "cost": format_nanos(receipt.cost_nanos),
@@ -171,4 +194,6 @@ def cost_comment(receipt: Receipt) -> bytes:
         "charge_id": receipt.charge_id,
         "budget_remaining": None if remaining is None else format_nanos(remaining),
     }
+    if cut:
+        told["cut"] = cut
     return b": bursar " + msgspec.json.encode(told) + b"\n\n"

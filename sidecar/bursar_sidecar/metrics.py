@@ -69,6 +69,16 @@ class Metrics:
             "Calls whose output limit was lowered to what could be reserved.",
             registry=self.registry,
         )
+        self.assembled = Counter(
+            "bursar_sidecar_assembled_calls",
+            "Plain calls that were run as a stream, and assembled.",
+            registry=self.registry,
+        )
+        self.cut = Counter(
+            "bursar_sidecar_cut_calls",
+            "Calls that were cut where their money ended.",
+            registry=self.registry,
+        )
         self._recounts = Counter(
             "bursar_sidecar_streams_without_usage",
             "Streams whose usage never came, by what they were charged by: counted, or bytes.",

@@ -41,7 +41,9 @@ class Start(msgspec.Struct, frozen=True):
 def shows_all(facts: Facts, terms: Terms, row: Row) -> bool:
     """Whether an answer shows all that is billed: no reasoning behind it, no predicted output that
     is billed beside it."""
-    if facts.predicted_bytes:
+    if facts.predicted_bytes or facts.rounds > 1 or facts.provider_units:
+        return False
+    if "best_of" in facts.fields:  # completions that are billed and not shown
         return False
     if row.reasoning == "off":
         effort = facts.fields.get("reasoning_effort")
@@ -75,6 +77,7 @@ def nanos_of(bounds: Bounds, output: int) -> int:
         output_llm_tokens=output,
         service_tier=bounds.service_tier,
         text_only=bounds.text_only,
+        extra=bounds.provider_units,
     )
     return booked_ceiling(bounds.price, nanos, bounds.rates.conversion)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import structlog
 
-from bursar_sidecar.answering import Answering
 from bursar_sidecar.app_headers import (
     cost_headers,
     key_of,
@@ -27,12 +26,15 @@ from bursar_sidecar.dialects.facts import DialectError, Facts
 from bursar_sidecar.dialects.registry import DEFAULT_DIALECT, find, served
 from bursar_sidecar.http_messages import JSON_HEADERS, Headers, Request, Responder
 from bursar_sidecar.metrics import Metrics
+from bursar_sidecar.progressive import Start, start_of
+from bursar_sidecar.progressive_answering import answering_of
 from bursar_sidecar.provider_pool import ProviderPool
 from bursar_sidecar.recount import Recount
 from bursar_sidecar.refusals import render
+from bursar_sidecar.routing import Route
 from bursar_sidecar.serving import Serving, Servings
 from bursar_sidecar.settings import Settings
-from bursar_sidecar.terms import agree, clamp
+from bursar_sidecar.terms import Terms, agree, clamp
 from bursar_sidecar.upstream import Broken, Dial, Exchange, NeverSent, dial
 
 log = structlog.get_logger("bursar.proxy")
@@ -141,15 +143,17 @@ class Proxy:
         tags, customer, run = labels_of(request, facts, spender)
         book, started_at = self._desk.prices(), self._clock.wall_ns()
         route = serving.router.route(facts.model, endpoint.dialect.name, book, spender)
+        budgeted = self._desk.is_budgeted(spender, route.provider.name, route.listed)
         terms = agree(
             facts,
             route,
-            budgeted=self._desk.is_budgeted(spender, route.provider.name, route.listed),
+            budgeted=budgeted,
             rates=CallRates(self._desk.exchange_rates(), spender.currency, started_at),
             default_max_output=settings.default_max_output,
-            may_clamp=settings.when_short == "clamp",
+            may_clamp=settings.when_short in ("assemble", "clamp"),
             free=endpoint.name in route.provider.spoken.free,
         )
+        start = _start(serving, endpoint, facts, route, terms) if budgeted else None
         exchanged = terms.conversion
         call = Call(
             spender=spender,
@@ -158,6 +162,8 @@ class Proxy:
             requested_model=facts.model,
             ceiling_nanos=terms.ceiling_nanos,
             least_nanos=terms.least_nanos,
+            begin_nanos=start.begin_nanos if start is not None else 0,
+            may_wait=settings.when_short != "refuse",
             tags=tags,
             customer=customer,
             app=user_agent_of(request),
@@ -184,7 +190,9 @@ class Proxy:
         attempt = Attempt(self._desk, self._clock, book, reservation, route, terms)
         self.metrics.in_flight.inc()
         try:
-            if reservation.ceiling_nanos < terms.ceiling_nanos:
+            if start is not None and reservation.grows:
+                facts = attempt.grow(start, facts)
+            elif reservation.ceiling_nanos < terms.ceiling_nanos:
                 attempt.terms = clamp(terms, reservation.ceiling_nanos)
                 self.metrics.clamped.inc()
             body = endpoint.edited(
@@ -233,7 +241,7 @@ class Proxy:
             return
         respond.on_hang_up(lambda: self._hang_up(exchange, stream=facts.stream))
         try:
-            answering = Answering(
+            answering = answering_of(
                 endpoint, upstream.server, facts, attempt, exchange, respond, self._recount
             )
             await answering.bring_back()
@@ -329,6 +337,10 @@ class Proxy:
         if attempt.fault or attempt.status >= 400:
             self.metrics.upstream_failed(provider, attempt.fault, attempt.status)
         self._call_log.ended(attempt, spender, took_s, stream=stream)
+        if attempt.assembles:
+            self.metrics.assembled.inc()
+        if attempt.was_cut:
+            self.metrics.cut.inc()
         if not attempt.usage.is_exact:
             log.info(
                 "usage estimated",
@@ -353,6 +365,17 @@ class Proxy:
         raise Refusal(
             "model_not_found", f"Model {found.named[:80]!r} is not among those of this key."
         )
+
+
+def _start(
+    serving: Serving, endpoint: Endpoint, facts: Facts, route: Route, terms: Terms
+) -> Start | None:
+    """With what a call under a hard budget begins if it is to grow; None where it may not."""
+    if not endpoint.progressive:
+        return None
+    if not facts.stream and not (serving.assembles and endpoint.assembles):
+        return None
+    return start_of(facts, terms, serving.pairs.find(route.provider.name, route.listed))
 
 
 def _ready() -> str:

@@ -15,7 +15,7 @@ from bursar_sidecar.dialects.facts import Facts
 from bursar_sidecar.input_bounds import countable, counted_bound
 from bursar_sidecar.meter import lacks_usage
 from bursar_sidecar.metrics import Metrics
-from bursar_sidecar.produced import Produced, samples_freely
+from bursar_sidecar.produced import Produced, samples_freely, visible_bound
 
 END_WAITS_S: Final = 0.25
 """How long the end of a stream without usage is held back for a count: the app waits for it."""
@@ -61,9 +61,7 @@ class Recount:
         whole = reading is not None and not reading.unreadable and not unread
         kept = reading.kept if whole and reading is not None else None
         kept = kept if isinstance(kept, Produced) else None
-        messages = bytes(facts.prompt) if facts.prompt is not None and countable(facts) else b""
-        if len(messages) > MAX_MESSAGES_BYTES:
-            messages = b""
+        messages = _messages(facts)
         if not messages and (kept is None or not kept.size):
             return
         counted = await self._counter.count(
@@ -79,3 +77,31 @@ class Recount:
             attempt.counted = counted.produced
         if messages:
             attempt.input_bound = min(attempt.input_bound, counted_bound(facts, counted.asked))
+
+    async def so_far(self, attempt: Attempt, facts: Facts) -> tuple[int, int] | None:
+        """The most LLM tokens that went in and came out of a stream until now, while no more of it
+        is read; None where that can't be known in time. Nothing is told to the attempt."""
+        reading = attempt.reading
+        if self._counter is None or reading is None or reading.unreadable:
+            return None
+        kept, produced_bytes = reading.kept, reading.produced_bytes
+        model = reading.model or attempt.route.listed
+        if not isinstance(kept, Produced) or not has_public_tokenizer(model):
+            return None
+        messages, kept_bytes = _messages(facts), kept.size
+        counted = await self._counter.count(
+            tokenizer_of(model).encoding, kept.texts(), messages, END_WAITS_S
+        )
+        if counted is None:
+            return None
+        asked = counted_bound(facts, counted.asked) if messages else attempt.input_bound
+        produced = visible_bound(
+            produced_bytes, cut=False, kept_bytes=kept_bytes, counted=counted.produced
+        )
+        return min(asked, attempt.input_bound), produced
+
+
+def _messages(facts: Facts) -> bytes:
+    """What of a request can be counted; b"" where that is nothing, or too much."""
+    messages = bytes(facts.prompt) if facts.prompt is not None and countable(facts) else b""
+    return b"" if len(messages) > MAX_MESSAGES_BYTES else messages

@@ -6,6 +6,7 @@ change keeps its pool; the pool of one that did ends when the last call that use
 
 from collections.abc import Mapping
 
+from bursar_sidecar.progressive_pairs import Pairs
 from bursar_sidecar.provider_pool import ProviderPool
 from bursar_sidecar.routing import Router
 from bursar_sidecar.settings import Settings
@@ -15,12 +16,15 @@ from bursar_sidecar.upstream import Dial
 class Serving:
     """One snapshot."""
 
-    __slots__ = ("calls", "router", "settings", "upstreams")
+    __slots__ = ("assembles", "calls", "pairs", "router", "settings", "upstreams")
 
     def __init__(self, settings: Settings, upstreams: Mapping[str, ProviderPool]) -> None:
         self.settings = settings
         self.router = Router({provider.name: provider for provider in settings.providers})
         self.upstreams = dict(upstreams)
+        self.pairs = Pairs(settings.progressive)
+        self.assembles = settings.when_short == "assemble"
+        """Plain calls may be run as streams."""
         self.calls = 0
         """That began with it and have not ended."""
 

@@ -15,6 +15,7 @@ import msgspec
 
 from bursar_sidecar.credential_settings import read_credential_file
 from bursar_sidecar.listener_settings import Listener, read_listeners
+from bursar_sidecar.progressive_pairs import Row, read_rows
 from bursar_sidecar.provider_settings import Provider, read_providers
 from bursar_sidecar.setting_checks import (
     control_plane,
@@ -97,12 +98,15 @@ class Settings(msgspec.Struct, frozen=True):
     """How long a call waits for money that is about to come home."""
     max_waiters: int = 1_000
     """Calls waiting so; more are refused at once."""
-    when_short: str = "clamp"
-    """What happens to a call whose worst case does not fit into its budgets, if a shorter answer
-    does: "clamp" lowers its output limit, at once if it can never fit, else when it has waited, and
-    says so; "wait" leaves every limit as it is, and refuses. Clamping is the default because the
-    worst case is many times what calls cost: without it the last part of a budget refuses calls
-    that would have fitted into it."""
+    when_short: str = "assemble"
+    """What happens to a plain call whose worst case does not fit into its budgets, or would take
+    more than a small part of one, if a shorter answer fits: "assemble" runs it as a stream that
+    grows, and can be cut, where the table of `progressive` allows that, and gives the app the plain
+    answer; else, and for streams that may not grow, it is "clamp", which lowers the output limit,
+    at once if it can never fit, else when it has waited, and says so; "wait" leaves every limit as
+    it is, waits, and refuses; "refuse" does not wait. Assembling is the default because the worst
+    case is many times what calls cost: with it calls are served for as long as the budget pays what
+    they really cost."""
     cut_streams: str = "count"
     """How the output of a stream whose usage never came is charged, where the model's tokenizer is
     public: "count" counts what was seen, with a margin; "bytes" takes each byte as an LLM token,
@@ -130,13 +134,16 @@ class Settings(msgspec.Struct, frozen=True):
     debug_page: str = "loopback"
     """Who may see `/debug`: "loopback" callers from this machine or through a unix socket,
     "anyone" who reaches `admin_address`, "off" nobody. It shows names and amounts, no secrets."""
+    progressive: tuple[Row, ...] = ()
+    """Pairs of providers and models that may run progressive, beside those that ship: tables
+    `[[progressive]]`."""
     providers: tuple[Provider, ...] = ()
     """The upstreams: tables `[providers.NAME]`."""
     listeners: tuple[Listener, ...] = ()
     """More addresses for apps, each with an identity of its own: tables `[[listeners]]`."""
 
 
-TABLES: Final = frozenset({"providers", "listeners"})
+TABLES: Final = frozenset({"providers", "progressive", "listeners"})
 """Settings that are tables of the file; no variable holds one."""
 SECRETS: Final = frozenset({"sidecar_key"})
 
@@ -151,6 +158,7 @@ def load_settings(
     table = _read_toml(path, faults) if path else {}
     tables = table.pop("providers", {})
     listeners = table.pop("listeners", [])
+    rows = table.pop("progressive", [])
     given = {**table, **_from_environment(environ)}
     known = {field.name for field in msgspec.structs.fields(Settings)} - TABLES
     values: dict[str, Any] = {}
@@ -165,6 +173,7 @@ def load_settings(
                 shown = "***" if name in SECRETS else repr(value)[:80]
                 faults.append(f"{name} is {shown}; expected {error}")
     values["providers"] = read_providers(tables, environ, faults)
+    values["progressive"] = read_rows(rows, faults)
     values["listeners"] = read_listeners(listeners, environ, faults)
     _read_sidecar_key(values, faults)
     if not faults:
@@ -301,7 +310,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "exhausted_status": one_of(402, 429),
     "reserve_wait_ms": whole(0, 60_000),
     "max_waiters": whole(0, 100_000),
-    "when_short": word("clamp", "wait"),
+    "when_short": word("assemble", "clamp", "wait", "refuse"),
     "cut_streams": word("count", "bytes"),
     "longest_call_s": whole(1, 86_400),
     "max_request_bytes": whole(1_024, 1 << 30),

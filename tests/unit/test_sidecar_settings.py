@@ -40,7 +40,7 @@ def test_defaults_need_nothing() -> None:
     assert settings.admin_address == "127.0.0.1:7072"
     assert (settings.exhausted_status, settings.default_max_output) == (402, 4096)
     assert (settings.reserve_wait_ms, settings.max_waiters) == (2000, 1000)
-    assert settings.when_short == "clamp"
+    assert settings.when_short == "assemble"
     assert settings.longest_call_s == 1800
 
 
@@ -114,7 +114,7 @@ def test_a_wrong_value_is_named_with_what_was_expected(
         ("default_max_output = 1.5", "default_max_output is 1.5"),
         ("default_max_output = true", "default_max_output is True"),
         ("exhausted_status = true", "exhausted_status is True"),
-        ('when_short = "cut"', "when_short is 'cut'; expected clamp or wait"),
+        ('when_short = "cut"', "when_short is 'cut'; expected assemble or clamp or wait or refuse"),
         ("when_short = 1", "when_short is 1"),
         ("http_address = 7070", "http_address is 7070"),
         ("providers = 3", "providers: expected tables"),

@@ -96,6 +96,11 @@ class Endpoint:
     name: str
     """For people: "chat"."""
     rule: Rule = "metered"
+    progressive: bool = False
+    """A stream of it shows all that is billed, as far as the model does, and can be cut: its
+    `cut_events` are there."""
+    assembles: bool = False
+    """And a plain answer can be made of one: its `assembler` is there."""
     methods: frozenset[bytes] = POST
 
     def read(self, asked: Asked, named: str) -> Facts:
@@ -143,6 +148,25 @@ class Endpoint:
     def error_event(self, refused: Refused) -> bytes:
         """The event that tells of an error within a stream."""
         raise NotImplementedError
+
+    def assembler(self) -> "Assembler":
+        """Makes a plain answer of a stream."""
+        raise NotImplementedError
+
+
+class Assembler(Protocol):
+    """Makes the plain answer of a call that was run as a stream."""
+
+    error: bytes
+    """The data of the event by which the provider told of an error; b"" where none came."""
+
+    def feed(self, payload: bytes) -> None:
+        """The data of one event, in order."""
+        ...
+
+    def body(self, cut: Usage | None = None) -> bytes:
+        """The answer. `cut`: the stream was cut, and so much is charged for it."""
+        ...
 
 
 class Found(NamedTuple):

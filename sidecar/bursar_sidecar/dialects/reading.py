@@ -70,6 +70,9 @@ class Reading:
         self.note(body)
         self.usage_is_final = self.usage is not None
 
+    def unflow(self, payload: bytes) -> None:
+        """An event that was noted does not flow: the app never learns what it began or ended."""
+
     def counted(self, input_bound: int, output_bound: int | None) -> Usage:
         """The usage that came, in LLM tokens; the bounds stand in for counts that make no sense."""
         return usage_from_openai(self.usage, input_bound=input_bound, output_bound=output_bound)

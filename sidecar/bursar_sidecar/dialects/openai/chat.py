@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from bursar.usage import Usage
-from bursar_sidecar.dialects.dialect import Asked
+from bursar_sidecar.dialects.dialect import Asked, Assembler
 from bursar_sidecar.dialects.facts import DialectError, Facts
 from bursar_sidecar.dialects.images import MAX_IMAGES, ImagePart, read_image
 from bursar_sidecar.dialects.json_fields import (
@@ -28,9 +28,11 @@ from bursar_sidecar.dialects.json_fields import (
     shown,
 )
 from bursar_sidecar.dialects.kinds import Server
+from bursar_sidecar.dialects.openai.chat_assembling import ChatAssembler
 from bursar_sidecar.dialects.openai.chat_reading import ChatReading, ProviderChatReading
 from bursar_sidecar.dialects.openai.dialect import OpenAIEndpoint
 from bursar_sidecar.dialects.openai.request import common_changes, read_common
+from bursar_sidecar.dialects.openai.usage_shape import usage_object
 from bursar_sidecar.dialects.reading import Reading
 
 MAX_CHOICES: Final = 128
@@ -81,6 +83,8 @@ class Chat(OpenAIEndpoint):
     """`POST /v1/chat/completions`."""
 
     name = "chat"
+    progressive = True
+    assembles = True
     path = b"/chat/completions"
     chunk_object = "chat.completion.chunk"
 
@@ -124,6 +128,8 @@ class Chat(OpenAIEndpoint):
         output_limit: int | None = None,
     ) -> bytes:
         changes = common_changes(facts, model)
+        if facts.stream and bytes(facts.fields.get("stream", b"")) != b"true":
+            changes["stream"] = raw(True)  # it is to be assembled
         if facts.stream and not facts.usage_asked and server.asks_usage:
             changes["stream_options"] = with_usage(facts.fields.get("stream_options"))
         if output_limit is not None:
@@ -157,6 +163,9 @@ class Chat(OpenAIEndpoint):
         if not reading.withholds_usage:
             events.append({**head, "choices": [], "usage": usage_object(usage)})
         return b"".join(b"data: %b\n\n" % msgspec.json.encode(event) for event in events), DONE
+
+    def assembler(self) -> Assembler:
+        return ChatAssembler()
 
     def length_choice(self, index: int) -> dict[str, Any]:
         """The choice of a chunk that says: as long as it could be."""
@@ -202,17 +211,6 @@ def asks_usage(fields: Fields) -> bool:
         return bool(field(options, "include_usage", OPTIONAL_BOOL, "true or false"))
     except DialectError as error:
         raise DialectError(error.message, "stream_options.include_usage") from None
-
-
-def usage_object(usage: Usage) -> dict[str, Any]:
-    """A usage as the dialect's answers tell it."""
-    return {
-        "prompt_tokens": usage.input_llm_tokens,
-        "completion_tokens": usage.output,
-        "total_tokens": usage.total_llm_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_input},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
-    }
 
 
 _Input = tuple[int, str, list[ImagePart], int]

@@ -92,6 +92,15 @@ class ChatReading(Reading):
         self.usage_is_final = finished or not answer.choices
         return WITHHOLD if self.withholds_usage and not answer.choices else PASS
 
+    def unflow(self, payload: bytes) -> None:
+        try:
+            answer = _answer.decode(payload)
+        except _UNREADABLE:
+            return
+        for choice in answer.choices or ():
+            if choice.finish_reason is not None:
+                self.open_choices.add(choice.index if isinstance(choice.index, int) else 0)
+
     def _note_odd(self, payload: bytes) -> None:
         # Some field has another type than the dialect says: all of it counts as produced, and of
         # the rest we take what can be read.

@@ -34,6 +34,7 @@ class Completions(Chat):
     """`POST /v1/completions`; its answers are those of a chat but for where the text is."""
 
     name = "completions"
+    assembles = False
     path = b"/completions"
     chunk_object = "text_completion"
 
