@@ -13,6 +13,10 @@ from bursar_sidecar.desk import OutcomeKind, Receipt
 _SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _SHORT: Final = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2, 5)
 """Seconds; most calls are sent on within one of the first."""
+_GROWING: Final = {
+    "assembled": "Plain calls that were run as a stream, and assembled.",
+    "cut": "Calls that were cut where their money ended.",
+}
 
 
 class Metrics:
@@ -69,15 +73,9 @@ class Metrics:
             "Calls whose output limit was lowered to what could be reserved.",
             registry=self.registry,
         )
-        self.assembled = Counter(
-            "bursar_sidecar_assembled_calls",
-            "Plain calls that were run as a stream, and assembled.",
-            registry=self.registry,
-        )
-        self.cut = Counter(
-            "bursar_sidecar_cut_calls",
-            "Calls that were cut where their money ended.",
-            registry=self.registry,
+        self.assembled, self.cut = (
+            Counter(f"bursar_sidecar_{name}_calls", text, registry=self.registry)
+            for name, text in _GROWING.items()
         )
         self._recounts = Counter(
             "bursar_sidecar_streams_without_usage",

@@ -195,15 +195,7 @@ class Proxy:
             elif reservation.ceiling_nanos < terms.ceiling_nanos:
                 attempt.terms = clamp(terms, reservation.ceiling_nanos)
                 self.metrics.clamped.inc()
-            body = endpoint.edited(
-                facts,
-                request.body,
-                model=route.model,
-                server=upstream.server,
-                output_limit=attempt.terms.clamped_output or attempt.terms.set_output_limit,
-            )
-            target = endpoint.target(request, route.model, upstream.server)
-            wire = upstream.request(target, request, body, stream=facts.stream)
+            wire = _wire(endpoint, upstream, attempt, facts, request)
             self.metrics.held_up(self._clock.monotonic() - started)
             await self._forward(endpoint, attempt, facts, upstream, wire, respond)
         finally:
@@ -365,6 +357,22 @@ class Proxy:
         raise Refusal(
             "model_not_found", f"Model {found.named[:80]!r} is not among those of this key."
         )
+
+
+def _wire(
+    endpoint: Endpoint, upstream: ProviderPool, attempt: Attempt, facts: Facts, request: Request
+) -> tuple[bytes, ...]:
+    """The call as it is sent."""
+    model, terms = attempt.route.model, attempt.terms
+    body = endpoint.edited(
+        facts,
+        request.body,
+        model=model,
+        server=upstream.server,
+        output_limit=terms.clamped_output or terms.set_output_limit,
+    )
+    target = endpoint.target(request, model, upstream.server)
+    return upstream.request(target, request, body, stream=facts.stream)
 
 
 def _start(
