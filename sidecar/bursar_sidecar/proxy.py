@@ -191,7 +191,7 @@ class Proxy:
         self.metrics.in_flight.inc()
         try:
             if start is not None and reservation.grows:
-                facts = attempt.grow(start, facts)
+                facts = attempt.grow(self._desk, start, facts)
             elif reservation.ceiling_nanos < terms.ceiling_nanos:
                 attempt.terms = clamp(terms, reservation.ceiling_nanos)
                 self.metrics.clamped.inc()
