@@ -119,9 +119,9 @@ def _stand_ins() -> list[tuple[Any, str, Any]]:
         (policy, "keys_by_secret_hashes", stores.keys_by_secret_hashes),
         (journal, "os", disk.MemoryOs()),
         (journal, "_lock", disk.lock),
-        (journal, "_segments", disk.segments),
-        (journal, "_last_number", disk.last_number),
-        (journal, "_sync_directory", lambda path: None),
+        (journal, "segments_in", disk.segments),
+        (journal, "last_number_in", disk.last_number),
+        (journal, "sync_directory", lambda path: None),
         (journal, "_Sync", MemorySync),
     ]
 
