@@ -204,7 +204,7 @@ class BursarClient:
         insecure: bool = False,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
-        target, credentials = _target(address, tls_ca, insecure)
+        target, credentials = channel_target(address, tls_ca, insecure)
         _check_admin_key(admin_key)
         self.address = address
         if credentials is None:
@@ -252,7 +252,7 @@ class AsyncBursarClient:
         insecure: bool = False,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
-        target, credentials = _target(address, tls_ca, insecure)
+        target, credentials = channel_target(address, tls_ca, insecure)
         _check_admin_key(admin_key)
         self.address = address
         # Any: the published stubs know no class of interceptors of grpc.aio.
@@ -316,10 +316,10 @@ _OPTIONS: Final = (
 )
 
 
-def _target(
+def channel_target(
     address: str, tls_ca: bytes | None, insecure: bool
 ) -> tuple[str, grpc.ChannelCredentials | None]:
-    """What gRPC dials and with which credentials (None: plain text)."""
+    """What gRPC dials and with which credentials (None: plain text). Raises AddressError."""
     if address.startswith("unix:"):
         if tls_ca is not None:
             raise AddressError(f"address {address!r}: TLS is not used on a unix socket")
