@@ -12,10 +12,13 @@ from typing import Final, Protocol
 
 import grpc
 import grpc.aio
+import structlog
 
 from bursar.v1 import allowances_pb2, allowances_pb2_grpc
 from bursar_sidecar.setting_checks import is_local
-from bursar_sidecar.settings import Settings
+from bursar_sidecar.settings import Settings, read_sidecar_key
+
+log = structlog.get_logger("bursar.session")
 
 # A peer that vanished without a word (a pulled cable) is noticed within 15 s, well inside the
 # validity of 30 s.
@@ -64,7 +67,7 @@ def dialer(settings: Settings) -> Dialer:
     if not settings.insecure and not is_local(settings.address):
         roots = Path(settings.tls_ca).read_bytes() if settings.tls_ca else None
         credentials = grpc.ssl_channel_credentials(root_certificates=roots)
-    metadata = (("authorization", f"Bearer {settings.sidecar_key}"),)
+    credential = _Credential(settings)
 
     @contextlib.asynccontextmanager
     async def dial() -> AsyncIterator[Connection]:
@@ -74,13 +77,40 @@ def dialer(settings: Settings) -> Dialer:
             channel = grpc.aio.secure_channel(settings.address, credentials, options=options)
         async with channel:
             stub = allowances_pb2_grpc.AllowanceServiceStub(channel)
-            call = stub.Session(None, metadata=metadata)
+            call = stub.Session(None, metadata=credential.metadata())
             try:
                 yield _GrpcConnection(call)
             finally:
                 call.cancel()
 
     return dial
+
+
+class _Credential:
+    """The sidecar's key, from its file anew where it is from one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.sidecar_key_file
+        self._key = settings.sidecar_key
+        self._fault = ""
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What a stream begins with; the last key that could be read."""
+        if self._path:
+            try:
+                self._key, self._fault = read_sidecar_key(self._path), ""
+            except (OSError, ValueError) as error:
+                fault = str(error)
+                if fault != self._fault:
+                    self._fault = fault
+                    log.error(
+                        "credential_unreadable",
+                        owner="sidecar_key",
+                        path=self._path,
+                        fault=error.strerror if isinstance(error, OSError) else fault,
+                        effect="the last one is used on",
+                    )
+        return (("authorization", f"Bearer {self._key}"),)
 
 
 class _GrpcConnection:

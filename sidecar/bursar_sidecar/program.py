@@ -152,9 +152,12 @@ class Process:
     # -- settings ------------------------------------------------------------------------------
 
     def reload(self) -> None:
-        """SIGHUP: settings and credentials, now."""
-        self.reloading.reload()
+        """SIGHUP: credentials and settings, now.
+
+        Credentials first: those that rotated are told so, also where the settings have a fault.
+        """
         self._files.look(at_once=True)
+        self.reloading.reload()
 
     def _apply(self, settings: Settings) -> None:
         """In one step. Raises OSError, and has changed nothing."""

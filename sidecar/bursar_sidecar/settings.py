@@ -265,7 +265,7 @@ def _check_addresses(settings: Settings, faults: list[str]) -> None:
     places |= {f"listeners[{i}].address": one.address for i, one in enumerate(settings.listeners)}
     taken: dict[str, str] = {}
     for where, address in places.items():
-        if address.endswith(":0"):
+        if address.endswith(":0") and settings.workers == 1:
             continue
         if address in taken:
             faults.append(f"{where} is {address!r}; expected another than {taken[address]}")

@@ -122,9 +122,13 @@ class Program:
         """The end of its log."""
         return self._log.read_text(errors="replace")[-LOG_TAIL:] if self._log.exists() else ""
 
+    def whole_log(self) -> str:
+        """All that it has logged, in every life."""
+        return self._log.read_text(errors="replace")
+
     def has_logged(self, text: str) -> bool:
         """Whether the text stands anywhere in its log."""
-        return text in self._log.read_text(errors="replace")
+        return text in self.whole_log()
 
 
 class PostgresProgram:

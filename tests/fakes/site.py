@@ -50,6 +50,10 @@ class Sidecar(Program):
         """Give it its credential."""
         self._variables["BURSAR_SIDECAR_KEY"] = key
 
+    def tell(self, **variables: str) -> None:
+        """More settings, as variables of the environment, from the next start on."""
+        self._variables |= variables
+
     @property
     def address(self) -> str:
         """Where apps call: `host:port`. It changes with every start."""
