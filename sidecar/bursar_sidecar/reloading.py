@@ -30,6 +30,7 @@ LIVE: Final = frozenset(
         "longest_call_s",
         "max_request_bytes",
         "max_waiters",
+        "progressive",
         "providers",
         "reserve_wait_ms",
         "stall_timeout_s",

@@ -259,13 +259,18 @@ def read_sidecar_key(path: str) -> str:
 
 def _check_addresses(settings: Settings, faults: list[str]) -> None:
     """No two listen on one address."""
+    free_ports = [settings.http_address, *(one.address for one in settings.listeners)]
+    if settings.workers > 1 and any(
+        a.endswith(":0") and free_ports.count(a) > 1 for a in free_ports
+    ):
+        faults.append("listeners: with several workers, give each a port of its own, not 0")
     places = {"http_address": settings.http_address, "admin_address": settings.admin_address}
     if settings.grpc_address:
         places["grpc_address"] = settings.grpc_address
     places |= {f"listeners[{i}].address": one.address for i, one in enumerate(settings.listeners)}
     taken: dict[str, str] = {}
     for where, address in places.items():
-        if address.endswith(":0") and settings.workers == 1:
+        if address.endswith(":0"):
             continue
         if address in taken:
             faults.append(f"{where} is {address!r}; expected another than {taken[address]}")
