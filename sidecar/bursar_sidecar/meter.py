@@ -92,14 +92,14 @@ def payloads(events: bytes) -> Iterator[bytes]:
 
 
 def fitting(events: bytes, reading: Reading, most_bytes: int) -> bytes:
-    """The first of some whole events, as many as hold no more than so many produced bytes by a
-    reading of their own."""
+    """The first of some whole events, as many as can be read and hold no more than so many
+    produced bytes, by a reading of their own."""
     start = 0
     for end in _boundaries(events):
         payload = _payload(events[start:end])
         if payload:
             reading.note(payload)
-            if reading.produced_bytes > most_bytes:
+            if reading.unreadable or reading.produced_bytes > most_bytes:
                 break
         start = end
     return events[:start]

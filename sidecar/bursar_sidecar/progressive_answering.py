@@ -151,7 +151,7 @@ class ProgressiveAnswering(Answering):
         """The money ended: hang up, let flow what fits, charge, and end in the dialect's way."""
         attempt, respond = self._attempt, self._respond
         reading = cast(StreamMeter, self._meter).reading
-        self._exchange.close()
+        self._hang_up()
         fits = self._fitting(out)
         respond.write(fits)
         ending, last = await self._charge_cut(out[len(fits) :])
@@ -160,6 +160,12 @@ class ProgressiveAnswering(Answering):
         respond.write(ending + last)
         respond.finish()
         reading.kept = None
+
+    def _hang_up(self) -> None:
+        """On the provider. Raises Broken where the app did so before."""
+        if self._respond.gone:
+            raise Broken("the app hung up")
+        self._exchange.close()
 
     def _fitting(self, out: bytes) -> bytes:
         """Of some whole events those that are covered."""
@@ -221,7 +227,7 @@ class AssemblingAnswering(ProgressiveAnswering):
         self._answer(self._assembler.body())
 
     async def _cut(self, out: bytes) -> None:
-        self._exchange.close()
+        self._hang_up()
         fits = self._fitting(out)
         self._pass(fits)
         await self._charge_cut(out[len(fits) :])

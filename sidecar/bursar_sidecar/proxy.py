@@ -231,7 +231,7 @@ class Proxy:
             refusal = Refusal(attempt.fault, f"{_sentence(never)} Nothing was charged.")
             self._tell(respond, endpoint.dialect, refusal)
             return
-        respond.on_hang_up(lambda: self._hang_up(exchange, stream=facts.stream))
+        respond.on_hang_up(lambda: self._hang_up(attempt, exchange, stream=facts.stream))
         try:
             answering = answering_of(
                 endpoint, upstream.server, facts, attempt, exchange, respond, self._recount
@@ -243,7 +243,9 @@ class Proxy:
             respond.on_hang_up(None)
             exchange.close()
 
-    def _hang_up(self, exchange: Exchange, *, stream: bool) -> None:
+    def _hang_up(self, attempt: Attempt, exchange: Exchange, *, stream: bool) -> None:
+        if attempt.flow is not None:
+            attempt.flow.close()
         grace_s = self.settings.finish_after_hang_up_s
         if stream or not grace_s:
             exchange.abort("the app hung up")

@@ -73,7 +73,9 @@ class ChatAssembler:
             if cut is not None and choice["finish_reason"] is None:
                 choice["finish_reason"] = "length"
             choices.append(choice)
-        answer = {name: self._answer.get(name) for name in _ANSWER}
+        # Libraries insist on these, also where a server left them out.
+        least = {"id": "", "object": "", "created": 0, "model": ""}
+        answer = {name: self._answer.get(name) or least[name] for name in _ANSWER}
         answer["object"] = "chat.completion"
         answer["choices"] = choices
         usage = self._usage if cut is None else usage_object(cut)
