@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion
 
+from bursar.money import format_nanos
 from bursar_sidecar.growth import LEAST_SLACK
 from tests.fakes.desk import FakeDesk
 from tests.fakes.sidecar_bench import (
@@ -52,7 +53,7 @@ async def test_a_plain_call_that_does_not_fit_runs_as_a_stream_and_is_assembled(
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-bursar-assembled"] == "1"
     assert answer.headers["x-request-id"] == "r-1"
-    assert float(answer.headers["x-bursar-cost"]) == COST_NANOS / 1e9
+    assert answer.headers["x-bursar-cost"] == format_nanos(COST_NANOS)
     assert int(answer.headers["content-length"]) == len(answer.body)
     outcome = await bench.settled()
     assert (outcome.cost_nanos, outcome.kind) == (COST_NANOS, "final")
