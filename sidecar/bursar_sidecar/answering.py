@@ -129,6 +129,11 @@ class Answering:
             attempt.fail()
         elif self._coding and self._coding not in READABLE:
             self._flow(f"the provider compressed its answer with {self._coding[:40]}")
+        elif self._endpoint.known_before and not content_type.startswith(b"text/event-stream"):
+            reading = self._endpoint.reading(self._facts, self._server)
+            reading.whole(b"")
+            attempt.charge(reading)
+            self._flow("")
         elif content_type.startswith(b"text/event-stream"):
             self._stream()
         return self._take

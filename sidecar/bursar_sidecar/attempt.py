@@ -97,6 +97,11 @@ class Attempt:
 
     def charge(self, reading: Reading) -> Receipt:
         """The answer came to its end: settle on the provider's usage, or on bounds without it."""
+        settles = self.terms.settles
+        if settles == "reserved":
+            return self.charge_reserved("what it costs is not told by its answer")
+        if settles == "flat":
+            return self._settle_flat("final")
         usage = count(
             reading,
             input_bound=self.input_bound,
@@ -104,6 +109,8 @@ class Attempt:
             hidden_output=self.terms.hidden_output,
             counted=self.counted,
         )
+        if settles == "told" and not usage.is_exact:
+            return self.charge_reserved(usage.estimate_reason, "final")
         return self._settle_used("final", usage, reading)
 
     def charge_told(self, usage: Usage, reading: Reading, kind: OutcomeKind = "final") -> Receipt:
@@ -127,6 +134,10 @@ class Attempt:
         # What it hides was looked at when it was let begin so.
         self.terms = msgspec.structs.replace(self.terms, hidden_output=False)
         return facts if facts.stream else msgspec.structs.replace(facts, stream=True)
+
+    def _settle_flat(self, kind: OutcomeKind) -> Receipt:
+        usage = Usage(extra={"request": 1})
+        return self._settle(kind, usage, self._reservation.ceiling_nanos, None)
 
     def streams(self, reading: Reading) -> None:
         """The answer has begun, and is a stream."""
@@ -157,6 +168,10 @@ class Attempt:
         what the model may hide can have been produced. `hung_up`: the provider was cut off, and may
         have gone on for a moment.
         """
+        if self.terms.settles == "flat":
+            return self._settle_flat("aborted")
+        if self.terms.settles != "used":
+            return self.charge_reserved(reason)
         if self.reading is None and nothing_produced and not self.terms.hidden_output:
             output = min(self.terms.output_bound, CUT_SLACK_LLM_TOKENS)
             usage = estimated(reason, input_llm_tokens=self.input_bound, output_llm_tokens=output)

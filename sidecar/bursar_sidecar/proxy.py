@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import structlog
 
+from bursar.pricing import PriceBook
 from bursar_sidecar.app_headers import (
     cost_headers,
     key_of,
@@ -93,7 +94,7 @@ class Proxy:
 
     async def handle(self, request: Request, respond: Responder) -> None:
         """One request of an app."""
-        found = find(request)
+        found = find(request) or self._servings.current.unmetered(request)
         dialect = DEFAULT_DIALECT if found is None else found.endpoint.dialect
         try:
             if found is not None:
@@ -142,7 +143,7 @@ class Proxy:
         facts = endpoint.read(request, found.named)
         tags, customer, run = labels_of(request, facts, spender)
         book, started_at = self._desk.prices(), self._clock.wall_ns()
-        route = serving.router.route(facts.model, endpoint.dialect.name, book, spender)
+        route = _route(serving, endpoint, facts, request, book, spender)
         budgeted = self._desk.is_budgeted(spender, route.provider.name, route.listed)
         terms = agree(
             facts,
@@ -152,6 +153,7 @@ class Proxy:
             default_max_output=settings.default_max_output,
             may_clamp=settings.when_short in ("assemble", "clamp"),
             free=endpoint.name in route.provider.spoken.free,
+            most_nanos=serving.most_nanos(endpoint.name, route.listed),
         )
         start = _start(serving, endpoint, facts, route, terms) if budgeted else None
         exchanged = terms.conversion
@@ -188,6 +190,8 @@ class Proxy:
             )
             return
         attempt = Attempt(self._desk, self._clock, book, reservation, route, terms)
+        if facts.flat_price:
+            _log_unmetered(request, attempt, facts)
         self.metrics.in_flight.inc()
         try:
             if start is not None and reservation.grows:
@@ -359,6 +363,37 @@ class Proxy:
         raise Refusal(
             "model_not_found", f"Model {found.named[:80]!r} is not among those of this key."
         )
+
+
+def _log_unmetered(request: Request, attempt: Attempt, facts: Facts) -> None:
+    log.info(
+        "unmetered_call",
+        charge_id=attempt.charge_id,
+        method=request.method.decode("latin-1"),
+        path=request.path.decode("latin-1"),
+        flat_price=facts.flat_price,
+    )
+
+
+def _route(
+    serving: Serving,
+    endpoint: Endpoint,
+    facts: Facts,
+    request: Request,
+    book: PriceBook,
+    spender: Spender,
+) -> Route:
+    router = serving.router
+    if facts.names_model:
+        route = router.route(facts.model, endpoint.dialect.name, book, spender)
+        return route if facts.media is None else router.variant(route, facts.media.variants, book)
+    if facts.any_model and spender.allowed_models:
+        raise Refusal(
+            "model_not_allowed",
+            "This key may call some models alone, and what is asked for may run any.",
+        )
+    named = request.header(b"x-bursar-provider").decode("latin-1")
+    return router.unnamed(facts.provider or named, endpoint.dialect.name, facts.model)
 
 
 def _wire(

@@ -60,6 +60,9 @@ REASONS: Final[dict[str, Rule]] = {
     "unbounded_tools": Rule(
         403, "permission_error", "A tool's cost has no bound, under a hard budget."
     ),
+    "unbounded_cost": Rule(
+        403, "permission_error", "Nothing bounds what the call can cost, under a hard budget."
+    ),
     "untold_cost": Rule(
         403, "permission_error", "The answer does not tell the cost, under a hard budget."
     ),

@@ -73,6 +73,32 @@ class Router:
             )
         return route
 
+    def unnamed(self, provider: str, dialect: str, name: str) -> Route:
+        """The route of a call that names no model, to a provider by its name, or to the only one
+        that speaks the dialect; `name` stands for the model in reports. Raises Refusal."""
+        if provider:
+            found = [p for p in self._providers.values() if p.name == provider]
+        else:
+            found = [p for p in self._providers.values() if dialect in p.spoken.dialects]
+        if len(found) == 1:
+            return Route(found[0], name)
+        configured = ", ".join(sorted(self._providers)) or "none"
+        raise Refusal(
+            "model_not_found",
+            f"This path names no model; name a provider in the header x-bursar-provider. "
+            f"Configured are: {configured}.",
+        )
+
+    def variant(self, route: Route, variants: Iterable[str], book: PriceBook) -> Route:
+        """The route with a price, where the list keeps the model's sizes each by itself."""
+        if route.price is not None and route.price.is_priced:
+            return route
+        for variant in variants:
+            price = lookup(book, f"{variant}/{route.listed}", route.provider)
+            if price is not None and price.is_priced:
+                return msgspec.structs.replace(route, price=price)
+        return route
+
     def listed(self, dialect: str, book: PriceBook, spender: Spender) -> list[tuple[str, str]]:
         """(model, provider) of every concrete name this spender may call in a dialect, sorted."""
         if book is not self._listed_book:

@@ -6,17 +6,33 @@ change keeps its pool; the pool of one that did ends when the last call that use
 
 from collections.abc import Mapping
 
+import structlog
+
+from bursar_sidecar.dialects.dialect import Found
+from bursar_sidecar.dialects.registry import DEFAULT_DIALECT
+from bursar_sidecar.dialects.unmetered import UnmeteredEndpoint
+from bursar_sidecar.http_messages import Request
 from bursar_sidecar.progressive_pairs import Pairs
 from bursar_sidecar.provider_pool import ProviderPool
 from bursar_sidecar.routing import Router
 from bursar_sidecar.settings import Settings
 from bursar_sidecar.upstream import Dial
 
+log = structlog.get_logger("bursar.serving")
+
 
 class Serving:
     """One snapshot."""
 
-    __slots__ = ("assembles", "calls", "pairs", "router", "settings", "upstreams")
+    __slots__ = (
+        "_unmetered",
+        "assembles",
+        "calls",
+        "pairs",
+        "router",
+        "settings",
+        "upstreams",
+    )
 
     def __init__(self, settings: Settings, upstreams: Mapping[str, ProviderPool]) -> None:
         self.settings = settings
@@ -27,6 +43,32 @@ class Serving:
         """Plain calls may be run as streams."""
         self.calls = 0
         """That began with it and have not ended."""
+        self._unmetered = [
+            (one, UnmeteredEndpoint(DEFAULT_DIALECT, one.method, one.flat_price, one.provider))
+            for one in settings.unmetered
+        ]
+        for one in settings.unmetered:
+            log.warning(
+                "unmetered_path_allowed",
+                method=one.method,
+                path=one.path,
+                flat_price=one.flat_price,
+                provider=one.provider,
+            )
+
+    def unmetered(self, request: Request) -> Found | None:
+        """What a path that nobody meters is served by, where the settings allow it."""
+        for one, endpoint in self._unmetered:
+            if one.allows(request.method, request.path):
+                return Found(endpoint, "")
+        return None
+
+    def most_nanos(self, endpoint: str, model: str) -> int | None:
+        """What the operator takes such a call to cost at most; None where nothing is said."""
+        for bound in self.settings.bounds:
+            if bound.holds_for(endpoint, model):
+                return bound.nanos
+        return None
 
 
 class Servings:

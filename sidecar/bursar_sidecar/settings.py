@@ -14,6 +14,12 @@ from typing import Any, Final
 import msgspec
 
 from bursar_sidecar.credential_settings import read_credential_file
+from bursar_sidecar.extra_call_settings import (
+    CallBound,
+    Unmetered,
+    read_bounds,
+    read_unmetered,
+)
 from bursar_sidecar.listener_settings import Listener, read_listeners
 from bursar_sidecar.progressive_pairs import Row, read_rows
 from bursar_sidecar.provider_settings import Provider, read_providers
@@ -141,9 +147,14 @@ class Settings(msgspec.Struct, frozen=True):
     """The upstreams: tables `[providers.NAME]`."""
     listeners: tuple[Listener, ...] = ()
     """More addresses for apps, each with an identity of its own: tables `[[listeners]]`."""
+    unmetered: tuple[Unmetered, ...] = ()
+    """Paths that nobody meters and that may be called all the same, each call at a flat price:
+    tables `[[unmetered]]`."""
+    bounds: tuple[CallBound, ...] = ()
+    """The most that calls cost which nothing else bounds: tables `[[bounds]]`."""
 
 
-TABLES: Final = frozenset({"providers", "progressive", "listeners"})
+TABLES: Final = frozenset({"providers", "progressive", "listeners", "unmetered", "bounds"})
 """Settings that are tables of the file; no variable holds one."""
 SECRETS: Final = frozenset({"sidecar_key"})
 
@@ -159,6 +170,7 @@ def load_settings(
     tables = table.pop("providers", {})
     listeners = table.pop("listeners", [])
     rows = table.pop("progressive", [])
+    unmetered, bounds = table.pop("unmetered", []), table.pop("bounds", [])
     given = {**table, **_from_environment(environ)}
     known = {field.name for field in msgspec.structs.fields(Settings)} - TABLES
     values: dict[str, Any] = {}
@@ -175,6 +187,9 @@ def load_settings(
     values["providers"] = read_providers(tables, environ, faults)
     values["progressive"] = read_rows(rows, faults)
     values["listeners"] = read_listeners(listeners, environ, faults)
+    named = frozenset(provider.name for provider in values["providers"])
+    values["unmetered"] = read_unmetered(unmetered, named, faults)
+    values["bounds"] = read_bounds(bounds, faults)
     _read_sidecar_key(values, faults)
     if not faults:
         _check_addresses(Settings(**values), faults)

@@ -5,18 +5,21 @@ money budget, because such a call could spend more than anybody decided.
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from bursar.exchange import Conversion
+from bursar.money import ceil_to_nanos
 from bursar.pricing import Meter, Price, UnpricedError, booked_ceiling, ceiling
 from bursar_sidecar.conversion import CallRates, UnconvertibleError
 from bursar_sidecar.desk import Refusal
-from bursar_sidecar.dialects.facts import Facts
+from bursar_sidecar.dialects.facts import Facts, Media
 from bursar_sidecar.input_bounds import images_bound, request_bound, text_and_framing_bound
+from bursar_sidecar.media_terms import media_bounds
 from bursar_sidecar.routing import Route
 
 HIDDEN_OUTPUT_MODELS: Final = (
@@ -76,6 +79,12 @@ class Bounds(msgspec.Struct, frozen=True):
         return booked_ceiling(self.price, nanos, self.rates.conversion)
 
 
+Settles = Literal["used", "told", "reserved", "flat"]
+"""On what a call is settled: "used" what was used, counted by the provider or bounded by what was
+seen; "told" what the provider counted, and without its count all that was reserved; "reserved" what
+was reserved, until somebody knows better; "flat" a price that does not depend on what was used."""
+
+
 class Terms(msgspec.Struct, frozen=True):
     """What a call may use and cost at most."""
 
@@ -99,6 +108,8 @@ class Terms(msgspec.Struct, frozen=True):
     """None when the model has no price."""
     clamped_output: int | None = None
     """The output limit per choice, if it was lowered to what could be reserved."""
+    settles: Settles = "used"
+    """On what it is settled when it ends well."""
 
     @property
     def conversion(self) -> Conversion | None:
@@ -115,12 +126,50 @@ def agree(
     default_max_output: int,
     may_clamp: bool = False,
     free: bool = False,
+    most_nanos: int | None = None,
 ) -> Terms:
     """The terms of a call. Raises Refusal where it has no price or no bound under a budget.
 
-    `free`: the provider bills nothing for such a call, whatever its model."""
+    `free`: the provider bills nothing for such a call, whatever its model. `most_nanos`: what the
+    operator takes such a call to cost at most, where nothing else bounds it.
+    """
     if free or facts.free:
         return _free_terms(rates)
+    if facts.flat_price:
+        flat_nanos = ceil_to_nanos(Decimal(facts.flat_price))
+        return msgspec.structs.replace(
+            _free_terms(rates), ceiling_nanos=flat_nanos, least_nanos=flat_nanos, settles="flat"
+        )
+    if most_nanos is None:
+        hard = budgeted or facts.any_model
+        return _bounded_terms(facts, route, hard, rates, default_max_output, may_clamp)
+    try:
+        return _bounded_terms(facts, route, True, rates, default_max_output, may_clamp)
+    except Refusal as refusal:
+        if refusal.reason not in _BOUNDED_BY_SETTING:
+            raise
+    return msgspec.structs.replace(
+        _free_terms(rates),
+        price=_usable(facts, route.price),
+        ceiling_nanos=most_nanos,
+        least_nanos=most_nanos,
+        settles="reserved" if facts.untold_cost else "told",
+    )
+
+
+_BOUNDED_BY_SETTING: Final = frozenset(
+    {"unbounded_cost", "unbounded_input", "unbounded_tools", "untold_cost"}
+)
+
+
+def _bounded_terms(
+    facts: Facts,
+    route: Route,
+    budgeted: bool,
+    rates: CallRates,
+    default_max_output: int,
+    may_clamp: bool,
+) -> Terms:
     price = _usable(facts, route.price)
     if budgeted:
         _check_bounded(facts)
@@ -129,6 +178,8 @@ def agree(
             raise _unpriced(route)
         return _unpriced_terms(facts, rates, default_max_output)
     _check_convertible(route, price, rates)
+    if facts.media is not None:
+        return _media_terms(facts, facts.media, route, price, budgeted, rates)
     limit, set_limit = _output_limit(facts, price, budgeted, default_max_output)
     asked_tier = facts.service_tier or route.provider.service_tier
     bounds = Bounds(
@@ -163,6 +214,42 @@ def agree(
         service_tier=_unstated_tier(facts, route),
         least_nanos=least_nanos,
         bounds=bounds,
+    )
+
+
+def _media_terms(
+    facts: Facts, media: Media, route: Route, price: Price, budgeted: bool, rates: CallRates
+) -> Terms:
+    given, made, units = media_bounds(media, price, route.listed, strict=budgeted)
+    asked_tier = facts.service_tier or route.provider.service_tier
+    bounds = Bounds(
+        price=price,
+        input_llm_tokens=given,
+        output_limit=made,
+        predicted=0,
+        choices=1,
+        service_tier=None if asked_tier == "auto" else asked_tier,
+        text_only=False,
+        rates=rates,
+        provider_units=units,
+    )
+    try:
+        ceiling_nanos = bounds.ceiling_nanos(made)
+    except UnpricedError:
+        if budgeted:
+            raise _unpriced(route) from None
+        ceiling_nanos = 0
+    return Terms(
+        price=price,
+        rates=rates,
+        ceiling_nanos=ceiling_nanos,
+        input_bound=given,
+        output_bound=made,
+        set_output_limit=None,
+        hidden_output=False,
+        service_tier=_unstated_tier(facts, route),
+        least_nanos=ceiling_nanos,
+        settles="told",
     )
 
 

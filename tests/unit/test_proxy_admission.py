@@ -40,7 +40,9 @@ async def test_a_key_may_come_as_x_api_key() -> None:
     [
         "/v1/realtime",
         "/v1/fine_tuning/jobs",
-        "/v1/batches",
+        "/v1/files/../chat/completions",
+        "/v1/files/%2e%2e/chat/completions",
+        "/v1/responses/r/../../x",
         "/v1/chat/completions/",
         "/v1/chat/completions/../../files",
         "//v1/chat/completions",

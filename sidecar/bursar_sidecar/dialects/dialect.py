@@ -24,6 +24,7 @@ READS: Final = frozenset({b"GET", b"HEAD"})
 class Asked(Protocol):
     """A request as a dialect sees it; header names are in lower case."""
 
+    method: bytes
     path: bytes
     query: bytes
     body: bytes
@@ -102,6 +103,9 @@ class Endpoint:
     assembles: bool = False
     """And a plain answer can be made of one: its `assembler` is there."""
     methods: frozenset[bytes] = POST
+    known_before = False
+    """What an answer costs follows from its request: one that is no stream flows through as it
+    comes, and is settled at its head."""
 
     def read(self, asked: Asked, named: str) -> Facts:
         """The facts of a request; `named` is what its path names, "" where it names nothing.

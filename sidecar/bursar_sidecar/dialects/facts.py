@@ -27,6 +27,27 @@ class DialectError(Exception):
         self.code = code
 
 
+class Media(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call makes or hears that is not text: bounded by pieces, or in LLM tokens, as its
+    model is billed."""
+
+    units: Mapping[str, int] = {}
+    """The most it may be billed by the piece, by meter: pictures, characters, seconds."""
+    unbounded_units: str = ""
+    """Why there is no such bound; "" when there is."""
+    input_llm_tokens: int | None = None
+    """The most its input can be; None: as much as the model takes."""
+    output_llm_tokens: int | None = None
+    """The most its output can be; None: as much as the model makes."""
+    unbounded_output: str = ""
+    """Why a model without a limit of its own has none here; "" when `output_llm_tokens` has it."""
+    variants: tuple[str, ...] = ()
+    """What comes before a model's name where a price list keeps each size by itself, dearest
+    first: "hd/1024-x-1024"."""
+    told: Mapping[str, object] = {}
+    """What of the request the reader of the answer has to know."""
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What a request's cost and routing depend on."""
 
@@ -66,6 +87,17 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Why the answer does not tell what the call will have cost; "" when it does."""
     free: bool = False
     """The provider bills nothing for such a request."""
+    media: Media | None = None
+    """What it makes or hears; None where all is text."""
+    names_model: bool = True
+    """Whether `model` is one; False where it stands for a path that runs none, or any."""
+    any_model: bool = False
+    """What is asked for may run any model, so that nothing tells which budgets it falls under."""
+    provider: str = ""
+    """The name of the provider, where the path decides it; "" where the model does."""
+    flat_price: str = ""
+    """What such a call costs whatever it is, by a setting of the operator: an amount of the
+    organization's currency; "" where it is metered."""
     reasoning: bool = False
     """The request asks for reasoning, which is billed but may not be shown."""
     usage_asked: bool = False

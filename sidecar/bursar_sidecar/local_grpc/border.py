@@ -47,6 +47,7 @@ class Body(msgspec.Struct):
     body: bytes
     query: bytes = b""
     headers: list[tuple[bytes, bytes]] = []
+    method: bytes = b"POST"
 
     def header(self, name: bytes) -> bytes:
         """None was told."""

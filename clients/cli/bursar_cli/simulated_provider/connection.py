@@ -22,6 +22,7 @@ from bursar_cli.simulated_provider.behaviour import (
 )
 from bursar_cli.simulated_provider.call import Call
 from bursar_cli.simulated_provider.dialect import Asked, Dialect, Endpoint
+from bursar_cli.simulated_provider.openai_stored import Stored
 from bursar_cli.simulated_provider.record_pages import calls_page
 from bursar_cli.simulated_provider.requests import ProviderError
 from bursar_cli.simulated_provider.served_calls import DEFAULT_KEPT_CALLS, ServedCalls
@@ -78,6 +79,7 @@ class Provider:
         self.models = models
         self.require_api_key = require_api_key
         self.calls = ServedCalls(kept_calls)
+        self.stored = Stored()
         self.connections: set[Connection] = set()
         self.is_draining = False
         self.drained = asyncio.Event()
@@ -348,6 +350,9 @@ class Connection(asyncio.Protocol):
         elif found is not None or route is not None:
             allowed = ", ".join(sorted(method.decode() for method in route or (b"POST",)))
             self._refuse(ProviderError(405, f"Not allowed here; expected {allowed}."))
+        elif stored := self._provider.stored.answer(incoming.method, path, b"".join(incoming.body)):
+            self.send(*stored)
+            self._finish()
         else:
             text = f"Invalid URL ({incoming.method.decode()} {path.decode('latin-1')})"
             self._refuse(ProviderError(404, text, code="unknown_url"))

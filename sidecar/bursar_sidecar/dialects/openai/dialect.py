@@ -15,6 +15,7 @@ from bursar_sidecar.dialects.dialect import (
     Refused,
     with_query,
 )
+from bursar_sidecar.dialects.facts import DialectError
 from bursar_sidecar.dialects.kinds import Server
 
 
@@ -80,6 +81,8 @@ class OpenAIEndpoint(Endpoint):
             return with_query(AZURE_V1 + self.path[1:], asked.query)
         query = asked.query if versioned else b"api-version=" + server.api_version.encode()
         deployment = b""
+        if not model.strip("."):  # no name of a deployment, but a way to another path
+            raise DialectError(f"model {model!r} is no name of a deployment.", "model")
         if self.deployed:
             deployment = b"deployments/" + quote(model, safe="").encode() + b"/"
         return with_query(AZURE + deployment + self.path[1:], query)

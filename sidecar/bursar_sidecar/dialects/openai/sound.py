@@ -1,0 +1,41 @@
+"""How long a file of sound can be at most, from its bytes; nothing is decoded.
+
+Only where the format gives every second a least number of bytes: WAV (its header says how many, and
+whoever plays it goes by that header) and MP3 (no frame is below 8 kbit/s, MPEG-2 Audio, ISO/IEC
+13818-3). In the others silence may take no room at all, or the length is whatever the file says.
+"""
+
+import struct
+from typing import Final
+
+LEAST_MP3_BYTES_PER_SECOND: Final = 1_000
+"""8 kbit/s, the lowest bit rate of MPEG-2 and 2.5 Layer III."""
+MAX_RATE: Final = 768_000
+"""Samples a second; a higher one is a fault of the file."""
+_PCM: Final = (1, 3, 6, 7, 0xFFFE)
+"""WAV formats with a fixed number of bytes for a sample: whole numbers, floats, A-law, mu-law, and
+the extensible form of these."""
+
+
+def duration_bound_s(sound: bytes) -> int | None:
+    """Seconds, rounded up; None where the bytes bound nothing."""
+    if sound[:4] == b"RIFF" and sound[8:12] == b"WAVE":
+        return _wav(sound)
+    if sound[:3] == b"ID3" or (sound[:1] == b"\xff" and sound[1:2] in _MP3_SYNC):
+        return -(-len(sound) // LEAST_MP3_BYTES_PER_SECOND)
+    return None
+
+
+_MP3_SYNC: Final = tuple(bytes([second]) for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2))
+
+
+def _wav(sound: bytes) -> int | None:
+    if sound[12:16] != b"fmt " or len(sound) < 36:
+        return None
+    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", sound, 20)
+    if kind not in _PCM or not channels or bits not in (8, 16, 24, 32, 64):
+        return None
+    if not 1 <= rate <= MAX_RATE:
+        return None
+    bytes_per_second = int(rate * channels * bits // 8)
+    return -(-len(sound) // bytes_per_second)
