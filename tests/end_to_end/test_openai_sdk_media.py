@@ -92,9 +92,9 @@ def test_pictures_of_a_model_that_bills_the_piece() -> None:
         app.images.generate(model="draw", prompt="A budget", size="1024x1024", quality="hd")
         app.images.generate(model="draw", prompt="A budget")
         (_, hd), (_, standard) = sidecar.settled(2)
-        # Azure's list: 0.08 and 0.04 USD a picture.
-        assert round(hd.cost_nanos / CENT) == 9
-        assert round(standard.cost_nanos / CENT) == 4
+        # The list has them in pixels: some 0.08 and 0.04 USD a picture.
+        assert hd.cost_nanos // CENT == 8
+        assert standard.cost_nanos // CENT == 4
         for asked, outcome in zip(sidecar.desk.calls, (hd, standard), strict=True):
             assert outcome.usage.is_exact
             assert 0 <= asked.ceiling_nanos - outcome.cost_nanos <= 1
