@@ -4,7 +4,8 @@ Anthropic's Python library 2.12 (`types/message_create_params.py` and its like u
 says what requests hold; documentation on platform.claude.com, what it costs.
 
 dialect.py: errors and lists of models. content.py: what bounds the input. server_tools.py: what the
-provider runs by itself. messages.py: the endpoints. reading.py: what streams say.
+provider runs by itself. messages.py: the endpoints. reading.py, usage_shape.py: what streams say,
+and are told. assembling.py: a plain message of a streamed one.
 """
 
 from collections.abc import Mapping

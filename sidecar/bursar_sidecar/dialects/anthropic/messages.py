@@ -9,11 +9,13 @@ from typing import Any, Final
 import msgspec
 
 from bursar.usage import Usage
+from bursar_sidecar.dialects.anthropic.assembling import MessageAssembler
 from bursar_sidecar.dialects.anthropic.content import read_content
 from bursar_sidecar.dialects.anthropic.dialect import AnthropicEndpoint
 from bursar_sidecar.dialects.anthropic.reading import MessageStreamReading
 from bursar_sidecar.dialects.anthropic.server_tools import read_tools, units_of
-from bursar_sidecar.dialects.dialect import Asked, with_query
+from bursar_sidecar.dialects.anthropic.usage_shape import told
+from bursar_sidecar.dialects.dialect import Asked, Assembler, with_query
 from bursar_sidecar.dialects.facts import (
     MAX_OUTPUT_LIMIT,
     DialectError,
@@ -55,6 +57,8 @@ class Messages(AnthropicEndpoint):
     """`POST /v1/messages`."""
 
     name = "messages"
+    progressive = True
+    assembles = True
 
     def read(self, asked: Asked, named: str) -> Facts:
         fields = top_level(asked.body)
@@ -98,6 +102,8 @@ class Messages(AnthropicEndpoint):
         output_limit: int | None = None,
     ) -> bytes:
         changes = _changes(facts, model)
+        if facts.stream and bytes(facts.fields.get("stream", b"")) != b"true":
+            changes["stream"] = raw(True)  # it is to be assembled
         if output_limit is not None and output_limit < (facts.output_limit or 0):
             changes[LIMIT] = raw(output_limit)
         return changed(body, facts.fields, changes)
@@ -121,8 +127,11 @@ class Messages(AnthropicEndpoint):
             events.append({"type": "content_block_stop", "index": reading.open_block})
         if not reading.stopped:
             delta = {"stop_reason": "max_tokens", "stop_sequence": None}
-            events.append({"type": "message_delta", "delta": delta, "usage": _told(usage)})
+            events.append({"type": "message_delta", "delta": delta, "usage": told(usage)})
         return b"".join(map(_event, events)), _event({"type": "message_stop"})
+
+    def assembler(self) -> Assembler:
+        return MessageAssembler()
 
 
 class Count(AnthropicEndpoint):
@@ -235,17 +244,7 @@ def _empty_message(reading: Reading, usage: Usage) -> dict[str, Any]:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": _told(usage),
-    }
-
-
-def _told(usage: Usage) -> dict[str, Any]:
-    """A usage as the dialect's events tell it."""
-    return {
-        "input_tokens": usage.input,
-        "cache_creation_input_tokens": usage.cache_write_5m + usage.cache_write_1h,
-        "cache_read_input_tokens": usage.cached_input,
-        "output_tokens": usage.output,
+        "usage": told(usage),
     }
 
 

@@ -29,7 +29,7 @@ _event = msgspec.json.Decoder(_Event)
 class MessageStreamReading(MeteredReading):
     """A stream of events, up to `message_stop`."""
 
-    __slots__ = ("begun", "open_block", "stopped")
+    __slots__ = ("_is_rewound", "begun", "open_block", "stopped")
 
     def __init__(self) -> None:
         super().__init__("anthropic_messages", stream=True)
@@ -39,6 +39,7 @@ class MessageStreamReading(MeteredReading):
         """The block of content that is being written."""
         self.stopped = False
         """The reason to stop has been told."""
+        self._is_rewound = False
 
     def note(self, payload: bytes) -> int:
         try:
@@ -69,6 +70,20 @@ class MessageStreamReading(MeteredReading):
 
     def produced(self, payload: bytes) -> int:
         return 0
+
+    def unflow(self, payload: bytes) -> None:
+        try:
+            event = _event.decode(payload)
+        except _UNREADABLE:
+            return
+        if event.type == "message_start":
+            self.begun = False
+        elif event.type == "message_delta":
+            self.stopped = False
+        elif event.type.startswith("content_block_") and not self._is_rewound:
+            # The first of them says which block the app sees open; later ones nothing more.
+            self._is_rewound = True
+            self.open_block = None if event.type == "content_block_start" else event.index
 
 
 def shown_bytes(content: dict[str, Any] | None) -> int:
