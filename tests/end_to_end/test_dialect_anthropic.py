@@ -212,3 +212,45 @@ def test_a_stream_that_the_app_leaves_is_charged_no_less_than_the_bill(
     stream.close()
     [entry] = apps.compare_bound("anthropic")
     assert entry.amount.nanos < entry.reserved.nanos
+
+
+def test_a_stream_is_cut_cleanly_where_the_money_ends(stack: Stack) -> None:
+    apps = DialectApps(stack, budget="0.02")
+    with (
+        client(apps) as claude,
+        claude.messages.stream(
+            model=CLAUDE,
+            max_tokens=60_000,
+            messages=PROMPT,
+            extra_headers=apps.headers(output_llm_tokens=50_000, chunk_delay_ms=1),
+        ) as stream,
+    ):
+        whole = stream.get_final_message()
+    [block] = whole.content
+    assert block.type == "text"
+    assert whole.stop_reason == "max_tokens"
+    [entry] = apps.compare_bound("anthropic")
+    assert entry.amount.nanos <= 20_000_000
+    assert whole.usage.output_tokens == entry.usage.output_llm_tokens
+    assert apps.stack.served()[apps.calls[0]].ended == "cancelled"
+
+
+def test_a_plain_message_that_does_not_fit_is_assembled_from_a_stream(stack: Stack) -> None:
+    apps = DialectApps(stack, budget="0.02")
+    with client(apps) as claude:
+        raw = claude.messages.with_raw_response.create(
+            model=CLAUDE,
+            max_tokens=20_000,
+            messages=PROMPT,
+            tools=[TOOL],
+            tool_choice={"type": "any"},
+            extra_headers=apps.headers(output_llm_tokens=50),
+        )
+    assert raw.headers["x-bursar-assembled"] == "1"
+    message = raw.parse()
+    [block] = message.content
+    assert block.type == "tool_use"
+    assert len(str(block.input["text"]).split()) == 50
+    assert message.stop_reason == "tool_use"
+    assert apps.stack.served()[apps.calls[0]].stream
+    apps.compare("anthropic")
