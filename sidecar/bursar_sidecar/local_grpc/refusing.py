@@ -45,6 +45,7 @@ _STATUSES: Final[Mapping[str, grpc.StatusCode]] = {
     "exchange_rate_missing": _Code.FAILED_PRECONDITION,
     "unbounded_input": _Code.FAILED_PRECONDITION,
     "unbounded_tools": _Code.FAILED_PRECONDITION,
+    "untold_cost": _Code.FAILED_PRECONDITION,
     "split_required": _Code.FAILED_PRECONDITION,
     "evidence_too_late": _Code.FAILED_PRECONDITION,
     "model_not_found": _Code.NOT_FOUND,
