@@ -42,7 +42,12 @@ _STAY: Final = HOP_BY_HOP | {
     b"openai-project",
 }
 """Of a request, beside those that `Connection` names."""
-_OURS_IN_ANSWERS: Final = frozenset({b"x-litellm-response-cost", b"x-litellm-response-tokens"})
+_STAY_OF_ANSWERS: Final = (HOP_BY_HOP - _FRAMING) | {
+    b"x-litellm-response-cost",
+    b"x-litellm-response-tokens",
+}
+"""Of an answer, beside those that `Connection` names and those that begin with x-bursar-."""
+_STAY_BUT_TRAILER: Final = _STAY_OF_ANSWERS - {b"trailer"}
 _NEVER_TRAILERS: Final = HOP_BY_HOP | {
     b"authorization",
     b"cache-control",
@@ -132,7 +137,8 @@ class RequestWriter:
             elif name == b"te" and request.wants_trailers:
                 lines.append(b"%b: trailers\r\nConnection: TE\r\n" % written)
         if named:
-            lines = _without(lines, named - self._own.keys() - _NEEDED)
+            named = named - self._own.keys() - _NEEDED
+            lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
         if not accepts or b"accept-encoding" in named:
             lines.append(b"Accept-Encoding: identity\r\n")
         lines += [b"%b: %b\r\n" % line for line in missing.values()]
@@ -140,8 +146,8 @@ class RequestWriter:
         return b"".join(lines)
 
 
-def _without(lines: list[bytes], named: frozenset[bytes]) -> list[bytes]:
-    return [line for line in lines if line.partition(b":")[0].lower() not in named]
+def _without(headers: Headers, named: frozenset[bytes]) -> Headers:
+    return [pair for pair in headers if pair[0].lower() not in named]
 
 
 def answer_headers(headers: Headers, names: Sequence[bytes], *, trailers: bool) -> Headers:
@@ -150,15 +156,14 @@ def answer_headers(headers: Headers, names: Sequence[bytes], *, trailers: bool) 
 
     `headers` with names in lower case, `names` as they came; `trailers`: the app wants them told.
     """
+    stay = _STAY_OF_ANSWERS if not trailers else _STAY_BUT_TRAILER
+    passed = [
+        (written, value)
+        for (name, value), written in zip(headers, names, strict=True)
+        if name not in stay and not name.startswith(b"x-bursar-")
+    ]
     named = named_by_connection(headers)
-    passed = []
-    for (name, value), written in zip(headers, names, strict=True):
-        if name in HOP_BY_HOP:
-            if name in _FRAMING or (trailers and name == b"trailer"):
-                passed.append((written, value))
-        elif name not in named and name not in _OURS_IN_ANSWERS and name[:9] != b"x-bursar-":
-            passed.append((written, value))
-    return passed
+    return _without(passed, named - _FRAMING) if named else passed
 
 
 def passed_trailers(trailers: Headers) -> Headers:
@@ -168,4 +173,4 @@ def passed_trailers(trailers: Headers) -> Headers:
 
 def without_length(headers: Headers) -> Headers:
     """Headers of an answer whose body does not stay as it is."""
-    return [pair for pair in headers if pair[0].lower() != b"content-length"]
+    return _without(headers, frozenset({b"content-length"}))
