@@ -4,11 +4,11 @@ Exact paths are looked up in one table; only what is not there is asked of the d
 that name something (a model, an id). Adding a dialect is a line here.
 """
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, Protocol
 
 from bursar_sidecar.dialects import anthropic, gemini, openai
-from bursar_sidecar.dialects.dialect import Asked, Dialect, Found
+from bursar_sidecar.dialects.dialect import Asked, Dialect, Endpoint, Found
 
 _MODULES: Final = (openai, anthropic, gemini)
 """Each has a DIALECT, the endpoints of its EXACT paths, and `naming` for paths with a name in them.
@@ -19,15 +19,29 @@ DEFAULT_DIALECT: Final[Dialect] = openai.DIALECT
 """Tells of errors where nobody knows in what dialect the app speaks."""
 
 
-def _exact() -> Mapping[bytes, tuple[Found, ...]]:
+class DialectModule(Protocol):
+    """What the registry takes of a dialect."""
+
+    @property
+    def EXACT(self) -> Mapping[bytes, Endpoint]:  # a constant of a module
+        """The endpoints of its paths."""
+        ...
+
+    def naming(self, path: bytes) -> Found | None:
+        """The endpoint of a path that names something."""
+        ...
+
+
+def table_of(modules: Iterable[DialectModule]) -> Mapping[bytes, tuple[Found, ...]]:
+    """Every exact path, with the endpoints that serve it."""
     table: dict[bytes, tuple[Found, ...]] = {}
-    for module in _MODULES:
+    for module in modules:
         for path, endpoint in module.EXACT.items():
             table[path] = (*table.get(path, ()), Found(endpoint, ""))
     return table
 
 
-_EXACT: Final = _exact()
+_EXACT: Final = table_of(_MODULES)
 
 
 def find(asked: Asked) -> Found | None:
