@@ -182,7 +182,12 @@ def count(
             streamed_for_s=streamed_for_s,
         )
         output = min(output_bound, visible)
-    return estimated(reason, input_llm_tokens=input_bound, output_llm_tokens=output)
+    told = None if reading.unreadable else reading.input_told()
+    if told is None:
+        return estimated(reason, input_llm_tokens=input_bound, output_llm_tokens=output)
+    return msgspec.structs.replace(
+        told, output=output, reasoning=0, certainty="estimated", estimate_reason=reason
+    )
 
 
 def cost_comment(receipt: Receipt, cut: str = "") -> bytes:

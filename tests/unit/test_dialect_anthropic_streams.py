@@ -10,7 +10,9 @@ from bursar.usage import Usage
 from bursar_sidecar.dialects.anthropic import MESSAGES
 from bursar_sidecar.dialects.anthropic.assembling import MessageAssembler
 from bursar_sidecar.dialects.anthropic.reading import MessageStreamReading
-from bursar_sidecar.dialects.reading import LAST, PASS
+from bursar_sidecar.dialects.reading import LAST, PASS, Reading
+from bursar_sidecar.meter import count
+from bursar_sidecar.produced import CUT_SLACK_LLM_TOKENS
 
 START = {
     "type": "message_start",
@@ -213,3 +215,42 @@ def test_an_error_of_the_provider_is_kept_as_it_came() -> None:
     for payload in (json.dumps(START).encode(), b"not json", b"[1]", error):
         assembler.feed(payload)
     assert assembler.error == error
+
+
+def cut(reading: Reading, *, hidden_output: bool = False) -> Usage:
+    return count(
+        reading,
+        input_bound=1_000,
+        output_bound=100,
+        cut="the app hung up",
+        hidden_output=hidden_output,
+    )
+
+
+def test_a_cut_stream_is_charged_the_input_that_the_provider_counted() -> None:
+    reading = reading_of(START, opened(0), text(0, "four"))
+    usage = cut(reading)
+    assert (usage.input, usage.cached_input, usage.output) == (12, 3, 4 + CUT_SLACK_LLM_TOKENS)
+    assert usage.estimate_reason == "the app hung up"
+    assert cut(reading, hidden_output=True).output == 100
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {"input_tokens": "12", "output_tokens": 1},
+        {"input_tokens": 12, "cache_read_input_tokens": -3, "output_tokens": 1},
+        {"output_tokens": 1},
+    ],
+)
+def test_an_input_that_makes_no_sense_is_charged_at_its_bound(usage: object) -> None:
+    message = {"id": "msg_1", "usage": usage}
+    assert cut(reading_of({"type": "message_start", "message": message})).input == 1_000
+    assert cut(MessageStreamReading()).input == 1_000
+
+
+def test_an_input_that_may_still_grow_is_charged_at_its_bound() -> None:
+    growing = MessageStreamReading(input_grows=True)
+    growing.note(json.dumps(START).encode())
+    assert cut(growing).input == 1_000

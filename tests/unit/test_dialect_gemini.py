@@ -24,6 +24,7 @@ from bursar_sidecar.dialects.images import ImagePart
 from bursar_sidecar.dialects.kinds import KINDS, Server
 from bursar_sidecar.dialects.registry import find
 from bursar_sidecar.http_messages import Request
+from bursar_sidecar.meter import count
 from tests.fakes.pictures import png_base64
 
 SERVER = Server(kind=KINDS["gemini"], limit_field="", asks_usage=False)
@@ -355,6 +356,14 @@ def test_a_cut_stream_ends_as_one_that_is_as_long_as_it_could_be() -> None:
     ]
     assert told["usageMetadata"]["totalTokenCount"] == 7
     assert told["usageMetadata"]["candidatesTokenCount"] == 2
+
+
+def test_a_cut_stream_is_charged_the_prompt_that_the_provider_counted() -> None:
+    for grows, expected in ((False, 4), (True, 1_000)):
+        reading = GenerateStreamReading(input_grows=grows)
+        reading.note(chunk("one", 1))
+        usage = count(reading, input_bound=1_000, output_bound=100, cut="the app hung up")
+        assert usage.input == expected
 
 
 def test_libraries_that_stumble_over_comments_are_sent_none() -> None:

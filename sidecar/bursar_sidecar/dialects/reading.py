@@ -73,6 +73,11 @@ class Reading:
     def unflow(self, payload: bytes) -> None:
         """An event that was noted does not flow: the app never learns what it began or ended."""
 
+    def input_told(self) -> Usage | None:
+        """The input as the provider has counted it, where it tells that before the output ends;
+        None where it has not, or where more of it may come."""
+        return None
+
     def counted(self, input_bound: int, output_bound: int | None) -> Usage:
         """The usage that came, in LLM tokens; the bounds stand in for counts that make no sense."""
         return usage_from_openai(self.usage, input_bound=input_bound, output_bound=output_bound)
@@ -112,6 +117,11 @@ class MeteredReading(Reading):
         else:
             self.produced_bytes += self.produced(payload)
         return PASS
+
+    def told_so_far(self) -> Usage | None:
+        """What the provider has counted of a stream up to now; None while it has counted nothing,
+        or nothing that makes sense."""
+        return None if self._stream is None else self._stream.counted()
 
     def produced(self, payload: bytes) -> int:
         """How many bytes of an event the model produced, at most."""

@@ -220,6 +220,13 @@ class Stream:
         """The last counts have come."""
         return self._gathered.final
 
+    def counted(self) -> Usage | None:
+        """What was counted up to now, final or not; None where nothing was, or not to be taken at
+        its word."""
+        gathered = self._gathered
+        usage = self._read(gathered.answer, self._call).usage
+        return usage if usage.is_exact and not gathered.fell else None
+
     def usage(self) -> Usage:
         """The counts so far; see `metered`."""
         return self.metered().usage

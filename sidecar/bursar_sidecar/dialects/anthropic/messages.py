@@ -115,7 +115,8 @@ class Messages(AnthropicEndpoint):
         return MeteredReading("anthropic_messages", stream=False)
 
     def stream_reading(self, facts: Facts, server: Server) -> Reading:
-        return MessageStreamReading()
+        grows = facts.rounds > 1 or bool(facts.unbounded_tools)
+        return MessageStreamReading(input_grows=grows)
 
     def cut_events(self, reading: Reading, usage: Usage) -> tuple[bytes, bytes]:
         if not isinstance(reading, MessageStreamReading):

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from bursar.usage import Usage
 from bursar_sidecar.dialects.reading import LAST, PASS, MeteredReading
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
@@ -29,9 +30,10 @@ _event = msgspec.json.Decoder(_Event)
 class MessageStreamReading(MeteredReading):
     """A stream of events, up to `message_stop`."""
 
-    __slots__ = ("_is_rewound", "begun", "open_block", "stopped")
+    __slots__ = ("_input_grows", "_is_rewound", "begun", "open_block", "stopped")
 
-    def __init__(self) -> None:
+    def __init__(self, *, input_grows: bool = False) -> None:
+        """`input_grows`: results of the provider's own tools are added to the input on the way."""
         super().__init__("anthropic_messages", stream=True)
         self.begun = False
         """`message_start` has come."""
@@ -40,6 +42,7 @@ class MessageStreamReading(MeteredReading):
         self.stopped = False
         """The reason to stop has been told."""
         self._is_rewound = False
+        self._input_grows = input_grows
 
     def note(self, payload: bytes) -> int:
         try:
@@ -70,6 +73,10 @@ class MessageStreamReading(MeteredReading):
 
     def produced(self, payload: bytes) -> int:
         return 0
+
+    def input_told(self) -> Usage | None:
+        """`message_start` counts it all, what was read from and written to the cache included."""
+        return None if self._input_grows or not self.begun else self.told_so_far()
 
     def unflow(self, payload: bytes) -> None:
         try:

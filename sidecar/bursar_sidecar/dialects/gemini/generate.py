@@ -98,10 +98,10 @@ class StreamGenerate(Generate):
     streams = True
 
     def reading(self, facts: Facts, server: Server) -> Reading:
-        return GenerateStreamReading()
+        return GenerateStreamReading(input_grows=bool(facts.unbounded_tools))
 
     def stream_reading(self, facts: Facts, server: Server) -> Reading:
-        return GenerateStreamReading()
+        return GenerateStreamReading(input_grows=bool(facts.unbounded_tools))
 
     def cut_events(self, reading: Reading, usage: Usage) -> tuple[bytes, bytes]:
         if not isinstance(reading, GenerateStreamReading):

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from bursar.usage import Usage
 from bursar_sidecar.dialects.reading import PASS, MeteredReading
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
@@ -37,10 +38,12 @@ _array = msgspec.json.Decoder(list[msgspec.Raw])
 class GenerateStreamReading(MeteredReading):
     """Chunks, each an event or an element of an array."""
 
-    __slots__ = ("open_candidates",)
+    __slots__ = ("_input_grows", "open_candidates")
 
-    def __init__(self) -> None:
+    def __init__(self, *, input_grows: bool = False) -> None:
+        """`input_grows`: results of the provider's own tools are added to the input on the way."""
         super().__init__("gemini_generate", stream=True)
+        self._input_grows = input_grows
         self.open_candidates: set[int] = set()
         """Candidates that have begun and not ended."""
 
@@ -60,6 +63,10 @@ class GenerateStreamReading(MeteredReading):
             else:
                 self.open_candidates.discard(candidate.index)
         return PASS
+
+    def input_told(self) -> Usage | None:
+        """Every chunk counts the prompt anew."""
+        return None if self._input_grows else self.told_so_far()
 
     def produced(self, payload: bytes) -> int:
         return 0
