@@ -248,17 +248,22 @@ class Session:
 
     async def _beats(self) -> None:
         """Tell the time: to the lines, to the journal after a fault, to windows that end."""
+        since_wake_s = 0.0
         while True:
             self._resting = not self._book.waiters
             try:
-                async with asyncio.timeout(IDLE_BEAT_S if self._resting else WAITING_BEAT_S):
+                beat_s = IDLE_BEAT_S if self._resting else WAITING_BEAT_S
+                async with asyncio.timeout(beat_s):
                     await self._beat.wait()
                 self._beat.clear()  # somebody began to wait: beat fast from now on
             except TimeoutError:
                 self._journal.retry()
                 if self._book.waiters:
                     self._serve_lines()
-                self._wake.set()
+                since_wake_s += beat_s
+                if since_wake_s >= IDLE_BEAT_S:
+                    since_wake_s = 0.0
+                    self._wake.set()
 
     def _serve_lines(self) -> None:
         """Time passed for those who wait: start them, send useless money home, ask again."""
@@ -268,9 +273,12 @@ class Session:
             for leg, pool in self._book.stuck_pools(self._clock.boot_ns()):
                 pool.give_back()
                 self._roster.outbox_of(leg).report([pool.window_id])
-        for waiter in list(self._book.waiters.values()):
-            for outbox in self._roster.outboxes():
+                self._wake.set()
+        for outbox in self._roster.outboxes():
+            for waiter in list(self._book.waiters.values()):
                 outbox.ask(waiter)
+            if outbox.has_news:
+                self.touched()
 
     def _consider(self, error: BaseException) -> None:
         """A Hello that was refused because of earlier lives must not keep this one from working."""
@@ -364,7 +372,10 @@ class Session:
         if frame.HasField("policy"):
             self._policy(outbox, frame.policy, now)
         for allowance in frame.allowances:
-            self._book.hear(leg, _word(allowance), sent_at=outbox.applied_at, received_at=now)
+            word = _word(allowance)
+            pool = self._book.hear(leg, word, sent_at=outbox.applied_at, received_at=now)
+            if pool.is_awaited and pool.free_nanos > 0:
+                self._wake.set()
         for recall in frame.recalls:
             self._recall(outbox, recall)
         if frame.HasField("prices") and not leg.platform:
