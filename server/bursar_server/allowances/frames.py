@@ -5,8 +5,8 @@ credential is held here to its own sessions, to bounded numbers and to bounded s
 """
 
 import re
-from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from operator import lt
 from typing import Final
 
@@ -37,6 +37,11 @@ MOST_SETTLEMENTS: Final = 4096
 MOST_RESOLVE_KEYS: Final = 1024
 MOST_CLOSES: Final = 64
 HASH_BYTES: Final = 32
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST_SECOND: Final = -62_135_596_800
+LAST_SECOND: Final = 253_402_300_799
+"""Of the years 1 to 9999, since 1970: what a Timestamp holds, and a datetime."""
+NANOS_PER_SECOND: Final = 1_000_000_000
 
 _CURRENCY: Final = re.compile(r"[A-Z]{3}", re.ASCII)
 _EXCHANGE_RATE: Final = re.compile(r"[0-9]+(\.[0-9]+)?(/[0-9]+(\.[0-9]+)?)?", re.ASCII)
@@ -125,7 +130,7 @@ def check_frame(
     return Frame(
         session_epoch=message.session_epoch,
         seq=message.seq,
-        reports=tuple(_report(u, f"usage[{i}]") for i, u in enumerate(message.usage)),
+        reports=tuple([_report(u, i) for i, u in enumerate(message.usage)]),
         needs=tuple(_need(n, f"needs[{i}]") for i, n in enumerate(message.needs)),
         withdrawn=frozenset(message.withdrawn_need_ids),
         settlements=tuple(
@@ -155,18 +160,35 @@ def _policy_ack(message: allowances_pb2.SidecarFrame) -> tuple[int, int] | None:
     return version, ack.last_n_under_older
 
 
-def _report(message: allowances_pb2.AllowanceUsage, field: str) -> Report:
+def _report(message: allowances_pb2.AllowanceUsage, number: int) -> Report:
+    window_id, proof = message.budget_window_id, message.grant_proof
+    granted_seen, returned = message.granted_seen_nanos, message.returned_nanos
+    free, want = message.free_nanos, message.want_nanos
+    reserved, largest_call = message.reserved_nanos, message.largest_call_nanos
+    amounts = (granted_seen, returned, want, reserved, largest_call)
+    is_sound = min(amounts) >= 0 and max(*amounts, abs(free)) <= MOST_NANOS
+    if not (is_sound and 1 <= window_id <= MOST_COUNT and len(proof) <= MOST_BYTES):
+        # On the path of every frame: names of fields are put together only here.
+        field = f"usage[{number}]"
+        _count(window_id, f"{field}.budget_window_id")
+        _nanos(granted_seen, f"{field}.granted_seen_nanos")
+        _nanos(returned, f"{field}.returned_nanos")
+        _signed_nanos(free, f"{field}.free_nanos")
+        _nanos(want, f"{field}.want_nanos")
+        _proof(proof, f"{field}.grant_proof")
+        _nanos(reserved, f"{field}.reserved_nanos")
+        _nanos(largest_call, f"{field}.largest_call_nanos")
     return Report(
-        window_id=_count(message.budget_window_id, f"{field}.budget_window_id"),
-        granted_seen=_nanos(message.granted_seen_nanos, f"{field}.granted_seen_nanos"),
-        returned=_nanos(message.returned_nanos, f"{field}.returned_nanos"),
+        window_id=window_id,
+        granted_seen=granted_seen,
+        returned=returned,
         # Free may be below zero after an overrun: nothing is free then.
-        free=max(0, _signed_nanos(message.free_nanos, f"{field}.free_nanos")),
-        want=_nanos(message.want_nanos, f"{field}.want_nanos"),
+        free=max(0, free),
+        want=want,
         idle_ms=max(0, message.idle_ms),
-        proof=_proof(message.grant_proof, f"{field}.grant_proof"),
-        reserved=_nanos(message.reserved_nanos, f"{field}.reserved_nanos"),
-        largest_call=_nanos(message.largest_call_nanos, f"{field}.largest_call_nanos"),
+        proof=proof,
+        reserved=reserved,
+        largest_call=largest_call,
     )
 
 
@@ -211,70 +233,106 @@ def _settlement(
     organization_id: int,
     own_epochs: Collection[int],
 ) -> Settlement:
+    # On the path of every call: names of fields are put together only where one is refused.
     kind = _KINDS.get(message.kind)
     if kind is None:
         raise invalid(f"{field}.kind", message.kind, "final, provisional or released")
     if message.k != 0:
         raise invalid(f"{field}.k", message.k, "0: adjustments are numbered when posted")
-    _most(f"{field}.budget_window_ids", message.budget_window_ids, MOST_WINDOWS_OF_A_CALL)
     windows = tuple(message.budget_window_ids)
+    if len(windows) > MOST_WINDOWS_OF_A_CALL:
+        _most(f"{field}.budget_window_ids", windows, MOST_WINDOWS_OF_A_CALL)
     if windows and (windows[0] < 1 or not all(map(lt, windows, windows[1:]))):
         raise invalid(f"{field}.budget_window_ids", list(windows), "ascending ids, each once")
-    cost = _nanos(message.cost_nanos, f"{field}.cost_nanos")
+    epoch, n, reserved, cost = (
+        message.session_epoch,
+        message.n,
+        message.reserved_nanos,
+        message.cost_nanos,
+    )
+    if not (0 <= reserved <= MOST_NANOS and 0 <= cost <= MOST_NANOS):
+        _nanos(cost, f"{field}.cost_nanos")
+        _nanos(reserved, f"{field}.reserved_nanos")
     if kind is Kind.RELEASED and cost:
         raise invalid(f"{field}.cost_nanos", cost, "0 for a released reservation")
-    _most(f"{field}.tags", message.tags, MOST_TAGS)
-    usage = message.usage
-    _most(f"{field}.usage.further", usage.further, MOST_FURTHER_METERS)
+    if epoch not in own_epochs or not 1 <= n <= MOST_N:
+        _own_epoch(epoch, f"{field}.session_epoch", own_epochs)
+        _number(n, f"{field}.n")
     if not 0 <= message.http_status <= 999:
         raise invalid(f"{field}.http_status", message.http_status, "0 to 999")
+    key_id = message.key_id
     return Settlement(
-        organization_id=organization_id,
-        session_epoch=_own_epoch(message.session_epoch, f"{field}.session_epoch", own_epochs),
-        n=_number(message.n, f"{field}.n"),
-        kind=kind,
-        budget_window_ids=windows,
-        reserved_nanos=_nanos(message.reserved_nanos, f"{field}.reserved_nanos"),
-        cost_nanos=cost,
-        key_id=message.key_id if 0 <= message.key_id <= MOST_COUNT else 0,
-        customer=_text(message.customer),
-        app=_text(message.app),
-        run=_text(message.run),
-        tags=tuple(dict.fromkeys(_text(tag) for tag in message.tags)),
-        provider=_text(message.provider),
-        model=_text(message.model),
-        requested_model=_text(message.requested_model),
-        price_version=_text(message.price_version),
-        input_llm_tokens=_llm_tokens(usage.input_llm_tokens, f"{field}.usage.input"),
-        cached_input_llm_tokens=_llm_tokens(
-            usage.cached_input_llm_tokens, f"{field}.usage.cached_input"
-        ),
-        cache_write_5m_llm_tokens=_llm_tokens(
-            usage.cache_write_5m_llm_tokens, f"{field}.usage.cache_write_5m"
-        ),
-        cache_write_1h_llm_tokens=_llm_tokens(
-            usage.cache_write_1h_llm_tokens, f"{field}.usage.cache_write_1h"
-        ),
-        output_llm_tokens=_llm_tokens(usage.output_llm_tokens, f"{field}.usage.output"),
-        reasoning_llm_tokens=_llm_tokens(usage.reasoning_llm_tokens, f"{field}.usage.reasoning"),
-        further_usage={
-            _text(meter): _llm_tokens(count, f"{field}.usage.further[{meter!r}]")
-            for meter, count in usage.further.items()
-        },
-        estimate_reason=_text(usage.estimate_reason),
-        provider_request_id=_text(message.provider_request_id),
-        http_status=message.http_status,
-        stream=message.stream,
-        admitted_at=_time(message.admit_time, f"{field}.admit_time"),
-        finished_at=_time(message.finish_time, f"{field}.finish_time"),
-        service_tier=_text(message.service_tier),
-        region=_text(message.region),
-        priced_as=_text(message.priced_as),
-        **_exchange(message, field),
+        organization_id,
+        epoch,
+        n,
+        kind,
+        windows,
+        reserved,
+        cost,
+        key_id if 0 <= key_id <= MOST_COUNT else 0,
+        _text(message.customer),
+        _text(message.app),
+        _text(message.run),
+        _tags(message.tags, field),
+        _text(message.provider),
+        _text(message.model),
+        _text(message.requested_model),
+        _text(message.price_version),
+        *_usage(message.usage, field),
+        _text(message.provider_request_id),
+        message.http_status,
+        message.stream,
+        _time(message.admit_time, field, "admit_time"),
+        _time(message.finish_time, field, "finish_time"),
+        _text(message.service_tier),
+        _text(message.region),
+        _text(message.priced_as),
+        *_exchange(message, field),
     )
 
 
-def _exchange(message: charges_pb2.Settlement, field: str) -> dict[str, str]:
+_Usage = tuple[int, int, int, int, int, int, dict[str, int], str]
+
+
+def _usage(usage: charges_pb2.Usage, field: str) -> _Usage:
+    """In the order of Settlement's fields."""
+    counts = (
+        usage.input_llm_tokens,
+        usage.cached_input_llm_tokens,
+        usage.cache_write_5m_llm_tokens,
+        usage.cache_write_1h_llm_tokens,
+        usage.output_llm_tokens,
+        usage.reasoning_llm_tokens,
+    )
+    if min(counts) < 0 or max(counts) > MOST_LLM_TOKENS:
+        for name, count in zip(_COUNTS, counts, strict=True):
+            _llm_tokens(count, f"{field}.usage.{name}")
+    further: dict[str, int] = {}
+    if usage.further:
+        _most(f"{field}.usage.further", usage.further, MOST_FURTHER_METERS)
+        for meter, count in usage.further.items():
+            further[_text(meter)] = _llm_tokens(count, f"{field}.usage.further[{meter!r}]")
+    return *counts, further, _text(usage.estimate_reason)
+
+
+_COUNTS: Final = (
+    "input",
+    "cached_input",
+    "cache_write_5m",
+    "cache_write_1h",
+    "output",
+    "reasoning",
+)
+
+
+def _tags(tags: Sequence[str], field: str) -> tuple[str, ...]:
+    if not tags:
+        return ()
+    _most(f"{field}.tags", tags, MOST_TAGS)
+    return tuple(dict.fromkeys(map(_text, tags)))
+
+
+def _exchange(message: charges_pb2.Settlement, field: str) -> tuple[str, str]:
     """The price's currency and its exchange rate: both or none. Only their form is checked: a
     younger sidecar may know of currencies that did not exist when this program was made."""
     currency, rate = message.price_currency, message.exchange_rate
@@ -283,7 +341,7 @@ def _exchange(message: charges_pb2.Settlement, field: str) -> dict[str, str]:
             raise invalid(f"{field}.price_currency", currency, 'a code such as "EUR"')
         if len(rate) > MOST_CONVERSION_TEXT or not _EXCHANGE_RATE.fullmatch(rate):
             raise invalid(f"{field}.exchange_rate", rate, 'a rate such as "0.92" or "1/1.0842"')
-    return {"price_currency": currency, "exchange_rate": rate}
+    return currency, rate
 
 
 def _proof(value: bytes, field: str) -> bytes:
@@ -344,8 +402,8 @@ def _hash(value: bytes, field: str) -> bytes:
     return value
 
 
-def _time(value: Timestamp, field: str) -> datetime:
-    try:
-        return value.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:
-        raise invalid(field, str(value.seconds), "a time from year 1 to 9999") from error
+def _time(value: Timestamp, field: str, name: str) -> datetime:
+    seconds, nanos = value.seconds, value.nanos
+    if not (FIRST_SECOND <= seconds <= LAST_SECOND and 0 <= nanos < NANOS_PER_SECOND):
+        raise invalid(f"{field}.{name}", f"{seconds}.{nanos:09}", "a time from year 1 to 9999")
+    return EPOCH + timedelta(0, seconds, nanos // 1_000)
