@@ -39,8 +39,10 @@ GATHER_S: Final = 0.02
 # Under steady traffic a frame is sent so seldom: each costs both sides what a dozen charges cost.
 # What is wanted at once (calls that wait, money that is asked for) does not wait for it.
 STEADY_S: Final = 0.1
-# A call that is behind others which have waited so long joins them a little later, in company.
+# A call that is behind others which have waited so long joins them in company, later by a part of
+# that at most: it costs the line little, and frames are what a long line costs.
 LONG_LINE_NS: Final = 400 * NANOS_PER_MS
+PART_OF_WAIT: Final = 8
 # A reconnect begins quickly, so that a restarted control plane is found within a tenth of a
 # second, and never pauses longer than a call waits for money.
 FIRST_PAUSE_S: Final = 0.05
@@ -136,9 +138,9 @@ class Session:
         for outbox in outboxes:
             outbox.ask(waiter)
         now = self._clock.boot_ns()
-        is_behind = any(outbox.unanswered_ns(now) >= LONG_LINE_NS for outbox in outboxes)
-        if is_behind and waiter.growing is None:
-            self.touched()
+        behind_ns = max((outbox.unanswered_ns(now) for outbox in outboxes), default=0)
+        if behind_ns >= LONG_LINE_NS and waiter.growing is None:
+            self._gather(behind_ns / PART_OF_WAIT / NANOS_PER_SECOND)
         else:
             self._wake.set()
         if self._resting:
@@ -182,10 +184,13 @@ class Session:
 
     def touched(self) -> None:
         """Something changed that can be said a little later, in company."""
+        self._gather(GATHER_S)
+
+    def _gather(self, seconds: float) -> None:
         if not self._gathering:
             self._gathering = True
             loop = asyncio.get_running_loop()
-            loop.call_at(max(loop.time() + GATHER_S, self._gathered_at + STEADY_S), self._gathered)
+            loop.call_at(max(loop.time() + seconds, self._gathered_at + STEADY_S), self._gathered)
 
     def pump(self) -> None:
         """Let all start whose turn has come, while policy and allowances hold."""

@@ -66,7 +66,7 @@ async def test_a_call_behind_others_that_wait_long_asks_in_company(
         waiter = counter.book.wait(plan, 10, now, now + 2_000 * NANOS_PER_MS)
         woken.clear()
         with monkeypatch.context() as patched:
-            patched.setattr(counter.session, "touched", lambda: woken.append(False))
+            patched.setattr(counter.session, "_gather", lambda seconds: woken.append(False))
             patched.setattr(counter.session._wake, "set", lambda: woken.append(True))
             counter.session.ask(waiter)
         counter.session._wake.set()
