@@ -111,7 +111,7 @@ class KeyAskedError(Exception):
 class QuietSession(Session):
     """The session without its timers."""
 
-    def touched(self) -> None:
+    def _gather(self, _seconds: float) -> None:
         """Everything is said when the simulation says so."""
 
 
