@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.money_side import MoneySide, begun, ended
 from benchmarks.virtual_time import NANOS_PER_SECOND, VirtualLoop
@@ -36,10 +36,6 @@ BUDGET = 11
 ROOMY_BUDGET = 12
 """A second hard budget of every call, which never binds."""
 FIRST_SIDECAR = 50
-ONE_WAY_S = 0.001
-"""From a sidecar to the control plane, and back: another machine of the same place."""
-COMMIT_S = 0.005
-"""How long a transaction of the writer takes; docs/performance.md has 5 to 17 ms for large ones."""
 MOST_SKEW_MS = 20
 MOST_DRIFT_PPM = 200
 
@@ -47,15 +43,29 @@ Frame = Any
 """Either direction's."""
 
 
+class Delays(NamedTuple):
+    """What takes time besides the programs' own timers; in seconds."""
+
+    one_way_s: float
+    """From a sidecar to the control plane, and back."""
+    commit_s: float
+    """Of a transaction of the writer."""
+
+
+DELAYS = Delays(0.001, 0.005)
+"""Another machine of the same place; docs/performance.md has 5 to 17 ms for large transactions."""
+
+
 class _Wire:
     """One direction of a stream: frames arrive in their order, a little later."""
 
-    def __init__(self) -> None:
+    def __init__(self, one_way_s: float) -> None:
+        self._one_way_s = one_way_s
         self._frames: asyncio.Queue[tuple[float, Frame]] = asyncio.Queue()
 
     def send(self, frame: Frame) -> None:
         """On its way."""
-        self._frames.put_nowait((asyncio.get_running_loop().time() + ONE_WAY_S, frame))
+        self._frames.put_nowait((asyncio.get_running_loop().time() + self._one_way_s, frame))
 
     async def receive(self) -> Frame:
         """The next frame, when it has arrived; None at the end."""
@@ -76,8 +86,8 @@ class _Wire:
 class _Connection:
     """The sidecar's end."""
 
-    def __init__(self) -> None:
-        self.up, self.down = _Wire(), _Wire()
+    def __init__(self, one_way_s: float) -> None:
+        self.up, self.down = _Wire(one_way_s), _Wire(one_way_s)
 
     async def write(self, frame: allowances_pb2.SidecarFrame) -> None:
         self.up.send(frame)
@@ -102,7 +112,10 @@ class _Context:
 class SimulatedSidecar(MoneySide):
     """One sidecar process without its data path."""
 
-    def __init__(self, loop: VirtualLoop, plane: ControlPlane, number: int) -> None:
+    def __init__(
+        self, loop: VirtualLoop, plane: ControlPlane, number: int, one_way_s: float
+    ) -> None:
+        self._one_way_s = one_way_s
         self._plane = plane
         self._secret = f"bs-{number}"
         spread = (number * 37) % 21 / 10 - 1
@@ -112,7 +125,7 @@ class SimulatedSidecar(MoneySide):
 
     @asynccontextmanager
     async def _dial(self) -> AsyncIterator[_Connection]:
-        connection = _Connection()
+        connection = _Connection(self._one_way_s)
         served = asyncio.create_task(self._serve(connection))
         try:
             yield connection
@@ -136,13 +149,15 @@ class SimulatedSidecar(MoneySide):
 class Installation:
     """All of it."""
 
-    def __init__(self, loop: VirtualLoop, sidecars: int, limit_nanos: int) -> None:
+    def __init__(
+        self, loop: VirtualLoop, sidecars: int, limit_nanos: int, one_way_s: float
+    ) -> None:
         self.database = Database(_tables(loop, sidecars, limit_nanos))
         time: Any = loop
         self.plane = ControlPlane(self.database, time, 0)
         desk: Any = self.plane.desk
         desk._mark_effective = _no_changes
-        self.sidecars = [SimulatedSidecar(loop, self.plane, i) for i in range(sidecars)]
+        self.sidecars = [SimulatedSidecar(loop, self.plane, i, one_way_s) for i in range(sidecars)]
 
     def window(self) -> Any:
         """The row of the measured budget's window."""
@@ -190,21 +205,25 @@ async def _sidecar_by_secret_hash(_tables: Any, secret_hash: bytes) -> SidecarRe
 _NUMBERS = {hash_of(f"bs-{number}"): number for number in range(1_000)}
 
 
-@asynccontextmanager
-async def _slow_transaction(pool: Any, *, read_only: bool = False) -> AsyncIterator[Any]:
+def _slow(commit_s: float) -> Any:
     """A transaction of the writer, whose end takes its time to be known."""
-    async with database.transaction(pool, read_only=read_only) as tables:
-        yield tables
-    await asyncio.sleep(COMMIT_S)
+
+    @asynccontextmanager
+    async def slow_transaction(pool: Any, *, read_only: bool = False) -> AsyncIterator[Any]:
+        async with database.transaction(pool, read_only=read_only) as tables:
+            yield tables
+        await asyncio.sleep(commit_s)
+
+    return slow_transaction
 
 
 @contextmanager
-def _in_memory() -> Iterator[None]:
+def _in_memory(delays: Delays) -> Iterator[None]:
     with driving.in_memory():
         # A real loop runs here, and the writer waits on it.
         changed: list[tuple[Any, str, Any]] = [
             (writer, "asyncio", asyncio),
-            (writer, "transaction", _slow_transaction),
+            (writer, "transaction", _slow(delays.commit_s)),
             (service, "sidecar_by_secret_hash", _sidecar_by_secret_hash),
         ]
         before = [(module, name, getattr(module, name)) for module, name, _ in changed]
@@ -219,11 +238,11 @@ def _in_memory() -> Iterator[None]:
 
 @asynccontextmanager
 async def simulated(
-    loop: VirtualLoop, sidecars: int, limit_nanos: int
+    loop: VirtualLoop, sidecars: int, limit_nanos: int, delays: Delays = DELAYS
 ) -> AsyncIterator[Installation]:
     """Everything runs, every sidecar has been told its budgets."""
-    with _in_memory():
-        made = Installation(loop, sidecars, limit_nanos)
+    with _in_memory(delays):
+        made = Installation(loop, sidecars, limit_nanos, delays.one_way_s)
         plane = made.plane
         tasks = [
             asyncio.create_task(plane.writer._run()),
