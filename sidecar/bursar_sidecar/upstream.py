@@ -40,6 +40,10 @@ async def dial(
     )
 
 
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class Pool:
     """Connections to one provider's base URL."""
 
@@ -60,7 +64,8 @@ class Pool:
         self.port = parts.port or (443 if self._secure else 80)
         self.authority = parts.netloc.rpartition("@")[2].encode()
         self._tls = tls
-        self._now = now
+        self.now: Callable[[], float] = now or _loop_time
+        """Seconds, by the loop's clock or the injected one."""
         self._dial = dial
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
@@ -79,14 +84,13 @@ class Pool:
         """How many of them serve no call."""
         return len(self._idle)
 
-    def now(self) -> float:
-        """Seconds, by the loop's clock or the injected one."""
-        return self._now() if self._now is not None else asyncio.get_running_loop().time()
-
     def start(self) -> None:
         """Begin to enforce time limits; needs a running loop."""
+        loop = asyncio.get_running_loop()
+        if self.now is _loop_time:
+            self.now = loop.time  # without looking the loop up each time
         self.sweep(self.now())
-        self._timer = asyncio.get_running_loop().call_later(TICK_S, self.start)
+        self._timer = loop.call_later(TICK_S, self.start)
 
     def sweep(self, now: float) -> None:
         """Enforce every exchange's time limits and drop idle connections past theirs."""

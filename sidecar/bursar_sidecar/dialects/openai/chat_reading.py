@@ -70,8 +70,23 @@ class ChatReading(Reading):
             self.model = answer.model
         if answer.service_tier:
             self.service_tier = answer.service_tier
+        choices = answer.choices
+        if choices and len(choices) == 1 and answer.usage is None:
+            # Nearly always a chunk is one piece of one choice's text, of which this is all.
+            choice = choices[0]
+            delta, index = choice.delta, choice.index
+            if delta and len(delta) == 1 and choice.finish_reason is None and index == 0:
+                text = delta.get("content")
+                if type(text) is str and choice.message is None and choice.text is None:
+                    ascii_only = text.isascii()
+                    size = len(text) if ascii_only else len(text.encode("utf-8", "replace"))
+                    self.produced_bytes += size
+                    if size and self.kept is not None:
+                        self.kept.keep(0, text)
+                    self.open_choices.add(0)
+                    return PASS
         finished = False
-        for choice in answer.choices or ():
+        for choice in choices or ():
             index = choice.index if isinstance(choice.index, int) else 0
             delta, text = choice.delta, choice.text
             if delta is not None:
