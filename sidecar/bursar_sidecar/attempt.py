@@ -4,7 +4,14 @@ from typing import Final
 
 import msgspec
 
-from bursar.pricing import Price, PriceBook, booked_nanos, charge, price_of_answer
+from bursar.pricing import (
+    Price,
+    PriceBook,
+    booked_nanos,
+    charge,
+    integer_rates,
+    price_of_answer,
+)
 from bursar.usage import Usage, estimated
 from bursar_sidecar.desk import Clock, Desk, Outcome, OutcomeKind, Receipt, Reservation, Settling
 from bursar_sidecar.dialects.facts import Facts
@@ -206,6 +213,12 @@ class Attempt:
         # Off-peak hours are judged by the time of the admission, as a later rating does.
         at = self.terms.rates.admitted_at if price.windows else None
         region = reading.region or self.route.provider.region or None
+        if price.currency == self.terms.rates.currency and price.foreign_fee is None:
+            usual = integer_rates.charged_nanos(price, usage, tier or None, region)
+            if usual is not None:
+                if not usage.is_exact:
+                    usual = min(usual, reserved)
+                return self._settle(kind, usage, usual, price, reading, service_tier=tier)
         charged = charge(price, usage, service_tier=tier or None, region=region, at=at)
         cost_nanos = booked_nanos(price, charged.cost, self.terms.rates.conversion)
         if charged.unpriced:

@@ -14,7 +14,7 @@ import msgspec
 
 from bursar.exchange import Conversion
 from bursar.money import ceil_to_nanos
-from bursar.pricing import Meter, Price, UnpricedError, booked_ceiling, ceiling
+from bursar.pricing import Price, UnpricedError, booked_ceiling, ceiling, integer_rates
 from bursar_sidecar.conversion import CallRates, UnconvertibleError
 from bursar_sidecar.desk import Refusal
 from bursar_sidecar.dialects.facts import Facts, Media
@@ -67,7 +67,21 @@ class Bounds(msgspec.Struct, frozen=True):
 
     def ceiling_nanos(self, output_limit: int) -> int:
         """The most it can cost with so much output. Raises UnpricedError."""
-        nanos = ceiling(
+        nanos = None
+        if not self.provider_units:
+            nanos = integer_rates.ceiling_nanos(
+                self.price,
+                input_llm_tokens=self.input_llm_tokens,
+                output_llm_tokens=(output_limit + self.predicted) * self.choices,
+                service_tier=self.service_tier,
+                text_only=self.text_only,
+            )
+        if nanos is None:
+            nanos = self._exact_ceiling_nanos(output_limit)
+        return booked_ceiling(self.price, nanos, self.rates.conversion)
+
+    def _exact_ceiling_nanos(self, output_limit: int) -> int:
+        return ceiling(
             self.price,
             input_llm_tokens=self.input_llm_tokens,
             output_llm_tokens=output_limit + self.predicted,
@@ -76,7 +90,6 @@ class Bounds(msgspec.Struct, frozen=True):
             text_only=self.text_only,
             extra=self.provider_units,
         )
-        return booked_ceiling(self.price, nanos, self.rates.conversion)
 
 
 Settles = Literal["used", "told", "reserved", "flat"]
@@ -460,7 +473,7 @@ def _hides_output(facts: Facts, route: Route, price: Price) -> bool:
     return (
         facts.reasoning
         or _reasons(route.listed)
-        or any(component.meter is Meter.REASONING for component in price.components)
+        or price.bills_reasoning
     )
 
 

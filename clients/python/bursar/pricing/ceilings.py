@@ -12,7 +12,7 @@ from bursar.money import EXACT, ceil_to_nanos
 from .charging import UnpricedError, check_counts, is_included, meter_named, once_a_request
 from .model import BATCH_TIER, INPUT_METERS, OUTPUT_METERS, STANDARD_TIER, Meter, Price
 from .pictures import in_one_unit
-from .rates import normal_tier, rate_table
+from .rates import Dearest, normal_tier, rate_table
 
 # A request whose tier is left to the provider may be served by what its account is set to:
 # OpenAI projects can default to priority. Batch is never chosen by the provider.
@@ -67,15 +67,10 @@ def ceiling(
     """
     bounds = {"input_llm_tokens": input_llm_tokens, "output_llm_tokens": output_llm_tokens}
     check_counts({**bounds, "choices": choices, **(extra or {})})
-    if service_tier is None or service_tier.strip().lower() == "auto":
-        tiers: tuple[str, ...] = _TIERS_OF_AUTO
-    else:
-        tier = normal_tier(service_tier, price)
-        tiers = (tier,) if tier == BATCH_TIER else (STANDARD_TIER, tier)
     table = rate_table(price)
     dearest = table.dearest(
         input_llm_tokens,
-        tiers,
+        _tiers_asked(price, service_tier),
         region,
         table.windows_of(at, until),
         _TEXT_INPUT if text_only else INPUT_METERS,
@@ -101,3 +96,38 @@ def ceiling(
         elif count and not is_included(name, dearest.units):
             raise UnpricedError(f"model {price.model} of {price.provider} has no rate for {name}")
     return ceil_to_nanos(amount)
+
+
+def dearest_of(price: Price, service_tier: str | None, *, text_only: bool) -> list[Dearest]:
+    """The highest rates of a call, in any region and at any time, by the level of its context: that
+    of no input first, then that above each of the price's thresholds."""
+    table = rate_table(price)
+    return [
+        table.dearest(
+            threshold + 1,
+            _tiers_asked(price, service_tier),
+            None,
+            table.windows_of(None, None),
+            _TEXT_INPUT if text_only else INPUT_METERS,
+            _TEXT_OUTPUT if text_only else OUTPUT_METERS,
+        )
+        for threshold in (-1, *price.thresholds)
+    ]
+
+
+def fees_of(dearest: Dearest) -> Decimal:
+    """What every call pays once."""
+    fees = _ZERO
+    for name in _ONCE:
+        meter = meter_named(name)
+        rate = None if meter is None else dearest.units.get(meter)
+        if rate is not None:
+            fees = EXACT.add(fees, rate)
+    return fees
+
+
+def _tiers_asked(price: Price, service_tier: str | None) -> tuple[str, ...]:
+    if service_tier is None or service_tier.strip().lower() == "auto":
+        return _TIERS_OF_AUTO
+    tier = normal_tier(service_tier, price)
+    return (tier,) if tier == BATCH_TIER else (STANDARD_TIER, tier)

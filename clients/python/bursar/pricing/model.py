@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import msgspec
@@ -240,7 +241,7 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
         begun = self.effective_at is None or self.effective_at <= at
         return begun and (self.expires_at is None or at < self.expires_at)
 
-    @property
+    @cached_property
     def is_priced(self) -> bool:
         """Whether a call of this model's mode can be priced at all. Unpriced is not free."""
         standard = {c.meter for c in self.components if not c.tier and not c.during}
@@ -250,6 +251,11 @@ class Price(msgspec.Struct, frozen=True, dict=True, omit_defaults=True):
         if self.mode == "embedding":
             return Meter.INPUT in standard
         return bool(standard)
+
+    @cached_property
+    def bills_reasoning(self) -> bool:
+        """Whether reasoning has a rate of its own anywhere."""
+        return any(component.meter is Meter.REASONING for component in self.components)
 
     @property
     def is_free(self) -> bool:
