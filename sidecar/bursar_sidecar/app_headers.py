@@ -22,6 +22,13 @@ OURS: Final = (b"x-bursar-", b"x-litellm-")
 
 def key_of(request: Request, dialect: Dialect) -> str:
     """The key that the app presents. Raises Refusal key_missing."""
+    known: str | None = request.known.get(dialect)
+    if known is None:
+        known = request.known[dialect] = _presented_key(request, dialect)
+    return known
+
+
+def _presented_key(request: Request, dialect: Dialect) -> str:
     scheme, _, key = request.header(b"authorization").partition(b" ")
     if scheme.lower() == b"bearer" and (found := key.strip()):
         return found.decode("latin-1")
@@ -38,7 +45,9 @@ def unpack(request: Request, respond: Responder, most: int) -> None:
 
     Raises Refusal for what cannot be read, and for what another reader might read differently.
     """
-    coding = coding_of(request.headers)
+    coding: str | None = request.known.get("coding")
+    if coding is None:
+        coding = request.known["coding"] = coding_of(request.headers)
     if not coding:
         return
     if coding not in READABLE:
@@ -57,9 +66,19 @@ def unpack(request: Request, respond: Responder, most: int) -> None:
 
 def labels_of(request: Request, facts: Facts, spender: Spender) -> tuple[tuple[str, ...], str, str]:
     """(tags, customer, run) of a call: the key's own, the headers' and the body's together."""
-    tags = (*spender.tags, *facts.tags)
-    customer = facts.customer
-    run = ""
+    told: tuple[tuple[str, ...], str, str] | None = request.known.get("labels")
+    if told is None:
+        told = request.known["labels"] = _told_labels(request)
+    tags, customer, run = told
+    if spender.tags or facts.tags or tags:
+        tags = check_tags((*spender.tags, *facts.tags, *tags), "tags")
+    return tags, customer or facts.customer, run
+
+
+def _told_labels(request: Request) -> tuple[tuple[str, ...], str, str]:
+    """(tags, customer, run) that the headers tell."""
+    tags: tuple[str, ...] = ()
+    customer = run = ""
     for name, value in request.headers:
         if not name.startswith(OURS):
             continue
@@ -73,11 +92,18 @@ def labels_of(request: Request, facts: Facts, spender: Spender) -> tuple[tuple[s
         elif name == b"x-bursar-run":
             check_label(text, "x-bursar-run")
             run = text
-    return check_tags(tags, "tags"), customer, run
+    return tags, customer, run
 
 
 def user_agent_of(request: Request) -> str:
     """The app's name for reports, "" when it gives none that can be shown."""
+    known: str | None = request.known.get("app")
+    if known is None:
+        known = request.known["app"] = _named_app(request)
+    return known
+
+
+def _named_app(request: Request) -> str:
     named = request.header(APP_HEADER) or request.header(b"user-agent")
     text = named[:MAX_USER_AGENT].decode("latin-1")
     return text if text.isprintable() else ""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from bursar_sidecar.app_headers import APP_HEADER
-from bursar_sidecar.http_connection import Limits
+from bursar_sidecar.http_limits import Limits
 from bursar_sidecar.http_messages import Request, Responder
 from bursar_sidecar.http_server import HttpServer
 from bursar_sidecar.listener_settings import Listener
@@ -69,6 +69,7 @@ def _replace(request: Request, names: frozenset[bytes], name: bytes, value: byte
     ]
     request.headers = [pair for pair, _ in kept] + [(name, value)]
     request.names = [written for _, written in kept] + [name]
+    request.known = {}  # it is another head than came
 
 
 def _drop_key_parameter(request: Request) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol, cast
 
 import httptools
-import msgspec
 import structlog
 
+from bursar_sidecar.http_limits import Limits
 from bursar_sidecar.http_messages import (
     JSON_HEADERS,
     Handler,
@@ -23,7 +23,9 @@ from bursar_sidecar.http_messages import (
     error_body,
     peer_of,
 )
+from bursar_sidecar.repeated_heads import MAX_MISSES, RepeatedHead, repeated_head
 from bursar_sidecar.request_rules import Fault, Head, most_framing, origin_form
+from bursar_sidecar.upgrade_offers import UpgradeBody
 
 log = structlog.get_logger("bursar.http")
 
@@ -35,31 +37,6 @@ MAX_PIECES: Final = 256
 memory than any other."""
 HIGH_WATER_BYTES: Final = 256 * 1024
 """Unsent answer bytes per connection before the writer has to wait."""
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """Bounds on what one peer may hold."""
-
-    max_head_bytes: int = 64 * 1024
-    """Request line and headers; above it 431."""
-    max_headers: int = 200
-    max_body_bytes: int = 50 * 1024 * 1024
-    """Above it 413."""
-    max_held_bytes: int = 512 * 1024 * 1024
-    """Bodies of all requests that are being read or answered together; above it 503."""
-    max_connections: int = 10_000
-    """Above it new connections get 503: file descriptors are finite."""
-    keep_alive_s: float = 75.0
-    """Idle between requests; longer than the usual 60 s of clients' pools, so that they close."""
-    request_stall_s: float = 30.0
-    """A request begun must bring bytes at least this often."""
-    request_total_s: float = 300.0
-    """A request begun must be whole by then."""
-    write_stall_s: float = 120.0
-    """An app that takes no bytes of its answer for so long counts as hung up."""
-    linger_s: float = 2.0
-    """After refusing a request half read, how long its rest is read and dropped, so that the peer
-    gets to see the answer instead of a reset."""
 
 
 class Host(Protocol):
@@ -81,26 +58,6 @@ class Host(Protocol):
         ...
 
 
-class _UpgradeBody:
-    """Parser callbacks for the body of a request whose head offered an upgrade."""
-
-    def __init__(self, connection: "Connection", method: bytes) -> None:
-        self._connection = connection
-        self._method = method
-        self._whole = False
-
-    def on_body(self, data: bytes) -> None:
-        """llhttp: a part of the body."""
-        self._connection.on_body(data)
-
-    def on_message_complete(self) -> None:
-        """llhttp: the body is whole; what follows on this connection is not read."""
-        if not self._whole:
-            self._whole = True
-            self._connection.stop_parsing()
-            self._connection.enqueue(self._method)
-
-
 class Connection(asyncio.Protocol):
     """One app's connection. Used by `HttpServer` and `Responder` only."""
 
@@ -114,6 +71,9 @@ class Connection(asyncio.Protocol):
         self.task: asyncio.Task[None] | None = None  # the running handler
         self._drain_waiter: asyncio.Future[None] | None = None
         self._rejection: Fault | None = None
+        self._repeated: RepeatedHead | None = None
+        self._read_whole: Request | None = None
+        self._misses = 0
         self._discarding = False
         self._reading = True
         self._close_at: float | None = None
@@ -234,6 +194,7 @@ class Connection(asyncio.Protocol):
             http_1_0=self._http_1_0,
         )
         self._begun = False
+        self._read_whole = request
         self._waiting.append(request)
         if self._active is None:
             self._next()
@@ -255,7 +216,7 @@ class Connection(asyncio.Protocol):
             for pair in self._headers
             if pair[0] in (b"content-length", b"transfer-encoding")
         )
-        self._parser = httptools.HttpRequestParser(_UpgradeBody(self, method))
+        self._parser = httptools.HttpRequestParser(UpgradeBody(self, method))
         self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n" + rest)
 
     # --- what the transport tells -----------------------------------------------------------
@@ -275,6 +236,14 @@ class Connection(asyncio.Protocol):
         self._last_bytes_at = self._server.now()
         if self._discarding:
             return
+        if self._active is None and not self._begun and self._repeated is not None:
+            request = self._repeated.request(data, self._room())
+            if request is not None:
+                self._held += len(request.body)
+                self._server.held_bytes += len(request.body)
+                self._run(request)
+                return
+        begun, self._read_whole = self._begun, None
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
@@ -282,6 +251,9 @@ class Connection(asyncio.Protocol):
             self._enqueue_rejection(
                 fault or Fault(400, "malformed_http", f"Not valid HTTP/1.1: {error}")
             )
+        if self._read_whole is not None and not begun and self._misses < MAX_MISSES:
+            self._misses += 1 if self._repeated is not None else 0
+            self._repeated = repeated_head(data, self._read_whole)
         if self._waiting and self._active is not None:
             # One waits behind the running one: no more until its turn, so that little can queue.
             self._pause_reading()
@@ -375,11 +347,20 @@ class Connection(asyncio.Protocol):
             return
         item = self._waiting.popleft()
         if isinstance(item, Request):
-            self._active = Responder(self, item)
-            self._served_bytes = len(item.body)
-            self.task = asyncio.ensure_future(self._serve(item, self._active))
+            self._run(item)
         else:
             self._answer_rejection(item)
+
+    def _run(self, request: Request) -> None:
+        self._active = Responder(self, request)
+        self._served_bytes = len(request.body)
+        loop = asyncio.get_running_loop()
+        self.task = loop.create_task(self._serve(request, self._active))
+
+    def _room(self) -> int:
+        """How large a body may be now."""
+        limits = self._limits
+        return min(limits.max_body_bytes, limits.max_held_bytes - self._server.held_bytes)
 
     async def _serve(self, request: Request, responder: Responder) -> None:
         try:

@@ -4,7 +4,7 @@ import asyncio
 import http
 import json
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -52,6 +52,7 @@ class Request:
         "headers",
         "http_1_0",
         "keep_alive",
+        "known",
         "method",
         "names",
         "path",
@@ -81,6 +82,19 @@ class Request:
         """The body as it came, where `body` is what it was decompressed to."""
         self.keep_alive = keep_alive
         self.http_1_0 = http_1_0
+        self.known: dict[object, Any] = {}
+        """What was worked out of the head but for its content-length, by whom: requests of one
+        connection with the same head share it."""
+
+    def again(self, headers: Headers, names: list[bytes], body: bytes) -> "Request":
+        """Another request with the same head, but for the content-length in `headers`."""
+        other = Request.__new__(Request)
+        other.method, other.target = self.method, self.target
+        other.path, other.query = self.path, self.query
+        other.headers, other.names = headers, names
+        other.body, other.encoded = body, None
+        other.keep_alive, other.http_1_0 = self.keep_alive, self.http_1_0
+        return other
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header (name in lower case), b"" when absent."""
@@ -92,6 +106,12 @@ class Request:
     @property
     def wants_trailers(self) -> bool:
         """The app said `TE: trailers`: fields after a chunked answer may be sent to it."""
+        wanted: bool | None = self.known.get("trailers")
+        if wanted is None:
+            wanted = self.known["trailers"] = self._says_trailers()
+        return wanted
+
+    def _says_trailers(self) -> bool:
         if self.http_1_0:
             return False
         return any(

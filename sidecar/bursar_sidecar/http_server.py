@@ -10,7 +10,8 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from bursar_sidecar.http_connection import Connection, Limits
+from bursar_sidecar.http_connection import Connection
+from bursar_sidecar.http_limits import Limits
 from bursar_sidecar.http_messages import Handler, Headers, Request, Responder, error_body
 from bursar_sidecar.listening import BACKLOG
 

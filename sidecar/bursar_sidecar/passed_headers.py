@@ -63,6 +63,10 @@ _NEEDED: Final = frozenset({b"content-length", b"content-encoding", b"te"})
 """What makes a request what it is, whatever its `Connection` names."""
 _BODILESS: Final = frozenset({b"GET", b"HEAD", b"DELETE"})
 _USUAL_CONNECTIONS: Final = frozenset({b"keep-alive", b"close"})
+MAX_KNOWN: Final = 32
+"""Things kept of one head: its targets follow from models, which follow from bodies."""
+_UNLIKELY_LENGTH: Final = 987_654_321_012_345
+"""Stands for the content-length where the rest of a head is worked out."""
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 
 
@@ -104,10 +108,28 @@ class RequestWriter:
         if request.encoded is not None:
             coded = body is request.body
             body = request.encoded if coded else body
-        head = self._head(target, request, len(body), packed=packed, coded=coded)
+        head = self._known_head(target, request, len(body), packed=packed, coded=coded)
         if len(body) < COPIED_BYTES:
             return (head + body,)
         return (head, body)
+
+    def _known_head(
+        self, target: bytes, request: Request, size: int, *, packed: bool, coded: bool
+    ) -> bytes:
+        """The head, but for its content-length worked out once for all requests with the same."""
+        if not size:
+            return self._head(target, request, size, packed=packed, coded=coded)
+        key = ("written", target, packed, coded)
+        known = request.known.get(key)
+        if known is None or known[0] is not self:
+            head = self._head(target, request, _UNLIKELY_LENGTH, packed=packed, coded=coded)
+            before, found, after = head.partition(b": %d\r\n" % _UNLIKELY_LENGTH)
+            if not found or b"%d" % _UNLIKELY_LENGTH in after:
+                return self._head(target, request, size, packed=packed, coded=coded)
+            if len(request.known) >= MAX_KNOWN:
+                request.known.clear()
+            known = request.known[key] = (self, before, after)
+        return b"%b: %d\r\n%b" % (known[1], size, known[2])
 
     def _head(
         self, target: bytes, request: Request, size: int, *, packed: bool, coded: bool

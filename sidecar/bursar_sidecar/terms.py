@@ -470,11 +470,7 @@ def _free_terms(rates: CallRates) -> Terms:
 def _hides_output(facts: Facts, route: Route, price: Price) -> bool:
     if not facts.generates:
         return False
-    return (
-        facts.reasoning
-        or _reasons(route.listed)
-        or price.bills_reasoning
-    )
+    return facts.reasoning or _reasons(route.listed) or price.bills_reasoning
 
 
 @lru_cache(maxsize=1_024)  # model names repeat; matching all globs costs more than the rest here

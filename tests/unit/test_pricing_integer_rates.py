@@ -74,7 +74,7 @@ def prices(draw: st.DrawFn) -> Price:
     )
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(prices(), usages(), TIERS, REGIONS)
 def test_a_charge_in_whole_numbers_is_the_exact_one(
     price: Price, usage: Usage, tier: str | None, region: str | None
@@ -87,7 +87,7 @@ def test_a_charge_in_whole_numbers_is_the_exact_one(
     assert usual == exact.cost_nanos
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(prices(), COUNTS, COUNTS, st.integers(1, 8), TIERS, st.booleans())
 def test_a_ceiling_in_whole_numbers_is_the_exact_one(
     price: Price, given_tokens: int, produced: int, choices: int, tier: str | None, text_only: bool

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bursar.usage import MAX_COUNT, Usage
@@ -103,6 +103,7 @@ def finished(built: charges_pb2.Settlement, at: int) -> bytes:
     return built.SerializeToString()
 
 
+@settings(deadline=None)
 @given(OPENED, OUTCOMES)
 def test_an_end_has_the_bytes_of_the_message(opened: Opened, outcome: Outcome) -> None:
     free = outcome.kind in ("released", "provider_error")
@@ -141,6 +142,7 @@ def test_an_end_has_the_bytes_of_the_message(opened: Opened, outcome: Outcome) -
         assert row.settlement == finished(built, outcome.finished_at)
 
 
+@settings(deadline=None)
 @given(OPENED, TIMES)
 def test_an_unknown_end_has_the_bytes_of_the_message(opened: Opened, finished_at: int) -> None:
     closing = settlements.provisional(opened, settlements.CRASHED, finished_at)

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from bursar_sidecar.doors import Door
-from bursar_sidecar.http_connection import Connection, Limits
+from bursar_sidecar.http_connection import Connection
+from bursar_sidecar.http_limits import Limits
 from bursar_sidecar.listener_settings import Listener
 from tests.fakes.desk import KEY, FakeDesk, spender
 from tests.fakes.sidecar_bench import CHAT, Bench, chat_answer
