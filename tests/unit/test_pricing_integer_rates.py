@@ -90,11 +90,11 @@ def test_a_charge_in_whole_numbers_is_the_exact_one(
 @settings(max_examples=400, deadline=None)
 @given(prices(), COUNTS, COUNTS, st.integers(1, 8), TIERS, st.booleans())
 def test_a_ceiling_in_whole_numbers_is_the_exact_one(
-    price: Price, given_tokens: int, produced: int, choices: int, tier: str | None, text_only: bool
+    price: Price, asked: int, produced: int, choices: int, tier: str | None, text_only: bool
 ) -> None:
     usual = integer_rates.ceiling_nanos(
         price,
-        input_llm_tokens=given_tokens,
+        input_llm_tokens=asked,
         output_llm_tokens=produced * choices,
         service_tier=tier,
         text_only=text_only,
@@ -103,7 +103,7 @@ def test_a_ceiling_in_whole_numbers_is_the_exact_one(
         return
     assert usual == ceiling(
         price,
-        input_llm_tokens=given_tokens,
+        input_llm_tokens=asked,
         output_llm_tokens=produced,
         choices=choices,
         service_tier=tier,
