@@ -228,6 +228,11 @@ class Exchange:
             self._connection.flow(reading=True)
         return False
 
+    @property
+    def backlog(self) -> int:
+        """Bytes of the body that came and were not taken yet."""
+        return self._buffered
+
     def abort(self, reason: str) -> None:
         """Cut the call off; a waiting reader gets Broken."""
         self.fail(Broken(reason, unread=self._buffered > HIGH_WATER_BYTES))

@@ -27,14 +27,18 @@ from bursar_sidecar.terms import Bounds
 log = structlog.get_logger("bursar.flow")
 
 HOLD_S: Final = 0.5
-"""How long what is not covered yet is held back for an answer of the control plane, before the
-stream is cut: what the provider produces meanwhile must fit into the slack."""
+"""How long what is not covered yet may be held back, for a count or an answer of the control plane,
+before the stream is cut. What the provider produces meanwhile is not seen, and must fit into the
+slack: so it is as long for all waits together, until all that came meanwhile was seen."""
 COUNT_AGAIN: Final = 1.25
 """A stream is counted again only when it is longer by this factor."""
 
-Count = Callable[[], Awaitable[tuple[int, int] | None]]
-"""Counts what was asked and what was produced until now, in LLM tokens, both upper bounds; None
-where that can't be known in time."""
+COUNT_WAITS_S: Final = 2.0
+"""How long a count may take while the stream flows on: the counting process may have to start."""
+
+Count = Callable[[float], Awaitable[tuple[int, int, int] | None]]
+"""Counts, within so many seconds, what was asked and what was produced until now, in LLM tokens,
+both upper bounds; and how many bytes that were. None where that can't be known in time."""
 
 
 class Flow:
@@ -46,7 +50,9 @@ class Flow:
         "_closed",
         "_count",
         "_counted_bytes",
+        "_counting",
         "_desk",
+        "_hold_left_s",
         "_limit",
         "_produced",
         "_reservation",
@@ -73,7 +79,9 @@ class Flow:
         self._since = clock.monotonic()
         self._produced = 0
         self._counted_bytes = 0
+        self._hold_left_s = HOLD_S
         self._count: Count | None = None
+        self._counting: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self.growth = growth
@@ -101,27 +109,44 @@ class Flow:
     async def covers(self, produced_bytes: int) -> bool:
         """Whether so much may flow after all; False: the stream is to be cut."""
         self._produced = produced_bytes
-        growth = self.growth
-        if produced_bytes > growth.cut_at:
-            self._take_here()
-        if produced_bytes > growth.cut_at:
-            await self._recount()
-        if produced_bytes > growth.cut_at:
+        growth, began = self.growth, self._clock.monotonic()
+        self._take_here()
+        if produced_bytes > growth.cut_at and self._hold_left_s > 0:
+            self._begin_count()
             self.ask(produced_bytes)
-            if self._task is not None:
-                await asyncio.wait((self._task,), timeout=HOLD_S)
-                self._asks()
-        if produced_bytes > growth.cut_at:
-            await self._stop_asking()
-            self._take_here()
+        while produced_bytes > growth.cut_at:
+            left_s = self._hold_left_s - (self._clock.monotonic() - began)
+            tasks = self._running()
+            if left_s <= 0 or not tasks:
+                await self._stop_asking()
+                self._take_here()
+                break
+            await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        self._hold_left_s -= self._clock.monotonic() - began
         return produced_bytes <= growth.cut_at
+
+    async def wait_for(self, waiting: Awaitable[None]) -> bool:
+        """Wait while nothing more is seen; False where that takes too long."""
+        began = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, self._hold_left_s)):
+                await waiting
+        except TimeoutError:
+            return False
+        finally:
+            self._hold_left_s -= self._clock.monotonic() - began
+        return True
+
+    def caught_up(self) -> None:
+        """All that came is seen."""
+        self._hold_left_s = HOLD_S
 
     async def whole(self) -> bool:
         """Whether the worst case could be reserved: for answers that can't be watched any more."""
         if not self.growth.is_whole:
             await self._stop_asking()
             try:
-                async with asyncio.timeout(HOLD_S):
+                async with asyncio.timeout(HOLD_S / 2):
                     worst = nanos_of(self._bounds, self._limit)
                     await self._desk.extend(self._reservation, worst)
             except (Refusal, TimeoutError):
@@ -132,13 +157,13 @@ class Flow:
     def close(self) -> None:
         """The call ends: nothing is asked for any more."""
         self._closed = True
-        task, self._task = self._task, None
-        if task is None:
-            return
-        if not task.done():
-            task.cancel()
-        elif not task.cancelled() and (error := task.exception()) is not None:
-            log.error("growth_failed", charge_id=self._reservation.charge_id, exc_info=error)
+        tasks = [task for task in (self._task, self._counting) if task is not None]
+        self._task = self._counting = None
+        for task in tasks:
+            if not task.done():
+                task.cancel()
+            elif not task.cancelled() and (error := task.exception()) is not None:
+                log.error("growth_failed", charge_id=self._reservation.charge_id, exc_info=error)
 
     async def _asking(self) -> None:
         """Ask the control plane for more, and for less of it while that is refused."""
@@ -149,6 +174,7 @@ class Flow:
                 await self._desk.extend(self._reservation, nanos_of(self._bounds, target))
             except Refusal:
                 growth.refused(self._produced, self._elapsed())
+                self._begin_count()
             else:
                 growth.grew(target, self._produced, self._elapsed())
                 return
@@ -165,7 +191,7 @@ class Flow:
 
     def _take_here(self) -> None:
         """Grow as far as what is free here goes, if that lets what is seen flow."""
-        if self._asks() or self._closed:
+        if self._produced <= self.growth.cut_at or self._asks() or self._closed:
             return
         elapsed_s = self._elapsed()
         growth = self.growth
@@ -186,19 +212,31 @@ class Flow:
             await asyncio.wait((task,))
             self._grew()  # its money may have come in the same moment
 
-    async def _recount(self) -> None:
+    def _running(self) -> list[asyncio.Task[None]]:
+        """What may let more flow. Raises what went wrong in what is over."""
+        self._asks()
+        if self._counting is not None and self._counting.done():
+            task, self._counting = self._counting, None
+            task.result()
+        return [task for task in (self._task, self._counting) if task is not None]
+
+    def _begin_count(self) -> None:
         """What was asked and produced may be known better than by its bytes."""
-        if self._count is None or self._produced < self._counted_bytes * COUNT_AGAIN:
+        self._running()
+        if self._count is None or self._closed or self._counting is not None:
             return
-        self._counted_bytes = at_bytes = self._produced
-        counted = await self._count()
+        if self._produced >= self._counted_bytes * COUNT_AGAIN:
+            self._counting = asyncio.get_running_loop().create_task(self._recount(self._count))
+
+    async def _recount(self, count: Count) -> None:
+        counted = await count(COUNT_WAITS_S)
         if counted is None:
             return
-        asked, produced = counted
+        asked, produced, self._counted_bytes = counted
         if asked < self._bounds.input_llm_tokens:
             self._bounds = structs.replace(self._bounds, input_llm_tokens=asked)
             self._grew()
-        self.growth.counted(at_bytes, produced, self._elapsed())
+        self.growth.counted(self._counted_bytes, produced, self._elapsed())
 
     def _elapsed(self) -> float:
         return self._clock.monotonic() - self._since

@@ -10,7 +10,6 @@ money ends. A plain answer that is run as a stream is collected, and given to th
     reserved, or it is cut
 """
 
-import asyncio
 from typing import Final, cast
 
 from msgspec import structs
@@ -30,9 +29,6 @@ from bursar_sidecar.passed_headers import without_length
 from bursar_sidecar.produced import Produced
 from bursar_sidecar.recount import Recount
 
-PAUSED_S: Final = 0.25
-"""How long an app may keep a growing stream waiting: what the provider sends meanwhile is not seen,
-and must fit into the slack."""
 CUT: Final = "budget"
 """Why a stream ended early, as the app is told."""
 CUT_REASON: Final = "the budget ended"
@@ -46,7 +42,7 @@ class _Over(Exception):
 class ProgressiveAnswering(Answering):
     """A stream that grows as it flows, or is cut."""
 
-    __slots__ = ("_back", "_flow_of", "_flowed", "_growth")
+    __slots__ = ("_back", "_flow_of", "_flowed", "_growth", "_lags")
 
     def __init__(
         self,
@@ -65,6 +61,8 @@ class ProgressiveAnswering(Answering):
         """Whole events that are not covered yet."""
         self._flowed = 0
         """Produced bytes of what was let flow."""
+        self._lags = False
+        """Something may have come that was not seen yet."""
 
     async def bring_back(self) -> None:
         try:
@@ -86,7 +84,7 @@ class ProgressiveAnswering(Answering):
     def _stream(self) -> None:
         super()._stream()
         recount, attempt, facts = self._recount, self._attempt, self._facts
-        self._flow_of.begin(lambda: recount.so_far(attempt, facts))
+        self._flow_of.begin(lambda within_s: recount.so_far(attempt, facts, within_s))
 
     def _take_stream(self, piece: bytes) -> bool:
         meter = cast(StreamMeter, self._meter)
@@ -96,6 +94,9 @@ class ProgressiveAnswering(Answering):
         if (produced >= self._growth.ask_at or reading.unreadable) and self._is_short():
             self._back = out
             return True
+        if self._lags and not self._exchange.backlog:
+            self._lags = False
+            self._flow_of.caught_up()
         self._flowed = produced
         return self._pass(out)
 
@@ -121,6 +122,7 @@ class ProgressiveAnswering(Answering):
         return produced <= self._growth.cut_at or await self._flow_of.covers(produced)
 
     async def _catch_up(self) -> None:
+        self._lags = True
         if self._back is not None:
             out, self._back = self._back, None
             if not await self._covered():
@@ -133,13 +135,11 @@ class ProgressiveAnswering(Answering):
         await super()._catch_up()
 
     async def _wait_for_app(self) -> None:
-        try:
-            async with asyncio.timeout(PAUSED_S):
-                await self._respond.drain()
-        except TimeoutError:
-            if self._seen() and not await self._flow_of.whole():
-                await self._cut(b"")
-                raise _Over from None
+        if await self._flow_of.wait_for(self._respond.drain()):
+            return
+        if self._seen() and not await self._flow_of.whole():
+            await self._cut(b"")
+            raise _Over
 
     async def _end_stream(self, out: bytes) -> None:
         if not await self._covered():
@@ -201,7 +201,7 @@ class AssemblingAnswering(ProgressiveAnswering):
         self._meter = StreamMeter(reading)
         attempt.streams(reading)
         recount, facts = self._recount, self._facts
-        self._flow_of.begin(lambda: recount.so_far(attempt, facts))
+        self._flow_of.begin(lambda within_s: recount.so_far(attempt, facts, within_s))
         self._take, self._finish = self._take_stream, self._finish_stream
 
     def _pass(self, out: bytes) -> bool:

@@ -78,9 +78,11 @@ class Recount:
         if messages:
             attempt.input_bound = min(attempt.input_bound, counted_bound(facts, counted.asked))
 
-    async def so_far(self, attempt: Attempt, facts: Facts) -> tuple[int, int] | None:
-        """The most LLM tokens that went in and came out of a stream until now, while no more of it
-        is read; None where that can't be known in time. Nothing is told to the attempt."""
+    async def so_far(
+        self, attempt: Attempt, facts: Facts, within_s: float
+    ) -> tuple[int, int, int] | None:
+        """The most LLM tokens that went in and came out of a stream until now, and how many bytes
+        those are; None where that can't be known in time. Nothing is told to the attempt."""
         reading = attempt.reading
         if self._counter is None or reading is None or reading.unreadable:
             return None
@@ -90,7 +92,7 @@ class Recount:
             return None
         messages, kept_bytes = _messages(facts), kept.size
         counted = await self._counter.count(
-            tokenizer_of(model).encoding, kept.texts(), messages, END_WAITS_S
+            tokenizer_of(model).encoding, kept.texts(), messages, within_s
         )
         if counted is None:
             return None
@@ -98,7 +100,7 @@ class Recount:
         produced = visible_bound(
             produced_bytes, cut=False, kept_bytes=kept_bytes, counted=counted.produced
         )
-        return min(asked, attempt.input_bound), produced
+        return min(asked, attempt.input_bound), produced, produced_bytes
 
 
 def _messages(facts: Facts) -> bytes:

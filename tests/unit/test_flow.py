@@ -131,24 +131,50 @@ async def test_what_is_refused_is_asked_for_in_halves() -> None:
     flow.close()
 
 
-async def test_a_count_makes_room_before_more_is_asked_for() -> None:
+async def test_a_count_makes_room_while_more_is_asked_for() -> None:
     desk = AskedDesk(10 * LIMIT)
     scene = Scene(0, desk)
     flow = await scene.begun()
     counts = 0
 
-    async def count() -> tuple[int, int]:
+    async def count(_within_s: float) -> tuple[int, int, int]:
         nonlocal counts
         counts += 1
-        return 0, 400
+        return 0, 400, 1_200
 
     flow.begin(count)
     assert await flow.covers(1_200)
     assert flow.growth.cut_at == FIRST_OUTPUT + 800
-    assert desk.asked == []
+    assert len(desk.asked) == 1
     desk.answers.set()
     assert await flow.covers(flow.growth.cut_at + 1)
     assert counts == 2
+    flow.close()
+
+
+class SlowDesk(AskedDesk):
+    """What is asked for comes, each time after a while."""
+
+    def __init__(self, limit_nanos: int, clock: FixedClock) -> None:
+        super().__init__(limit_nanos)
+        self.answers.set()
+        self.clock = clock
+
+    async def extend(self, reservation: Reservation, ceiling_nanos: int) -> None:
+        self.clock.seconds += 0.2
+        await super().extend(reservation, ceiling_nanos)
+
+
+async def test_what_is_held_back_again_and_again_is_cut_before_too_much_is_unseen() -> None:
+    clock = FixedClock()
+    scene = Scene(0, SlowDesk(10 * LIMIT, clock))
+    scene.clock = clock
+    flow = await scene.begun()
+    for _ in range(3):
+        assert await flow.covers(flow.growth.cut_at + 1)
+    assert not await flow.covers(flow.growth.cut_at + 1)
+    flow.caught_up()
+    assert await flow.covers(flow.growth.cut_at + 1)
     flow.close()
 
 
