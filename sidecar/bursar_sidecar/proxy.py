@@ -102,7 +102,7 @@ class Proxy:
             elif request.path == b"/healthz":  # says nothing of money: for whoever routes to us
                 respond.send(200, JSON_HEADERS, b"{}")
             else:
-                raise Refusal("unknown_path", f"This path is not served; served are {served()}.")
+                raise Refusal("unknown_path", _not_served(request))
         except Refusal as refusal:
             self._refuse(respond, dialect, refusal)
         except DialectError as error:
@@ -363,6 +363,15 @@ class Proxy:
         raise Refusal(
             "model_not_found", f"Model {found.named[:80]!r} is not among those of this key."
         )
+
+
+def _not_served(request: Request) -> str:
+    if request.header(b"upgrade").strip().lower() == b"websocket":
+        return "Websockets are not served: nothing meters what flows through them."
+    return (
+        "This path is not served, because nothing meters it; an operator can allow it at a flat "
+        f"price with [[unmetered]] in the sidecar's settings. Served are {served()}."
+    )
 
 
 def _log_unmetered(request: Request, attempt: Attempt, facts: Facts) -> None:

@@ -178,6 +178,7 @@ def test_files_cost_nothing_and_batches_need_a_bound() -> None:
         assert caught.value.code == "untold_cost"
         assert app.files.delete(kept.id).deleted
         assert {call.model for call in sidecar.desk.calls} == {"files"}
+        assert all(outcome.usage.is_exact for outcome in sidecar.desk.outcomes)
         assert sidecar.desk.settled_nanos == 0
     bounds = (CallBound(endpoint="batches", most="1.50"),)
     with live_sidecar(bounds=bounds) as sidecar, library(sidecar) as app:

@@ -57,6 +57,19 @@ async def test_there_is_no_way_round(path: str) -> None:
     assert not bench.provider.connections
 
 
+async def test_a_websocket_is_refused_by_its_name() -> None:
+    bench = Bench()
+    bench.app.send(
+        b"GET /v1/realtime?model=gpt-realtime HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+        b"Upgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n"
+        b"Authorization: Bearer bk-test\r\n\r\n"
+    )
+    answer = await bench.answered()
+    assert (answer.status, error_of(answer)["code"]) == (404, "unknown_path")
+    assert "Websockets are not served" in error_of(answer)["message"]
+    assert not bench.provider.connections
+
+
 async def test_an_exhausted_budget_is_402_and_nothing_is_sent() -> None:
     bench = Bench(FakeDesk(limit_nanos=10))
     bench.post(CHAT)

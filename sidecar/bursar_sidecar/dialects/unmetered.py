@@ -19,7 +19,7 @@ class PassedReading(Reading):
         return PASS
 
     def whole(self, body: bytes) -> None:
-        self.usage_is_final = True
+        self.usage, self.usage_is_final = Usage(), True
 
     def counted(self, input_bound: int, output_bound: int | None) -> Usage:
         return Usage()
