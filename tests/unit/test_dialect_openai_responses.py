@@ -15,6 +15,7 @@ from bursar_sidecar.produced import Produced
 from tests.fakes.desk import FakeDesk
 from tests.fakes.dialect_requests import OPENAI, read
 from tests.fakes.sidecar_bench import Bench, error_of
+from tests.fakes.wire import delivered
 
 ASKED: dict[str, Any] = {"model": "gpt-4o-mini", "input": "hi", "max_output_tokens": 50}
 USAGE = {
@@ -167,6 +168,44 @@ def test_a_stream_that_is_cut_ends_incomplete_with_what_was_done() -> None:
     assert said["response"]["output"] == [{"type": "message", "id": "m"}]
     assert said["response"]["usage"]["total_tokens"] == 17
     assert reading.note(payload(last)) == LAST
+
+
+def test_what_did_not_flow_is_not_told_of_in_the_end() -> None:
+    reading = ResponsesReading("openai_responses")
+    for one in STREAM[:-1]:
+        reading.note(payload(one))
+    for one in STREAM[2:-1]:
+        reading.unflow(payload(one))
+    _, last = RESPONSES.cut_events(reading, Usage(input=10, output=7))
+    said = json.loads(payload(last))
+    assert (said["sequence_number"], said["response"]["output"]) == (2, [])
+
+
+async def test_a_stream_ends_incomplete_where_the_money_ends() -> None:
+    limit = 3_000 * 600  # LLM tokens of gpt-4o-mini's output
+    bench = Bench(FakeDesk(limit))
+    unlimited = {name: value for name, value in ASKED.items() if name != "max_output_tokens"}
+    bench.post({**unlimited, "stream": True}, "/v1/responses")
+    call = await bench.provider.request()
+    assert "max_output_tokens" not in json.loads(call.requests[0])
+    call.start_stream()
+    call.send_chunk(STREAM[0])
+    piece = event("response.output_text.delta", sequence_number=1, output_index=0, delta="word" * 8)
+    for _ in range(2_000):
+        if call.lost:
+            break
+        call.send_chunk(piece)
+        await delivered()
+    assert call.lost
+    answer = await bench.answered()
+    last = answer.body.rstrip().rpartition(b"\n\n")[2]
+    assert last.startswith(b"event: response.incomplete\n")
+    assert b'"cut":"budget"' in answer.body
+    outcome = await bench.settled()
+    assert outcome.kind == "aborted"
+    assert 0 < outcome.cost_nanos <= bench.desk.growths[-1] <= limit
+    said = json.loads(payload(last + b"\n\n"))["response"]
+    assert said["usage"]["output_tokens"] == outcome.usage.output
 
 
 def test_nonsense_in_a_stream_counts_as_produced() -> None:

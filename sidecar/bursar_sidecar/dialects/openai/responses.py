@@ -81,6 +81,7 @@ class Responses(OpenAIEndpoint):
 
     name = "responses"
     path = b"/responses"
+    progressive = True
     deployed = False
 
     def read(self, asked: Asked, named: str) -> Facts:

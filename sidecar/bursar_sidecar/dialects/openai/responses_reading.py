@@ -16,6 +16,7 @@ _LAST_EVENTS: Final = frozenset(
 )
 _TEXT: Final = "response.output_text.delta"
 _CREATED: Final = "response.created"
+_ITEM_DONE: Final = "response.output_item.done"
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
@@ -63,9 +64,19 @@ class ResponsesReading(MeteredReading):
         if event.type == _CREATED:
             super().note(payload)
             self._take_start(bytes(event.response))
-        elif event.type == "response.output_item.done":
+        elif event.type == _ITEM_DONE:
             self._done.append(bytes(event.item))
         return PASS
+
+    def unflow(self, payload: bytes) -> None:
+        try:
+            event = _event.decode(payload)
+        except _UNREADABLE:
+            return
+        if isinstance(event.sequence_number, int):
+            self._sequence = min(self._sequence, event.sequence_number - 1)
+        if event.type == _ITEM_DONE and bytes(event.item) in self._done:
+            self._done.remove(bytes(event.item))
 
     def produced(self, payload: bytes) -> int:
         return 0  # deltas alone hold what was produced
