@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ import structlog
 from bursar_sidecar.admin import Admin
 from bursar_sidecar.allowances import Book
 from bursar_sidecar.amendments import Amendments
+from bursar_sidecar.build import VERSION
 from bursar_sidecar.cashier import Cashier
 from bursar_sidecar.channel import dialer
 from bursar_sidecar.clock import SystemClock
@@ -77,7 +77,7 @@ class Process:
             self._book,
             identity,
             self._journal,
-            build=f"bursar-sidecar/{version('bursar')}",
+            build=f"bursar-sidecar/{VERSION}",
         )
         self._cashier = Cashier(
             clock,
@@ -219,6 +219,7 @@ class Process:
         drain_s = self.reloading.settings.drain_s
         await asyncio.gather(self.doors.close(drain_s), self.local_grpc.drain(drain_s))
         self.proxy.close()
+        self._session.stopping()
         if not await self._cashier.drain(SETTLE_TIMEOUT_S, CLOSE_TIMEOUT_S):
             self._log.warning(
                 "not_all_acknowledged", effect="the journal holds the rest for the next start"

@@ -116,6 +116,10 @@ class Roster:
         if len(self._kept_until) > MOST_KEPT_SESSIONS:
             del self._kept_until[min(self._kept_until)]
 
+    def is_kept(self, epoch: int) -> bool:
+        """Whether evidence about the session's calls may come still."""
+        return self._clock.boot_ns() < self._kept_until.get(epoch, 0)
+
     def can_amend(self, epoch: int) -> bool:
         """Whether the control plane takes another word about a call of this session."""
         prior = self._priors.get(epoch)
@@ -149,10 +153,9 @@ class Roster:
         if self._again is not None:
             return  # more of them may be sent
         for prior in [prior for prior in self._priors.values() if prior.is_over]:
-            if prior.epoch in self._kept_until:
-                if self._clock.boot_ns() < self._kept_until[prior.epoch]:
-                    continue
-                del self._kept_until[prior.epoch]
+            if self.is_kept(prior.epoch):
+                continue
+            self._kept_until.pop(prior.epoch, None)
             del self._priors[prior.epoch]
             self._journal.session_closed(prior.epoch)
             log.info("earlier_session_closed", session_epoch=prior.epoch)

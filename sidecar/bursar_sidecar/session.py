@@ -24,12 +24,13 @@ from bursar.v1 import allowances_pb2
 from bursar_sidecar.allowances import Book, Waiter
 from bursar_sidecar.channel import Connection, Dialer
 from bursar_sidecar.clock import NANOS_PER_MS, NANOS_PER_SECOND, Clock
+from bursar_sidecar.heard import word_of
 from bursar_sidecar.identity import Identity
 from bursar_sidecar.journal import Journal
 from bursar_sidecar.journal_records import Settled
 from bursar_sidecar.outbox import Charge, Outbox
 from bursar_sidecar.overlay import Overlay
-from bursar_sidecar.pools import AllowanceWord, Leg
+from bursar_sidecar.pools import Leg
 from bursar_sidecar.roster import Roster, StreamRestart
 
 log = structlog.get_logger("bursar.session")
@@ -100,6 +101,7 @@ class Session:
         """Told whether the control plane wants the sidecar emptied."""
         self._is_drain_wanted = False
         self._is_renewed = False
+        self._is_stopping = False
         self.connected = False
         self.last_fault = "it has not answered yet"
         """Why there is no stream, for people."""
@@ -230,6 +232,11 @@ class Session:
         finally:
             beat.cancel()
 
+    def stopping(self) -> None:
+        """The process ends: sessions that evidence may come about are left for its next life to
+        close, unless the sidecar is being emptied for good."""
+        self._is_stopping = True
+
     async def close(self, timeout_s: float) -> bool:
         """Give all free money back and close the sessions; True once all of it was applied.
 
@@ -240,6 +247,9 @@ class Session:
             for pool in outbox.leg.pools.values():
                 pool.give_back()
             outbox.report(outbox.leg.pools)
+            is_left = self._is_stopping and not self._is_drain_wanted
+            if is_left and self._roster.is_kept(outbox.leg.epoch):
+                continue
             if not outbox.leg.open_count:
                 outbox.closes.append((outbox.leg.epoch, outbox.leg.last_n))
         self._wake.set()
@@ -377,7 +387,7 @@ class Session:
         if frame.HasField("policy"):
             self._policy(outbox, frame.policy, now)
         for allowance in frame.allowances:
-            word = _word(allowance)
+            word = word_of(allowance)
             pool = self._book.hear(leg, word, sent_at=outbox.applied_at, received_at=now)
             if pool.is_awaited and pool.free_nanos > 0:
                 self._wake.set()
@@ -467,27 +477,6 @@ class Session:
                 listener.admitted(started)
         else:
             listener.judged(waiter, verdict)
-
-
-def _word(allowance: allowances_pb2.Allowance) -> AllowanceWord:
-    end = ""
-    if allowance.HasField("window_end_time"):
-        end = allowance.window_end_time.ToJsonString()
-    return AllowanceWord(
-        window_id=allowance.budget_window_id,
-        budget_id=allowance.budget_id,
-        lent=allowance.mode != allowances_pb2.ALLOWANCE_MODE_OBSERVED,
-        granted_nanos=allowance.granted_nanos,
-        returned_nanos=allowance.returned_nanos,
-        starts_in_ms=allowance.starts_in_ms,
-        ends_in_ms=allowance.ends_in_ms,
-        window_end=end,
-        limit_nanos=allowance.limit_nanos,
-        settled_nanos=allowance.settled_nanos,
-        proof=allowance.grant_proof,
-        tail=allowance.tail,
-        hold_idle_ms=allowance.hold_idle_ms,
-    )
 
 
 def _explain(error: BaseException) -> str:

@@ -254,7 +254,13 @@ def test_a_stopped_sidecar_charges_what_was_held(place: Site) -> None:
     (entry,) = posted(place, short.charge_id, 1)
     assert (entry.kind, entry.amount.nanos) == (PROVISIONAL, MOST_NANOS)
     assert entry.usage.estimate_reason == "reservation_expired", "it was waited for until then"
+    place.verify()
     place.start_sidecars()
+    with client_of(place, secret) as client:
+        request = spend_pb2.SettleRequest(reservation=short.name, cost=usd_nanos(COST_NANOS))
+        assert client.stub.Settle(request).adjusted
+    posted(place, short.charge_id, 3)
+    assert spent_nanos(place, key) == COST_NANOS
     place.verify()
 
 

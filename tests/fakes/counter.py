@@ -117,6 +117,7 @@ class Counter:
 
     async def stop(self) -> bool:
         """An orderly shutdown; whether all was acknowledged."""
+        self.session.stopping()
         settled = await self.cashier.drain(1, 5)
         await self._end()
         self.journal.close()

@@ -133,6 +133,46 @@ async def test_what_an_app_held_when_the_process_died_can_be_settled_late(
         await plane.until(lambda: not second.journal.is_owed(epoch, 1), "and acknowledged")
 
 
+async def test_what_an_orderly_end_charged_can_be_settled_late(
+    plane: FakeControlPlane, tmp_path: Path
+) -> None:
+    plane.extra_nanos = 300
+    first = Counter(plane.dial, tmp_path)
+    await expire(first)
+    epoch = plane.live().epoch
+    assert await first.stop(), "all is acknowledged"
+    assert plane.ledger[epoch, 1].kind == PROVISIONAL
+    assert plane.sessions[epoch].closed_at is None
+    assert plane.outstanding(1) == 0, "its money is home all the same"
+    async with serving(Counter(plane.dial, tmp_path)) as second:
+        amendments = Amendments(second.session, second.clock)
+        (late,) = amendments.recovered(second.journal.recovered).values()
+        await second.identify()
+        await plane.until(lambda: plane.sessions[epoch].closed_at, "the old session is closed")
+        amendments.amend(late, second.outcome(30), "USD")
+        await plane.until(lambda: "adjustment" in plane.judgements, "it is adjusted")
+        assert plane.ledger[epoch, 1].cost_nanos == 30
+
+
+async def test_who_is_emptied_for_good_closes_all(
+    plane: FakeControlPlane, counter: Counter
+) -> None:
+    await expire(counter)
+    epoch = plane.live().epoch
+    assert await counter.cashier.drain(1, 5)
+    assert plane.sessions[epoch].closed_at == 1
+
+
+async def test_an_orderly_end_closes_a_session_that_nothing_is_to_come_about(
+    plane: FakeControlPlane, tmp_path: Path
+) -> None:
+    first = Counter(plane.dial, tmp_path)
+    await first.spend(100, 30)
+    epoch = plane.live().epoch
+    assert await first.stop()
+    assert plane.sessions[epoch].closed_at == 1
+
+
 async def test_a_session_is_let_go_once_evidence_would_be_too_late(
     plane: FakeControlPlane, tmp_path: Path
 ) -> None:
