@@ -452,10 +452,11 @@ class Connection(asyncio.Protocol):
         """Enforce the time limits; `now` is the loop's time in seconds."""
         if self._transport is None or self.lost:
             return
-        if self.write_paused and now - self._paused_at > self._limits.write_stall_s:
-            self._transport.abort()
-        elif self._close_at is not None:
+        if self._close_at is not None:
             if now > self._close_at:
+                self._transport.abort()
+        elif self.write_paused:
+            if now - self._paused_at > self._limits.write_stall_s:
                 self._transport.abort()
         elif self._active is not None:
             return
