@@ -24,7 +24,7 @@ from bursar_sidecar.counting.counter import LlmTokenCounter
 from bursar_sidecar.desk import Call, Clock, Desk, Refusal, Spender
 from bursar_sidecar.dialects.dialect import Dialect, Endpoint, Found, Listed, refused_field
 from bursar_sidecar.dialects.facts import DialectError, Facts
-from bursar_sidecar.dialects.registry import DEFAULT_DIALECT, find, served
+from bursar_sidecar.dialects.registry import find, served, speaking
 from bursar_sidecar.http_messages import JSON_HEADERS, Headers, Request, Responder
 from bursar_sidecar.metrics import Metrics
 from bursar_sidecar.progressive import Start, start_of
@@ -95,7 +95,7 @@ class Proxy:
     async def handle(self, request: Request, respond: Responder) -> None:
         """One request of an app."""
         found = find(request) or self._servings.current.unmetered(request)
-        dialect = DEFAULT_DIALECT if found is None else found.endpoint.dialect
+        dialect = speaking(request) if found is None else found.endpoint.dialect
         try:
             if found is not None:
                 await self._serve(found, request, respond)

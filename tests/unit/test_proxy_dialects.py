@@ -205,3 +205,22 @@ async def test_documents_reserve_the_models_context_window() -> None:
     await bench.provider.request()
     [call] = bench.desk.calls
     assert call.ceiling_nanos == 200_000 * 2_000 + 100 * 5_000
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "told"),
+    [
+        ("/v1/messages/batches", {"anthropic_version": "2023-06-01"}, "not_found_error"),
+        ("/v1beta/models/m:predict", {}, "NOT_FOUND"),
+        ("/v1/nowhere", {}, "unknown_path"),
+    ],
+)
+async def test_a_path_that_nobody_serves_is_refused_in_the_apps_own_dialect(
+    path: str, headers: dict[str, str], told: str
+) -> None:
+    bench = Bench(upstream=ANTHROPIC)
+    bench.post({}, path, **headers)
+    answer = await bench.answered()
+    assert answer.status == 404
+    error = json.loads(answer.body)["error"]
+    assert told in (error.get("type"), error.get("status"), error.get("code"))

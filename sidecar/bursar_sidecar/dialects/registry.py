@@ -59,6 +59,11 @@ def find(asked: Asked) -> Found | None:
     return found[0]
 
 
+def speaking(asked: Asked) -> Dialect:
+    """The dialect of a request to a path that nobody serves."""
+    return next((dialect for dialect in DIALECTS if dialect.claims(asked)), DEFAULT_DIALECT)
+
+
 def served() -> str:
     """The paths that are served, for people; Azure's, which are the same again, left out."""
     return ", ".join(path.decode() for path in _EXACT if not path.startswith(b"/openai/"))
