@@ -98,10 +98,19 @@ format: $(STAMP) ## rewrite the code in the project's style
 lock: $(STAMP) ## lock the dependencies again after a change of pyproject.toml
 	$(COMPILE) --all-extras --group dev pyproject.toml -o requirements.lock
 	printf 'uv>=0.13\n' | $(COMPILE) - -o requirements-uv.lock
+	$(MAKE) --no-print-directory lock-images
+
+# What an image needs is a part of what is locked, with the same versions.
+.PHONY: lock-images
+lock-images:
+	$(COMPILE) --extra server -c requirements.lock pyproject.toml -o deploy/docker/server.lock
+	$(COMPILE) --extra sidecar -c requirements.lock pyproject.toml -o deploy/docker/sidecar.lock
+	printf 'hatchling==1.27.0\n' | $(COMPILE) -c requirements.lock - -o deploy/docker/build.lock
 
 upgrade: $(STAMP) ## lock the newest versions of all dependencies
 	$(COMPILE) --upgrade --all-extras --group dev pyproject.toml -o requirements.lock
 	printf 'uv>=0.13\n' | $(COMPILE) --upgrade - -o requirements-uv.lock
+	$(MAKE) --no-print-directory lock-images
 
 clean: ## remove what was made here (not the data of `make up`)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
