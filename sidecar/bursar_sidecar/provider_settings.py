@@ -52,6 +52,7 @@ class Provider(msgspec.Struct, frozen=True):
     ca_file: str = ""
     """PEM file of the authorities to trust instead of the system's; "" for the system's."""
     max_connections: int = 1_000
+    """To this provider, of each process; calls beyond them wait for one."""
     headers: tuple[tuple[str, str], ...] = ()
     """Sent with every call; for organization headers and the like."""
 

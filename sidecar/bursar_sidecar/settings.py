@@ -121,7 +121,9 @@ class Settings(msgspec.Struct, frozen=True):
     longest_call_s: int = 1_800
     """A call is cut after so long; the control plane relies on it when a sidecar falls silent."""
     max_request_bytes: int = 50 * 1024 * 1024
+    """Of a request's body; a larger one is refused."""
     connect_timeout_s: int = 10
+    """To a connection with a provider."""
     answer_timeout_s: int = 600
     """To the first byte of an answer."""
     stall_timeout_s: int = 300
@@ -249,7 +251,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 def variable_of(name: str) -> str:
     """The environment variable of a setting."""
     # The control plane has an HTTP address too, and both may be told in one environment.
-    part = "SIDECAR_" if name in ("http_address", "admin_address") else ""
+    part = "SIDECAR_" if name in ("http_address", "admin_address", "grpc_address") else ""
     return f"BURSAR_{part}{name.upper()}"
 
 
