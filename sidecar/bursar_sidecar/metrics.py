@@ -5,10 +5,11 @@ Labels are few and bounded: no model, key or tag names, which callers could inve
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.exposition import generate_latest
 
 from bursar_sidecar.desk import OutcomeKind, Receipt
+from bursar_sidecar.tallies import Durations, Level, Totals
 
 _SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _SHORT: Final = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2, 5)
@@ -24,11 +25,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._calls = Counter(
+        self._calls = Totals(
             "bursar_sidecar_calls",
             "Calls that ended, by provider, outcome and certainty of the usage.",
             ("provider", "outcome", "certainty"),
-            registry=self.registry,
         )
         self._refusals = Counter(
             "bursar_sidecar_refusals",
@@ -36,27 +36,27 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
-        self._settled = Counter(
+        self._settled = Totals(
             "bursar_sidecar_settled_nanos",
             "Settled cost in nanos (billionths) of the currency.",
             ("provider", "currency"),
-            registry=self.registry,
         )
-        self._seconds = Histogram(
+        seconds = Durations(
             "bursar_sidecar_call_seconds",
             "From the request's last byte to the answer's, the provider's time included.",
-            ("stream",),
-            buckets=_SECONDS,
-            registry=self.registry,
+            _SECONDS,
+            "stream",
+            "false",
+            "true",
         )
-        self._held_up = Histogram(
+        held_up = Durations(
             "bursar_sidecar_before_sending_seconds",
             "From the request's last byte until it is sent on: what the sidecar adds, waiting for "
             "money included.",
-            buckets=_SHORT,
-            registry=self.registry,
+            _SHORT,
         )
-        self.held_up = self._held_up.observe
+        self._plain_seconds, self._stream_seconds = seconds.of("false"), seconds.of("true")
+        self.held_up = held_up.of().observe
         """Counts how long a call was here before it was sent, in seconds."""
         self._upstream_errors = Counter(
             "bursar_sidecar_upstream_errors",
@@ -65,9 +65,9 @@ class Metrics:
             ("provider", "error"),
             registry=self.registry,
         )
-        self.in_flight = Gauge(
-            "bursar_sidecar_calls_in_flight", "Admitted, not yet ended.", registry=self.registry
-        )
+        self.in_flight = Level("bursar_sidecar_calls_in_flight", "Admitted, not yet ended.")
+        for tally in (self._calls, self._settled, seconds, held_up, self.in_flight):
+            self.registry.register(tally)
         self.clamped = Counter(
             "bursar_sidecar_clamped_calls",
             "Calls whose output limit was lowered to what could be reserved.",
@@ -83,11 +83,6 @@ class Metrics:
             ("charged_by",),
             registry=self.registry,
         )
-        # Looking a labelled child up costs more than counting: children are kept.
-        self._plain_seconds = self._seconds.labels("false")
-        self._stream_seconds = self._seconds.labels("true")
-        self._call_children: dict[tuple[str, OutcomeKind, str], Counter] = {}
-        self._settled_children: dict[tuple[str, str], Counter] = {}
 
     def ended(
         self,
@@ -100,16 +95,8 @@ class Metrics:
         stream: bool,
     ) -> None:
         """Count a call that was settled."""
-        call = (provider, outcome, certainty)
-        child = self._call_children.get(call)
-        if child is None:
-            child = self._call_children[call] = self._calls.labels(*call)
-        child.inc()
-        account = (provider, receipt.currency)
-        settled = self._settled_children.get(account)
-        if settled is None:
-            settled = self._settled_children[account] = self._settled.labels(*account)
-        settled.inc(receipt.cost_nanos)
+        self._calls.add((provider, outcome, certainty))
+        self._settled.add((provider, receipt.currency), receipt.cost_nanos)
         (self._stream_seconds if stream else self._plain_seconds).observe(seconds)
 
     def upstream_failed(self, provider: str, fault: str, status: int) -> None:

@@ -192,7 +192,7 @@ class Proxy:
         attempt = Attempt(self._desk, self._clock, book, reservation, route, terms)
         if facts.flat_price:
             _log_unmetered(request, attempt, facts)
-        self.metrics.in_flight.inc()
+        self.metrics.in_flight.value += 1
         try:
             if start is not None and reservation.grows:
                 facts = attempt.grow(self._desk, start, facts)
@@ -204,7 +204,7 @@ class Proxy:
             await self._forward(endpoint, attempt, facts, upstream, wire, respond)
         finally:
             attempt.abandon()
-            self.metrics.in_flight.dec()
+            self.metrics.in_flight.value -= 1
             self._count(attempt, spender, started, stream=facts.stream)
 
     async def _forward(

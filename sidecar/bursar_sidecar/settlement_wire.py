@@ -25,9 +25,24 @@ def varint(value: int) -> bytes:
         return _ONE_BYTE[value]
     if 0 <= value < 0x4000:
         return bytes((value & 0x7F | 0x80, value >> 7))
+    if 0 <= value < 0x200000:
+        return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
+    if 0 <= value < 0x10000000:
+        return bytes(
+            (value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14 & 0x7F | 0x80, value >> 21)
+        )
     if not 0 <= value <= _MAX_INT64:
         raise ValueError(f"{value} is no count that fits the wire; expected 0..{_MAX_INT64}")
-    written = bytearray()
+    # Times and dearer calls: at least five bytes.
+    written = bytearray(
+        (
+            value & 0x7F | 0x80,
+            value >> 7 & 0x7F | 0x80,
+            value >> 14 & 0x7F | 0x80,
+            value >> 21 & 0x7F | 0x80,
+        )
+    )
+    value >>= 28
     while value >= 0x80:
         written.append(value & 0x7F | 0x80)
         value >>= 7

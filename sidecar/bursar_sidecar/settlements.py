@@ -7,7 +7,7 @@ never refused because of its labels.
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from bursar.usage import Usage, estimated
+from bursar.usage import MAX_COUNT, Usage, estimated
 from bursar.v1 import charges_pb2
 from bursar_sidecar import settlement_wire
 from bursar_sidecar.desk import Call, Outcome
@@ -96,9 +96,8 @@ def settled(opened: Opened, outcome: Outcome) -> Closing:
     usage = outcome.usage
     if outcome.kind == "aborted" and usage.is_exact:
         # What a cut call was billed is not known exactly, whatever was counted until then.
-        usage = estimated(
-            "aborted", input_llm_tokens=usage.input_llm_tokens, output_llm_tokens=usage.output
-        )
+        given = min(usage.input_llm_tokens, MAX_COUNT)
+        usage = estimated("aborted", input_llm_tokens=given, output_llm_tokens=usage.output)
     free = outcome.kind in ("released", "provider_error")
     cost_nanos = 0 if free else min(outcome.cost_nanos, MAX_NANOS)
     # Who names no price charges nothing, or what was reserved.

@@ -63,8 +63,16 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     estimate_reason: str = ""
 
     def __post_init__(self) -> None:
-        for name in COUNTS:
-            _check_count(name, getattr(self, name))
+        given, cached, short = self.input, self.cached_input, self.cache_write_5m
+        long, output, reasoning = self.cache_write_1h, self.output, self.reasoning
+        whole = (
+            type(given) is type(cached) is type(short) is type(long) is type(output) is int
+            and type(reasoning) is int
+        )
+        # All bits together are within the bound only if each count is, and below zero if any is.
+        if not (whole and 0 <= given | cached | short | long | output | reasoning <= MAX_COUNT):
+            for name in COUNTS:
+                _check_count(name, getattr(self, name))
         for name, value in self.extra.items():
             _check_count(name, value)
         if self.reasoning > self.output:

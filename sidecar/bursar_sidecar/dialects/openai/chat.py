@@ -53,6 +53,8 @@ _FETCHING: Final = (
     "previous_response_id",
     "data_sources",
 )
+_ODD: Final = frozenset({"modalities", "web_search_options", "tools", *_FETCHING})
+"""Fields that most requests have none of, so that there is nothing to look into."""
 
 
 class _Message(msgspec.Struct):
@@ -95,6 +97,7 @@ class Chat(OpenAIEndpoint):
         messages, unbounded, images, image_bytes = _messages(fields)
         reasoning = field(fields, "reasoning_effort", OPTIONAL_STRING, "a string") or "none"
         predicted = fields.get("prediction")
+        odd = not _ODD.isdisjoint(fields)
         return Facts(
             model=common.model,
             stream=stream,
@@ -104,12 +107,12 @@ class Chat(OpenAIEndpoint):
             body_bytes=len(asked.body),
             predicted_bytes=len(memoryview(predicted)) if predicted is not None else 0,
             service_tier=common.service_tier,
-            text_only=not unbounded and not images and not _asks_audio(fields),
+            text_only=not unbounded and not images and not (odd and _asks_audio(fields)),
             unbounded_input=unbounded,
             images=tuple(images),
             image_bytes=image_bytes,
             tools="tools" in fields or "functions" in fields,
-            unbounded_tools=_provider_tools(fields),
+            unbounded_tools=_provider_tools(fields) if odd else "",
             reasoning=reasoning != "none" or "reasoning" in fields or "thinking" in fields,
             usage_asked=stream and asks_usage(fields),
             tags=common.tags,
