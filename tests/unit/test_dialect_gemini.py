@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bursar.usage import Usage
+from bursar.usage import Usage, read_stream
 from bursar_sidecar.app_headers import key_of
 from bursar_sidecar.dialects.dialect import Listed, Refused
 from bursar_sidecar.dialects.facts import DialectError, Facts
@@ -301,23 +301,29 @@ def test_models_are_listed_as_the_provider_lists_them() -> None:
     assert "generateContent" in one["supportedGenerationMethods"]
 
 
-def chunk(text: str, output: int, *, finished: str | None = None, index: int = 0) -> bytes:
-    candidate: dict[str, Any] = {"content": {"parts": [{"text": text}]}, "index": index}
+def chunk(
+    text: str, output: int | None, *, finished: str | None = None, index: int = 0, **fields: Any
+) -> bytes:
+    candidate: dict[str, Any] = {"content": {"parts": [{"text": text}]}, "index": index, **fields}
     if finished:
         candidate["finishReason"] = finished
-    counts = {
-        "promptTokenCount": 4,
-        "candidatesTokenCount": output,
-        "totalTokenCount": 4 + output,
+    told: dict[str, Any] = {
+        "candidates": [candidate],
+        "modelVersion": MODEL,
+        "responseId": "r-1",
     }
-    return json.dumps(
-        {
-            "candidates": [candidate],
-            "usageMetadata": counts,
-            "modelVersion": MODEL,
-            "responseId": "r-1",
+    if output is not None:
+        told["usageMetadata"] = {
+            "promptTokenCount": 4,
+            "candidatesTokenCount": output,
+            "totalTokenCount": 4 + output,
         }
-    ).encode()
+    return json.dumps(told).encode()
+
+
+COUNTS_ALONE = (
+    b'{"usageMetadata":{"promptTokenCount":4,"candidatesTokenCount":2,"totalTokenCount":6}}'
+)
 
 
 def test_a_stream_is_read_to_its_last_counts() -> None:
@@ -341,6 +347,54 @@ def test_a_stream_that_is_one_array_is_read_alike() -> None:
     broken = GenerateStreamReading()
     broken.whole(b'{"candidates":')
     assert broken.unreadable
+
+
+GROUNDED: dict[str, Any] = {"webSearchQueries": ["a", "b"]}
+STREAMS = {
+    "one": [chunk("one", 1), chunk("two", 2), chunk("end", 3, finished="STOP")],
+    "counts come last": [chunk("one", 1), chunk("end", None, finished="STOP"), COUNTS_ALONE],
+    "counts fall": [chunk("a", 1), chunk("b", 50), chunk("c", 7), chunk("d", 9, finished="STOP")],
+    "two candidates": [
+        chunk("a", 1),
+        chunk("b", 2, index=1),
+        chunk("c", 3, finished="STOP"),
+        chunk("d", 4, index=1),
+        chunk("e", 5, index=1, finished="MAX_TOKENS"),
+    ],
+    "grounded on the way": [
+        chunk("a", 1),
+        chunk("b", 2, groundingMetadata=GROUNDED),
+        chunk("c", 3),
+        chunk("d", 4, finished="STOP"),
+    ],
+    "code on the way": [
+        chunk("a", 1),
+        chunk("b", 2, content={"parts": [{"executableCode": {"code": "1"}}]}),
+        chunk("c", 3),
+        chunk("d", 4, finished="STOP", groundingMetadata=GROUNDED),
+    ],
+    "blocked": [
+        b'{"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{"promptTokenCount":4}}'
+    ],
+    "an error": [chunk("a", 1), chunk("b", 2), b'{"error":{"code":500,"status":"INTERNAL"}}'],
+    "never ends": [chunk("a", 1), chunk("b", 2), chunk("c", 3)],
+    "no counts": [chunk("a", None), chunk("b", None, finished="STOP")],
+    "odd": [chunk("a", 1), b'{"candidates":7}', b"no json", chunk("b", 2, finished="STOP")],
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_reading_only_what_tells_something_reads_the_same(name: str) -> None:
+    full = read_stream("gemini_generate")
+    reading = GenerateStreamReading()
+    for payload in STREAMS[name]:
+        full.feed(payload)
+        reading.note(payload)
+        assert reading.usage_is_final == full.is_final
+    expected = full.metered(input_bound=100, output_bound=200)
+    assert reading.counted(100, 200) == expected.usage
+    assert reading.input_told() == full.counted()
+    assert reading.model == expected.model
 
 
 def test_a_cut_stream_ends_as_one_that_is_as_long_as_it_could_be() -> None:
