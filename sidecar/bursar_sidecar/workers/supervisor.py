@@ -138,6 +138,9 @@ class Supervisor:
             "admin": self._admin.address,
             "workers": [worker.pid for worker in self._workers],
         }
+        if settings.grpc_address and not settings.grpc_address.endswith(":0"):
+            # Of the first worker, which alone knows which free port it took.
+            said["grpc"] = settings.grpc_address
         if settings.listeners:
             said["listeners"] = [self._sockets.where(one.address) for one in settings.listeners]
         print(json.dumps(said), flush=True)
