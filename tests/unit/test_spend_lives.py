@@ -134,6 +134,13 @@ async def test_extending_sets_more_aside_before_it_flows(app: Spending) -> None:
     assert app.desk.only_outcome.cost_nanos == 2_000_000
 
 
+async def test_an_answer_without_usage_is_charged_at_the_grown_bounds(app: Spending) -> None:
+    reservation = await app.reserve()
+    await app.extend(reservation.name, output_llm_tokens=2_000)
+    answer = S.ProviderAnswer(dialect="openai_chat", body=b"{}")
+    assert (await app.settle(reservation.name, answer=answer)).cost == usd(1_350_000)
+
+
 async def test_growth_that_does_not_fit_leaves_all_as_it_was(app: Spending) -> None:
     app.desk.limit_nanos = MOST_NANOS
     reservation = await app.reserve()

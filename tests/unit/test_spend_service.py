@@ -252,6 +252,22 @@ async def test_simultaneous_repeats_reserve_once() -> None:
     assert len(desk.calls) == 1
 
 
+async def test_one_of_several_who_leaves_takes_no_other_along() -> None:
+    desk = SlowDesk()
+    async with spending(desk) as app:
+        request = S.ReserveRequest(request_id="attempt-1", call=counted())
+        first = asyncio.create_task(app.till.reserve(KEY, "", request))
+        await desk.asked.wait()
+        second = asyncio.create_task(app.till.reserve(KEY, "", request))
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        desk.let.set()
+        assert (await second).name == "reservations/7-1"
+    assert not desk.left.is_set()
+
+
 async def test_who_leaves_while_it_waits_for_money_reserves_nothing() -> None:
     desk = SlowDesk()
     async with spending(desk) as app:
