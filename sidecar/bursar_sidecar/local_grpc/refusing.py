@@ -29,28 +29,18 @@ MOST_BUDGETS: Final = 16
 
 _Code = grpc.StatusCode
 _STATUSES: Final[Mapping[str, grpc.StatusCode]] = {
-    "budget_exhausted": _Code.RESOURCE_EXHAUSTED,
-    "budget_reserved": _Code.RESOURCE_EXHAUSTED,
-    "rate_limited": _Code.RESOURCE_EXHAUSTED,
-    "overloaded": _Code.UNAVAILABLE,
-    "no_allowance": _Code.UNAVAILABLE,
-    "draining": _Code.UNAVAILABLE,
-    "key_missing": _Code.UNAUTHENTICATED,
-    "key_unknown": _Code.UNAUTHENTICATED,
-    "key_revoked": _Code.UNAUTHENTICATED,
-    "key_disabled": _Code.UNAUTHENTICATED,
-    "key_expired": _Code.UNAUTHENTICATED,
     "model_not_allowed": _Code.PERMISSION_DENIED,
-    "model_unpriced": _Code.FAILED_PRECONDITION,
-    "exchange_rate_missing": _Code.FAILED_PRECONDITION,
-    "unbounded_input": _Code.FAILED_PRECONDITION,
-    "unbounded_tools": _Code.FAILED_PRECONDITION,
-    "untold_cost": _Code.FAILED_PRECONDITION,
-    "split_required": _Code.FAILED_PRECONDITION,
     "evidence_too_late": _Code.FAILED_PRECONDITION,
-    "model_not_found": _Code.NOT_FOUND,
 }
-"""By the data path's reasons; others are UNAVAILABLE."""
+"""By the reasons of the desk, where HTTP's status does not say it."""
+_BY_HTTP: Final[Mapping[int, grpc.StatusCode]] = {
+    401: _Code.UNAUTHENTICATED,
+    402: _Code.RESOURCE_EXHAUSTED,
+    403: _Code.FAILED_PRECONDITION,
+    404: _Code.NOT_FOUND,
+    429: _Code.RESOURCE_EXHAUSTED,
+}
+"""Others are UNAVAILABLE: it may go well another time."""
 
 
 class Violation(NamedTuple):
@@ -174,8 +164,9 @@ def of_refusal(refusal: Refusal, ceiling_nanos: int = 0) -> SpendFault:
         }
         if ceiling_nanos:
             metadata["call_ceiling"] = format_nanos(ceiling_nanos)
+    by_http = _BY_HTTP.get(rule.status) if rule is not None else None
     return SpendFault(
-        _STATUSES.get(refusal.reason, _Code.UNAVAILABLE),
+        _STATUSES.get(refusal.reason) or by_http or _Code.UNAVAILABLE,
         refusal.reason.upper(),
         refusals.told(refusal, ceiling_nanos),
         metadata=metadata,
