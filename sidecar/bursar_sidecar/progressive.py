@@ -13,7 +13,7 @@ from bursar.pricing import booked_ceiling, ceiling
 from bursar_sidecar.dialects.facts import Facts
 from bursar_sidecar.growth import FIRST_OUTPUT, Growth
 from bursar_sidecar.progressive_pairs import Row
-from bursar_sidecar.terms import Bounds, Terms
+from bursar_sidecar.terms import LEAST_OUTPUT_LLM_TOKENS, Bounds, Terms
 
 _REASONING_OFF: Final = (b'"none"',)
 """Values of `reasoning_effort` that turn reasoning off."""
@@ -62,11 +62,22 @@ def start_of(facts: Facts, terms: Terms, row: Row | None) -> Start | None:
     if covered >= terms.output_bound:
         return None
     return Start(
-        begin_nanos=nanos_of(bounds, covered),
+        begin_nanos=_begin_nanos(terms, bounds, covered),
         covered=covered,
         slack=slack,
         limit=terms.output_bound,
     )
+
+
+def _begin_nanos(terms: Terms, bounds: Bounds, covered: int) -> int:
+    """What so much output costs at most; a nano more, where that is known without pricing it."""
+    least = LEAST_OUTPUT_LLM_TOKENS * bounds.choices
+    more_nanos = terms.ceiling_nanos - terms.least_nanos
+    if not more_nanos or terms.conversion is not None or covered < least:
+        return nanos_of(bounds, covered)
+    # Of the same input, what output costs goes with its length: two points are known already, each
+    # rounded up, and what lies between them is no dearer than the line.
+    return terms.least_nanos - (-more_nanos * (covered - least) // (terms.output_bound - least))
 
 
 def nanos_of(bounds: Bounds, output: int) -> int:

@@ -42,7 +42,7 @@ class _Over(Exception):
 class ProgressiveAnswering(Answering):
     """A stream that grows as it flows, or is cut."""
 
-    __slots__ = ("_back", "_flow_of", "_flowed", "_growth", "_lags")
+    __slots__ = ("_back", "_flow_of", "_growth", "_lags")
 
     def __init__(
         self,
@@ -59,8 +59,6 @@ class ProgressiveAnswering(Answering):
         self._growth = self._flow_of.growth
         self._back: bytes | None = None
         """Whole events that are not covered yet."""
-        self._flowed = 0
-        """Produced bytes of what was let flow."""
         self._lags = False
         """Something may have come that was not seen yet."""
 
@@ -87,17 +85,16 @@ class ProgressiveAnswering(Answering):
         self._flow_of.begin(lambda within_s: recount.so_far(attempt, facts, within_s))
 
     def _take_stream(self, piece: bytes) -> bool:
-        meter = cast(StreamMeter, self._meter)
+        meter: StreamMeter = self._meter  # type: ignore[assignment]  # there, once it is a stream
         out = meter.feed(piece)
         reading = meter.reading
-        produced = reading.produced_bytes
-        if (produced >= self._growth.ask_at or reading.unreadable) and self._is_short():
-            self._back = out
-            return True
-        if self._lags and not self._exchange.backlog:
-            self._lags = False
-            self._flow_of.caught_up()
-        self._flowed = produced
+        if reading.produced_bytes >= self._growth.ask_at or reading.unreadable or self._lags:
+            if self._is_short():
+                self._back = out
+                return True
+            if self._lags and not self._exchange.backlog:
+                self._lags = False
+                self._flow_of.caught_up()
         return self._pass(out)
 
     def _is_short(self) -> bool:
@@ -128,7 +125,6 @@ class ProgressiveAnswering(Answering):
             if not await self._covered():
                 await self._cut(out)
                 raise _Over
-            self._flowed = cast(StreamMeter, self._meter).reading.produced_bytes
             self._pass(out)
         if self._respond.paused:
             await self._wait_for_app()
@@ -169,8 +165,12 @@ class ProgressiveAnswering(Answering):
 
     def _fitting(self, out: bytes) -> bytes:
         """Of some whole events those that are covered."""
-        own = self._endpoint.stream_reading(self._facts, self._server)
-        return fitting(out, own, self._growth.cut_at - self._flowed) if out else b""
+        produced = cast(StreamMeter, self._meter).reading.produced_bytes
+        held_back, own = (self._endpoint.stream_reading(self._facts, self._server) for _ in "12")
+        for payload in payloads(out):
+            held_back.note(payload)
+        flowed = produced - held_back.produced_bytes
+        return fitting(out, own, self._growth.cut_at - flowed)
 
     async def _charge_cut(self, rest: bytes) -> tuple[bytes, bytes]:
         """Settle a cut call whose last events, `rest`, do not flow; what ends its stream."""

@@ -29,7 +29,9 @@ def price_of(model: str) -> Price:
     return price
 
 
-def agreed(model: str, price: Price | None = None, **fields: Any) -> tuple[Facts, Terms]:
+def agreed(
+    model: str, price: Price | None = None, *, may_clamp: bool = False, **fields: Any
+) -> tuple[Facts, Terms]:
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], **fields}
     facts = read("chat", json.dumps(body).encode())
     terms = agree(
@@ -38,6 +40,7 @@ def agreed(model: str, price: Price | None = None, **fields: Any) -> tuple[Facts
         budgeted=True,
         rates=CallRates(ExchangeRates(), "USD", 0),
         default_max_output=4096,
+        may_clamp=may_clamp,
     )
     return facts, terms
 
@@ -53,7 +56,7 @@ def test_a_stream_begins_with_its_input_and_a_slice() -> None:
     assert begun is not None
     assert terms.bounds is not None
     assert begun.covered == FIRST_OUTPUT + LEAST_SLACK
-    assert begun.begin_nanos == nanos_of(terms.bounds, begun.covered)
+    assert 0 <= begun.begin_nanos - nanos_of(terms.bounds, begun.covered) <= 1
     assert begun.limit == terms.output_bound == 16_384
     assert begun.begin_nanos * 10 < terms.ceiling_nanos == nanos_of(terms.bounds, begun.limit)
 
@@ -106,6 +109,19 @@ def test_the_output_that_an_amount_pays_is_the_last_affordable(
         assert nanos_of(terms.bounds, covered) <= nanos
     if covered < terms.output_bound:
         assert nanos_of(terms.bounds, covered + 1) > nanos
+
+
+@given(st.decimals("0.0001", "600", places=4), st.integers(1, 4), st.integers(1_300, 10**6))
+def test_what_it_begins_with_pays_its_slice_whatever_the_price(
+    rate: Any, choices: int, limit: int
+) -> None:
+    price = llm_token_price("openai", "gpt-4o-mini", rates={"input": rate, "output": rate})
+    facts, terms = agreed("gpt-4o-mini", price, may_clamp=True, max_tokens=limit, n=choices)
+    begun = start_of(facts, terms, Pairs().find("openai", "gpt-4o-mini"))
+    assert begun is not None
+    assert terms.bounds is not None
+    assert terms.least_nanos < terms.ceiling_nanos
+    assert 0 <= begun.begin_nanos - nanos_of(terms.bounds, begun.covered) <= 1
 
 
 @given(st.integers(0, 50_000))
