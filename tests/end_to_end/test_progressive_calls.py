@@ -4,7 +4,9 @@ pay, and where its money ends a stream ends in good order, at no less than the p
 The official SDK against `bursar up`; what the simulated provider says it served is the truth.
 """
 
+import contextlib
 import json
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ import pytest
 from bursar.money import NANOS_PER_UNIT
 from bursar.pricing import charge, llm_token_price
 from bursar.usage import Usage
+from bursar.v1 import charges_pb2
 from tests.fakes.provider_bill import compare, entries_of, posted
 from tests.fakes.stack import ServedCall, Stack, running
 
@@ -191,6 +194,56 @@ def test_an_assembled_answer_is_the_plain_one(stack: Stack) -> None:
         del body["id"], body["created"]
     assert bodies[0] == bodies[1]
     assert plain.headers["content-type"] == assembled.headers["content-type"]
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [{"hang_up_after": 200}, {"abort_rate": 1, "abort_after_chunks": 200}, {"missing_usage": True}],
+)
+def test_a_growing_stream_that_breaks_is_charged_no_less_than_its_bill(
+    stack: Stack, behaviour: dict[str, Any]
+) -> None:
+    app = App(stack, DEAR, "5")
+    hang_up_after = behaviour.pop("hang_up_after", 0)
+    base = {"output_llm_tokens": 1_500, "chunk_llm_tokens": 4, "chunk_delay_ms": 2}
+    try:
+        with app.create({**base, **behaviour}, stream=True).parse() as chunks:
+            for number, _chunk in enumerate(chunks):
+                if number == hang_up_after > 0:
+                    break
+    except openai.APIError:
+        assert "abort_rate" in behaviour
+    served, entries = app.billed()
+    ((id, call),) = served.items()
+    entry = entries[id]
+    assert cost_of(DEAR, call) <= entry.amount.nanos <= entry.reserved.nanos
+    assert entry.usage.estimate_reason
+
+
+def test_a_killed_sidecar_posts_growing_streams_at_what_they_grew_to(stack: Stack) -> None:
+    app = App(stack, DEAR, "20")
+    behaviour = {"output_llm_tokens": 4_000, "chunk_llm_tokens": 4, "chunk_delay_ms": 10}
+    flowing = threading.Semaphore(0)
+
+    def read(_number: int) -> None:
+        # What the library raises where the connection breaks is its transport's own.
+        with contextlib.suppress(Exception):
+            for number, _chunk in enumerate(app.create(behaviour, stream=True).parse()):
+                if number == 150:  # some 2,500 bytes: it has grown
+                    flowing.release()
+
+    with ThreadPoolExecutor(4) as threads:
+        reading = [threads.submit(read, number) for number in range(4)]
+        for _ in reading:
+            assert flowing.acquire(timeout=60)
+        stack.back("sidecar-1", stack.kill("sidecar-1"))
+        for each in reading:
+            each.result()
+    served, entries = app.billed()
+    assert len(served) == 4
+    for id, call in served.items():
+        assert entries[id].kind == charges_pb2.SETTLEMENT_KIND_PROVISIONAL
+        assert cost_of(DEAR, call) <= entries[id].amount.nanos == entries[id].reserved.nanos
 
 
 def test_the_ledger_agrees_with_the_bill_of_usual_calls(stack: Stack) -> None:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from anthropic.types import Message
 from openai.types.chat import ChatCompletion
 
 from bursar.money import format_nanos
@@ -169,3 +170,71 @@ async def test_what_can_not_be_assembled_is_clamped() -> None:
     bench.post({"model": "gpt-3.5-turbo-instruct", "prompt": "hi"}, "/v1/completions")
     call = await bench.provider.request()
     assert "stream" not in json.loads(call.requests[0])
+
+
+MESSAGE: dict[str, Any] = {
+    "model": "claude-sonnet-4-5",
+    "max_tokens": 60_000,
+    "messages": [{"role": "user", "content": "hi"}],
+}
+CLAUDE = {"name": "anthropic", "kind": "anthropic"}
+CLAUDE_OUTPUT_NANOS = 15_000
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    payload = json.dumps({"type": kind, **fields})
+    return f"event: {kind}\ndata: {payload}\n\n".encode()
+
+
+async def flooded(bench: Bench, call: ProviderCall) -> None:
+    """An answer of Anthropic's that would go on for long."""
+    begun: dict[str, Any] = {
+        "id": "m-1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-sonnet-4-5",
+    }
+    begun |= {"content": [], "stop_reason": None, "stop_sequence": None}
+    usage = {"input_tokens": 9, "output_tokens": 1}
+    call.start_stream()
+    call.send_chunk(event("message_start", message={**begun, "usage": usage}))
+    block = {"type": "text", "text": ""}
+    call.send_chunk(event("content_block_start", index=0, content_block=block))
+    for _ in range(500):
+        if call.lost:
+            return
+        delta = {"type": "text_delta", "text": "word" * 8}
+        call.send_chunk(event("content_block_delta", index=0, delta=delta))
+        await delivered()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_message_is_cut_and_assembled_in_its_own_dialect(stream: bool) -> None:
+    limit = 4_000 * CLAUDE_OUTPUT_NANOS
+    bench = Bench(FakeDesk(limit), upstream=CLAUDE)
+    bench.post({**MESSAGE, "stream": stream}, "/v1/messages")
+    call = await bench.provider.request()
+    assert json.loads(call.requests[0])["stream"] is True
+    await flooded(bench, call)
+    answer = await bench.answered()
+    outcome = await bench.settled()
+    if stream:
+        kinds = [line[7:] for line in answer.body.decode().splitlines() if line[:7] == "event: "]
+        assert kinds[:2] == ["message_start", "content_block_start"]
+        assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]
+        assert b'"stop_reason":"max_tokens"' in answer.body
+    else:
+        message = Message.model_validate_json(answer.body, strict=True)
+        assert message.stop_reason == "max_tokens"
+        assert message.usage.output_tokens == outcome.usage.output
+    text = answer.body.count(b"word") * 4
+    assert 1_000 < text < 4_000 - LEAST_SLACK
+    assert text // 4 * CLAUDE_OUTPUT_NANOS < outcome.cost_nanos <= limit
+
+
+async def test_a_message_that_is_to_be_thought_about_reserves_its_worst_case() -> None:
+    bench = Bench(upstream=CLAUDE)
+    thinking = {"type": "enabled", "budget_tokens": 2_000}
+    bench.post({**MESSAGE, "stream": True, "thinking": thinking}, "/v1/messages")
+    await bench.provider.request()
+    assert bench.desk.calls[0].begin_nanos == 0
