@@ -191,6 +191,15 @@ def test_files_cost_nothing_and_batches_need_a_bound() -> None:
         assert [one.cost_nanos for one in free] == [0, 0]
 
 
+def test_a_batch_is_refused_where_no_budget_is_seen_too() -> None:
+    with live_sidecar(FakeDesk(None)) as sidecar, library(sidecar) as app:
+        with pytest.raises(openai.PermissionDeniedError) as caught:
+            app.batches.create(
+                input_file_id="f", endpoint="/v1/embeddings", completion_window="24h"
+            )
+        assert caught.value.code == "untold_cost"
+
+
 def test_a_key_of_some_models_may_run_no_batch() -> None:
     desk = FakeDesk(None, spenders={KEY: spender(allowed_models=("gpt-4o*",))})
     bounds = (CallBound(endpoint="batches", most="1.50"),)

@@ -56,6 +56,7 @@ def exact(sidecar: LiveSidecar, model: str = MODEL, provider: str = "openai") ->
     ((call, outcome),) = sidecar.settled()
     assert (outcome.kind, outcome.usage.is_exact) == ("final", True)
     assert outcome.cost_nanos == bill(call, model, provider) > 0
+    assert outcome.cost_nanos <= sidecar.desk.calls[0].ceiling_nanos
     return call
 
 
