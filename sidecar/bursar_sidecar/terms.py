@@ -370,8 +370,8 @@ def _check_bounded(facts: Facts) -> None:
     if facts.untold_cost:
         raise Refusal(
             "untold_cost",
-            f"This call falls under a hard budget, or may, and {facts.untold_cost}; an operator can "
-            "set a bound with [[bounds]] in the sidecar's settings.",
+            f"This call falls under a hard budget, or may, and {facts.untold_cost}; an operator "
+            "can set a bound with [[bounds]] in the sidecar's settings.",
         )
 
 

@@ -149,7 +149,13 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
                 base_url="https://api.x.ai/v1",
                 limit_field="max_completion_tokens",
                 asks_usage=False,
-                readers=MappingProxyType({"chat": "xai_chat", "responses": "xai_responses"}),
+                readers=MappingProxyType(
+                    {
+                        "chat": "xai_chat",
+                        "responses": "xai_responses",
+                        "images/generations": "xai_images",
+                    }
+                ),
             ),
             Kind(
                 "perplexity",

@@ -13,6 +13,7 @@ from bursar_sidecar.dialects.json_fields import (
     Fields,
     changed,
     field,
+    given,
 )
 from bursar_sidecar.dialects.kinds import Server
 from bursar_sidecar.dialects.openai.chat import (
@@ -85,9 +86,9 @@ COMPLETIONS: Final = Completions()
 
 def _prompts(fields: Fields) -> tuple[int, msgspec.Raw | None]:
     """How many prompts, and their JSON where it holds them as text."""
-    value = fields.get("prompt")
-    if value is None:
+    if not given(fields, "prompt"):
         return 1, None  # it begins where a document would
+    value = fields["prompt"]
     if bytes(memoryview(value)[:1]) != b"[":
         field(fields, "prompt", STRING, "a string or a list")
         return 1, value

@@ -96,7 +96,8 @@ class MediaEndpoint(OpenAIEndpoint):
 
     def reading(self, facts: Facts, server: Server) -> Reading:
         told = facts.media.told if facts.media is not None else {}
-        return MediaReading(self.reader, stream=False, request=told)
+        reader = server.kind.readers.get(self.name, self.reader)
+        return MediaReading(reader, stream=False, request=told)
 
     def stream_reading(self, facts: Facts, server: Server) -> Reading:
         told = facts.media.told if facts.media is not None else {}

@@ -159,9 +159,9 @@ class _Input:
         for name in _HELD:
             if given(fields, name):
                 self.unbounded = f"{name} stands for input that the provider keeps"
-        value = fields.get("input")
-        if value is None:
+        if not given(fields, "input"):
             return
+        value = fields["input"]
         if bytes(memoryview(value)[:1]) != b"[":
             field(fields, "input", STRING, "a string or a list of items")
             return
