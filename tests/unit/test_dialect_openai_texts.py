@@ -55,7 +55,7 @@ def test_what_the_cost_depends_on_must_be_readable(fields: dict[str, Any], param
     assert caught.value.param == param
 
 
-def test_its_limit_is_max_tokens_alone() -> None:
+def test_its_output_limit_has_one_field() -> None:
     body = body_of(max_tokens=None, max_completion_tokens=5)
     facts = read("completions", body)
     assert facts.output_limit is None
