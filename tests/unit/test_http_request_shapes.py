@@ -169,6 +169,20 @@ async def test_it_is_refused_too_when_it_comes_byte_by_byte(shape: str) -> None:
     assert ran == []
 
 
+@pytest.mark.parametrize("shape", REFUSED)
+async def test_it_is_refused_too_after_requests_that_began_alike(shape: str) -> None:
+    status, request = REFUSED[shape]
+    ran: Ran = []
+    app, server = connect(ran)
+    for number in range(1, 4):
+        app.send(POST + b"Content-Length: 2\r\n\r\nok")
+        await app.answer(number)
+    app.send(request)
+    assert (await app.until_ended()).status == status
+    assert len(ran) == 3
+    assert server.held_bytes == 0
+
+
 @pytest.mark.parametrize("shape", SERVED)
 @pytest.mark.parametrize("piece", [1, 7, 10_000])
 async def test_an_odd_request_with_one_meaning_is_served(shape: str, piece: int) -> None:

@@ -38,6 +38,20 @@ async def test_an_exchange_is_the_same_through_a_sidecar(shape: str) -> None:
     assert outcome.http_status == int(direct.answer.rpartition(b"HTTP/1.1 ")[2][:3])
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_the_third_exchange_of_a_connection_is_the_same_too(shape: str) -> None:
+    recorded = SHAPES[shape]
+    bench, direct = RawBench(), await directly(recorded)
+    for number in range(1, 4):
+        bench.app.pieces.clear()
+        await through(recorded, bench)
+        assert len(bench.desk.outcomes) == number
+    (provider,) = bench.provider.ends
+    sent = without(provider.received[-len(provider.received) // 3 :], OF_REQUESTS)
+    assert sent == without(direct.at_provider, OF_REQUESTS)
+    assert seen_by_app(Wire(b"", bench.app.pieces)) == without(direct.answer, OF_ANSWERS)
+
+
 METERED = [name for name in SHAPES if b"prompt_tokens" in b"".join(SHAPES[name].answer)]
 PACKED = ["an answer with gzip", "an answer with deflate, in chunks"]
 
