@@ -37,6 +37,7 @@ class Broken(Exception):
         timed_out: bool = False,
         by_provider: bool = False,
         unread: bool = False,
+        untaken: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -45,6 +46,9 @@ class Broken(Exception):
         """The provider ended it: it produces no more. Otherwise it may not know yet."""
         self.unread = unread
         """The provider was made to wait, and much of what it had sent may never have been read."""
+        self.untaken = untaken
+        """It is proven that the provider had closed before a byte of the call reached it: the call
+        may be sent again."""
 
 
 class PoolLimits(msgspec.Struct, frozen=True):

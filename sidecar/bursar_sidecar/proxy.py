@@ -6,6 +6,7 @@ Money and identity are the desk's affair; what a request or an answer says is it
 """
 
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -39,6 +40,10 @@ from bursar_sidecar.terms import Terms, agree, clamp
 from bursar_sidecar.upstream import Broken, Dial, Exchange, NeverSent, dial
 
 log = structlog.get_logger("bursar.proxy")
+
+MAX_RESENDS: Final = 1
+"""Of a call that is proven not to have been taken: two idle connections that close in the moment of
+being used are no coincidence."""
 
 
 class Proxy:
@@ -215,6 +220,7 @@ class Proxy:
         upstream: ProviderPool,
         wire: tuple[bytes, ...],
         respond: Responder,
+        resends: int = MAX_RESENDS,
     ) -> None:
         """Send the call and bring its answer back; every way out has settled the attempt."""
         if respond.gone:  # hung up while the call waited for money
@@ -241,11 +247,16 @@ class Proxy:
                 endpoint, upstream.server, facts, attempt, exchange, respond, self._recount
             )
             await answering.bring_back()
+            return
         except Broken as broken:
-            await self._broke(endpoint.dialect, attempt, broken, facts, respond)
+            if not (broken.untaken and resends):
+                await self._broke(endpoint.dialect, attempt, broken, facts, respond)
+                return
         finally:
             respond.on_hang_up(None)
             exchange.close()
+        attempt.sent = False  # proven not to have been taken
+        await self._forward(endpoint, attempt, facts, upstream, wire, respond, resends - 1)
 
     def _hang_up(self, attempt: Attempt, exchange: Exchange, *, stream: bool) -> None:
         if attempt.flow is not None:

@@ -99,6 +99,8 @@ class Pool:
                 connection.exchange.sweep(now)
             elif connection.expires_at and now > connection.expires_at:
                 connection.abort()
+            else:
+                connection.rest()
 
     def close(self) -> None:
         """Close every connection; exchanges in flight fail."""

@@ -6,6 +6,8 @@ ends as Broken, and whatever comes after the end of an answer is never taken for
 
 import asyncio
 import select
+import socket
+import struct
 from typing import Final, Protocol, cast
 
 import httptools
@@ -21,6 +23,11 @@ MAX_HEAD_BYTES: Final = 256 * 1024
 FRAMING_BYTES_PER_BYTE: Final = 16
 """Chunk sizes, extensions and trailers beyond that, for each byte of a body: a chunk of one byte
 needs five."""
+_BYTES_ACKED: Final = struct.Struct("=Q")
+_BYTES_ACKED_AT: Final = 120
+"""Where Linux has it in its `struct tcp_info` (since 4.1), of which so much is asked for:"""
+_TCP_INFO_BYTES: Final = _BYTES_ACKED_AT + _BYTES_ACKED.size
+_UNKNOWN: Final = -1
 _BODILESS: Final = frozenset({204, 304})
 
 
@@ -66,6 +73,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._complete = False
         self._keep_alive = False
         self._keep_alive_s = pool.limits.keep_alive_s
+        self._acked_at_rest = _UNKNOWN
         self.expires_at = 0.0
         self.exchange: Exchange | None = None
 
@@ -217,9 +225,42 @@ class UpstreamConnection(asyncio.Protocol):
             # To be asked here: once the parser has moved on it no longer knows.
             self._keep_alive = self._parser.should_keep_alive()
 
+    def rest(self) -> None:
+        """Nothing is under way: note what the provider has acknowledged of all that was before."""
+        if self._acked_at_rest == _UNKNOWN:
+            self._acked_at_rest = self.acknowledged()
+
+    def acknowledged(self) -> int:
+        """Bytes that the provider's side has acknowledged so far; -1 where that can't be known."""
+        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        if sock is None or not hasattr(socket, "TCP_INFO"):
+            return _UNKNOWN
+        try:
+            told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        except OSError:  # a unix socket, or one that is closed
+            return _UNKNOWN
+        if len(told) < _TCP_INFO_BYTES:
+            return _UNKNOWN
+        acked: int = _BYTES_ACKED.unpack_from(told, _BYTES_ACKED_AT)[0]
+        return acked
+
     def eof_received(self) -> bool:
         """asyncio: the provider sent its last byte; `connection_lost` follows."""
+        exchange = self.exchange
+        if exchange is not None and self._never_heard():
+            # It closed an idle connection while the call was on its way to it.
+            reason = "the provider closed the connection before the call reached it"
+            exchange.fail(Broken(reason, by_provider=True, untaken=True))
         return False
+
+    def _never_heard(self) -> bool:
+        """Whether the provider had closed before a byte of this call reached it.
+
+        Whatever a TCP peer sends, its last segment too, acknowledges all that it has received. Here
+        the end came, and with it not a byte more is acknowledged than before the call.
+        """
+        at_rest = self._acked_at_rest
+        return at_rest != _UNKNOWN and not self._raw_bytes and self.acknowledged() == at_rest
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
@@ -251,6 +292,7 @@ class UpstreamConnection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         self._complete = False
         self._raw_bytes = self._body_bytes = 0
+        self._acked_at_rest = _UNKNOWN
         keep = (
             self._keep_alive
             and not self._close_delimited
