@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from bursar.v1 import charges_pb2, spend_pb2
+from bursar_sidecar.settings import Provider
 from tests.fakes.desk import KEY, FakeDesk, spender
 from tests.fakes.spending import (
     MODEL,
@@ -121,6 +122,19 @@ async def test_a_model_of_an_unconfigured_provider_is_priced_by_the_list(app: Sp
     assert (quote.provider, quote.most.nanos > MOST_NANOS) == ("anthropic", True)
     named = await app.quote(counted(model="anthropic/claude-haiku-4-5"))
     assert (named.provider, named.most) == ("anthropic", quote.most)
+
+
+async def test_a_request_in_a_providers_words_is_bought_from_it(app: Spending) -> None:
+    body: dict[str, Any] = {"contents": [{"parts": [{"text": "hi"}]}]}
+    call = requested(body, path="/v1beta/models/gemini-2.5-flash:generateContent")
+    assert (await app.quote(call)).provider == "gemini"
+    message = [{"role": "user", "content": "hi"}]
+    body = {"model": "claude-haiku-4-5", "max_tokens": 100, "messages": message}
+    quote = await app.quote(requested(body, path="/v1/messages"))
+    assert (quote.provider, quote.output_llm_tokens) == ("anthropic", 100)
+    google = Provider("google", "http://provider.test/v1beta", kind="gemini")
+    async with spending(providers=(google,)) as other:
+        assert (await other.quote(call)).provider == "google"
 
 
 async def test_the_providers_answer_is_read_by_us(app: Spending) -> None:

@@ -13,6 +13,7 @@ from bursar.exchange import ExchangeRates
 from bursar.pricing import PriceBook, UnpricedError
 from bursar_sidecar.conversion import CallRates, UnconvertibleError
 from bursar_sidecar.desk import Call, Refusal, Spender
+from bursar_sidecar.dialects.dialect import Endpoint
 from bursar_sidecar.dialects.facts import DialectError, Facts, check_tags
 from bursar_sidecar.dialects.kinds import KINDS
 from bursar_sidecar.dialects.registry import find, served
@@ -53,24 +54,33 @@ class Bounds:
         self._providers: Mapping[str, Provider] = {each.name: each for each in providers}
         self._default_max_output = default_max_output
 
-    def facts(self, wanted: Wanted) -> tuple[Facts | None, str]:
+    def facts(self, wanted: Wanted) -> tuple[Facts | None, Endpoint | None]:
         """What the request says, where there is one, and which endpoint it is for. Raises
         SpendFault."""
         if not isinstance(wanted.bound, Body):
-            return None, ""
+            return None, None
         found = find(wanted.bound)
         if found is None or found.endpoint.rule != "metered":
             path = wanted.bound.path.decode()
             raise invalid("call.request.path", path, f"one of {served()}")
         try:
-            return found.endpoint.read(wanted.bound, found.named), found.endpoint.name
+            return found.endpoint.read(wanted.bound, found.named), found.endpoint
         except DialectError as error:
             raise unreadable_request(error, "call.request.body") from error
 
     def route(
-        self, provider: str, name: str, spender: Spender, book: PriceBook, field: str
+        self,
+        provider: str,
+        name: str,
+        dialect: str,
+        spender: Spender,
+        book: PriceBook,
+        field: str,
     ) -> Route:
-        """Whom a model is bought from. Raises SpendFault, and Refusal model_not_allowed."""
+        """Whom a model is bought from; `dialect` is that of the request, "" where there is none.
+
+        Raises SpendFault, and Refusal model_not_allowed.
+        """
         seller, slash, rest = name.partition("/")
         if provider:
             found = self._seller(provider)
@@ -78,7 +88,7 @@ class Bounds:
         elif slash and rest and (seller in self._providers or book.lookup(rest, seller)):
             found, model = self._seller(seller), rest
         else:
-            found, model = self._seller(self._only_seller(name, book, field)), name
+            found, model = self._seller(self._only_seller(name, dialect, book, field)), name
         allowed, listed = spender.allowed_models, found.listed_model(model)
         names = (listed, f"{found.name}/{listed}")
         if allowed and not any(fnmatchcase(each, glob) for glob in allowed for each in names):
@@ -111,7 +121,8 @@ class Bounds:
         spender, book = given.spender, given.book
         requested = wanted.model or (facts.model if facts is not None else "")
         field = "call.model" if wanted.model else "call.request.body.model"
-        route = self.route(wanted.provider, requested, spender, book, field)
+        dialect = endpoint.dialect.name if endpoint is not None else ""
+        route = self.route(wanted.provider, requested, dialect, spender, book, field)
         rates = CallRates(given.rates, spender.currency, given.now_wall_ns)
         is_budgeted = budgeted(spender, route.provider.name, route.listed)
         terms = self._terms(wanted, facts, endpoint, route, rates, is_budgeted)
@@ -146,7 +157,7 @@ class Bounds:
         self,
         wanted: Wanted,
         facts: Facts | None,
-        endpoint: str,
+        endpoint: Endpoint | None,
         route: Route,
         rates: CallRates,
         budgeted: bool,
@@ -158,7 +169,7 @@ class Bounds:
                 budgeted=budgeted,
                 rates=rates,
                 default_max_output=self._default_max_output,
-                free=endpoint in route.provider.spoken.free,
+                free=endpoint is not None and endpoint.name in route.provider.spoken.free,
             )
         if isinstance(wanted.bound, Amount):
             nanos = own_nanos(wanted.bound, rates)
@@ -171,10 +182,18 @@ class Bounds:
         kind = name if name in KINDS else "compatible"
         return self._providers.get(name) or Provider(name, "", kind=kind)
 
-    def _only_seller(self, model: str, book: PriceBook, field: str) -> str:
+    def _only_seller(self, model: str, dialect: str, book: PriceBook, field: str) -> str:
         naming = [p.name for p in self._providers.values() if _names(p, model)]
         listed = book.provider_of(model)
-        for candidates in (naming, [p for p in listed if p in self._providers], listed):
+        configured = [p for p in listed if p in self._providers]
+        # Who asks in the words of a provider buys from it, where it sells the model.
+        speaking = [
+            p.name
+            for p in self._providers.values()
+            if dialect in p.spoken.dialects and lookup(book, model, p) is not None
+        ]
+        own = [dialect] if dialect and book.lookup(model, dialect) is not None else []
+        for candidates in (naming, configured, speaking, own, listed):
             if len(candidates) == 1:
                 return candidates[0]
         if not listed and len(self._providers) == 1:
