@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,14 @@ def asked(sidecar: Sidecar, path: str) -> str:
     with urllib.request.urlopen(f"http://{sidecar.said['admin']}{path}") as answer:
         content: bytes = answer.read()
     return content.decode()
+
+
+def readiness(sidecar: Sidecar) -> str:
+    """Why no calls should be sent there; "" when ready."""
+    try:
+        return str(json.loads(asked(sidecar, "/readyz"))["reason"])
+    except urllib.error.HTTPError as error:
+        return str(json.loads(error.read())["reason"])
 
 
 def held(sidecar: Sidecar) -> list[dict[str, Any]]:
@@ -139,7 +148,7 @@ def test_a_worker_killed_under_load_comes_back_on_its_own_journal(place: Site) -
     assert after[1][0]["epoch"] == before[1][0]["epoch"]  # who lived on was not disturbed
     assert after[0][0]["epoch"] > before[0][0]["epoch"]
     assert 'bursar_sidecar_worker_restarts_total{worker="0"} 1' in asked(many, "/metrics")
-    until(lambda: not json.loads(asked(many, "/readyz"))["reason"], "all are ready")
+    until(lambda: not readiness(many), "all are ready")
 
 
 def test_settings_change_under_load_without_a_failed_call(place: Site) -> None:
@@ -166,6 +175,22 @@ def test_settings_change_under_load_without_a_failed_call(place: Site) -> None:
     assert set(app.ended) == {SERVED}
     assert settle_up(place, key, app) == {"exact": app.ended[SERVED]}
     settings.write_text(good)
+
+
+def test_draining_the_sidecar_empties_every_worker(place: Site) -> None:
+    many = place.sidecars["many"]
+    key, secret = place.make_key()
+    budget = place.make_budget(key, 1_000 * MILLI_USD)
+    app = App(secret)
+    with Load(app, lambda: [many.address], concurrency=6) as load:
+        load.wait_for(SERVED, 20)
+    assert place.cli("sidecar", "drain", "many").returncode == 0
+    until(lambda: readiness(many).count("draining") == WORKERS, "all of them drain")
+    until(lambda: place.standing(budget).outstanding.nanos == 0, "all money is home")
+    assert app.call(many.address).ended.startswith("503")
+    assert place.cli("sidecar", "resume", "many").returncode == 0
+    until(lambda: not readiness(many), "all admit calls again")
+    until(lambda: app.call(many.address).ended == SERVED, "calls are served")
 
 
 def test_stopping_ends_all_workers_and_closes_every_session(place: Site) -> None:
