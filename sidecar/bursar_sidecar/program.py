@@ -210,7 +210,8 @@ class Process:
             # A supervisor hands settings on; a hang-up of its terminal is its affair.
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
             await link.serving()
-            ends.append(self._start(link.run(self.answers()), "supervisor"))
+            self._start(link.run(self.answers()), "supervisor")
+            ends.append(self._start(link.stopping.wait(), "told-to-stop"))
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         failed = session.done()
         if failed:  # it never ends by itself: a fault of ours; say it and end in an orderly way

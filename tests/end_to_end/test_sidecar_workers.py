@@ -204,6 +204,25 @@ def test_stopping_ends_all_workers_and_closes_every_session(place: Site) -> None
     place.start_sidecars()
 
 
+def test_a_signal_to_the_whole_group_cuts_no_call(place: Site) -> None:
+    many = place.sidecars["many"]
+    key, secret = place.make_key()
+    app = App(secret)
+    with Load(app, lambda: [many.address], concurrency=6, chunk_delay_ms=30) as load:
+        load.wait_for(SERVED, 12)
+        # As systemd stops a service: it tells every process, and the supervisor tells them too.
+        workers = pids(many)
+        many.send(signal.SIGTERM)
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+        load.stop()
+    assert many.wait_for_end() == 0
+    # What reached the provider came back whole; what came later was refused by the kernel.
+    assert set(app.ended) <= {SERVED, BROKEN}, app.ended
+    assert settle_up(place, key, app) == {"exact": app.ended[SERVED]}
+    place.start_sidecars()
+
+
 def test_workers_do_not_outlive_a_supervisor_that_was_killed(place: Site) -> None:
     many = place.sidecars["many"]
     workers = pids(many)

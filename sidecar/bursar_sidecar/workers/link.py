@@ -32,6 +32,8 @@ class Link:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self.stopping = asyncio.Event()
+        """Set when the worker is to drain and end: it was told so, or the supervisor is gone."""
         self.settings: Settings | None = None
         """Those told last, after the first ones."""
         self.settings_told: Callable[[], object] | None = None
@@ -68,7 +70,10 @@ class Link:
                 answer = answers.get(question)
                 told = answer() if answer is not None else None
                 await self._channel.send({"answer": told, "id": message["id"]})
+            elif "stop" in message:
+                self.stopping.set()
             elif "settings" in message:
                 self.settings = msgspec.convert(message["settings"], Settings)
                 if self.settings_told is not None:
                     self.settings_told()
+        self.stopping.set()

@@ -155,22 +155,21 @@ class Supervisor:
     def _stop(self) -> None:
         if self._stopped.is_set():  # a second time: at once
             for worker in self._workers:
-                worker.signal(signal.SIGTERM)
+                worker.kill()
         self._stopped.set()
 
     async def _end(self, lives: list["asyncio.Task[int]"]) -> list[int]:
         """Let all workers drain, all at one time; who takes too long is killed."""
         self._draining = True
         self._sockets.stop_listening()
-        for worker in self._workers:
-            worker.signal(signal.SIGTERM)
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
         within_s = self._reloading.settings.drain_s + STOP_MARGIN_S
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 return list(await asyncio.shield(asyncio.gather(*lives)))
         log.error("workers_killed", within_s=within_s, effect="their journals hold the rest")
         for worker in self._workers:
-            worker.signal(signal.SIGKILL)
+            worker.kill()
         return list(await asyncio.gather(*lives))
 
 

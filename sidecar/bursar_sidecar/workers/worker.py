@@ -88,10 +88,23 @@ class Worker:
             if self._stopping:
                 return 0
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; SIGTERM also means that it is not to be started again."""
-        if number is signal.SIGTERM:
-            self._stopping = True
+    async def stop(self) -> None:
+        """Let it drain and end, for good."""
+        self._stopping = True
+        if self._channel is None:  # it is just starting, or being started again
+            self._signal(signal.SIGTERM)
+            return
+        # Not by a signal: a second one, and whoever stops a whole group of processes sends the
+        # first, ends it at once.
+        with contextlib.suppress(OSError):
+            await self._channel.send({"stop": True})
+
+    def kill(self) -> None:
+        """End it at once; its journal holds the rest."""
+        self._stopping = True
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
