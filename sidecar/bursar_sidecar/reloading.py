@@ -18,6 +18,7 @@ LIVE: Final = frozenset(
     {
         "access_log",
         "answer_timeout_s",
+        "bounds",
         "connect_timeout_s",
         "credential_check_s",
         "debug_page",
@@ -34,6 +35,7 @@ LIVE: Final = frozenset(
         "providers",
         "reserve_wait_ms",
         "stall_timeout_s",
+        "unmetered",
         "when_short",
     }
 )

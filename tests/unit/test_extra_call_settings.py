@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from bursar_sidecar.extra_call_settings import Unmetered
 from bursar_sidecar.settings import SettingsError, load_settings
+from tests.fakes.sidecar_bench import Bench, error_of
 
 PROVIDER = '[providers.openai]\nbase_url = "https://api.openai.com/v1"\n'
 UNMETERED = """
@@ -77,3 +80,20 @@ def test_a_fault_is_named(tmp_path: Path, line: str, field: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(ENOUGH, written(tmp_path, text))
     assert [fault.partition(" ")[0].rstrip(":") for fault in caught.value.faults] == [field]
+
+
+async def test_a_path_that_is_allowed_later_is_served_from_then_on() -> None:
+    bench = Bench()
+    bench.post({}, "/v1/fine_tuning/jobs")
+    assert error_of(await bench.answered())["code"] == "unknown_path"
+    allowed = Unmetered(
+        path="/v1/fine_tuning/*", method="POST", flat_price="0.05", provider="openai"
+    )
+    bench.proxy.apply(msgspec.structs.replace(bench.settings, unmetered=(allowed,)))
+    bench.post({}, "/v1/fine_tuning/jobs?x=1")
+    call = await bench.provider.request()
+    assert call.targets == ["/v1/fine_tuning/jobs?x=1"]
+    call.send_json(b"{}")
+    answer = await bench.answered(2)
+    assert answer.headers["x-bursar-cost"] == "0.05"
+    assert (await bench.settled()).cost_nanos == 50_000_000
