@@ -120,7 +120,8 @@ class RawBench:
         self.desk = FakeDesk()
         self.provider = RawProvider()
         upstream = settings.pop("upstream", {"api_key": KEY})
-        provider = Provider("openai", f"http://{AUTHORITY}/v1", **upstream)
+        usual = {"name": "openai", "base_url": f"http://{AUTHORITY}/v1"}
+        provider = Provider(**{**usual, **upstream})
         self.proxy = build_proxy(
             Settings(providers=(provider,), **settings),
             self.desk,
