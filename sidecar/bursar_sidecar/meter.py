@@ -181,7 +181,16 @@ def count(
     the LLM tokens of the kept text, where they were counted; `streamed_for_s`: see `visible_bound`.
     """
     if not lacks_usage(reading, cut=bool(cut)):
-        return reading.counted(input_bound, output_bound or None)
+        usage = reading.counted(input_bound, output_bound or None)
+        if usage.output or not output_bound or not reading.produced_bytes:
+            return usage
+        # Counts that say nothing was produced, of an answer that shows something, are none.
+        return msgspec.structs.replace(
+            usage,
+            output=min(output_bound, reading.produced_bytes),
+            certainty="estimated",
+            estimate_reason=usage.estimate_reason or "no output was counted, and some was shown",
+        )
     reason = cut or reading.unreadable or "usage is missing"
     if hidden_output or reading.unreadable:
         output = output_bound

@@ -10,11 +10,15 @@ from bursar.usage import Usage
 from bursar_sidecar.dialects.anthropic import MESSAGES
 from bursar_sidecar.dialects.anthropic.assembling import MessageAssembler
 from bursar_sidecar.dialects.anthropic.reading import MessageStreamReading
+from bursar_sidecar.dialects.kinds import KINDS, Server
 from bursar_sidecar.dialects.reading import LAST, PASS, Reading
+from bursar_sidecar.http_messages import Request
 from bursar_sidecar.meter import count
 from bursar_sidecar.produced import CUT_SLACK_LLM_TOKENS
 
-START = {
+REQUEST = Request(b"POST", b"/", [], b'{"model":"m","max_tokens":1,"messages":[]}')
+SERVER = Server(kind=KINDS["anthropic"], limit_field="", asks_usage=False)
+START: dict[str, Any] = {
     "type": "message_start",
     "message": {
         "id": "msg_1",
@@ -254,3 +258,18 @@ def test_an_input_that_may_still_grow_is_charged_at_its_bound() -> None:
     growing = MessageStreamReading(input_grows=True)
     growing.note(json.dumps(START).encode())
     assert cut(growing).input == 1_000
+
+
+def test_counts_of_nothing_do_not_make_nothing_of_what_was_shown() -> None:
+    nothing = {**STOPPED, "usage": {"output_tokens": 0}}
+    start = {**START, "message": {**START["message"], "usage": {"input_tokens": 1}}}
+    reading = reading_of(start, opened(0), text(0, "four"), closed(0), nothing)
+    usage = count(reading, input_bound=1_000, output_bound=100)
+    assert (usage.output, usage.is_exact) == (4, False)
+    silent = reading_of(start, nothing)
+    assert count(silent, input_bound=1_000, output_bound=100).is_exact
+    plain = MESSAGES.reading(MESSAGES.read(REQUEST, ""), SERVER)
+    plain.whole(
+        b'{"content":[{"type":"text","text":"four"}],"usage":{"input_tokens":1,"output_tokens":0}}'
+    )
+    assert count(plain, input_bound=1_000, output_bound=100).output == 4

@@ -12,7 +12,7 @@ from bursar.usage import Usage
 from bursar_sidecar.dialects.anthropic.assembling import MessageAssembler
 from bursar_sidecar.dialects.anthropic.content import read_content
 from bursar_sidecar.dialects.anthropic.dialect import AnthropicEndpoint
-from bursar_sidecar.dialects.anthropic.reading import MessageStreamReading
+from bursar_sidecar.dialects.anthropic.reading import MessageReading, MessageStreamReading
 from bursar_sidecar.dialects.anthropic.server_tools import read_tools, units_of
 from bursar_sidecar.dialects.anthropic.usage_shape import told
 from bursar_sidecar.dialects.dialect import Asked, Assembler, with_query
@@ -112,7 +112,7 @@ class Messages(AnthropicEndpoint):
         return with_query(b"/v1/messages", asked.query)
 
     def reading(self, facts: Facts, server: Server) -> Reading:
-        return MeteredReading("anthropic_messages", stream=False)
+        return MessageReading()
 
     def stream_reading(self, facts: Facts, server: Server) -> Reading:
         grows = facts.rounds > 1 or bool(facts.unbounded_tools)

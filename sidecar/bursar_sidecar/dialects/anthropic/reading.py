@@ -27,6 +27,34 @@ class _Event(msgspec.Struct):
 _event = msgspec.json.Decoder(_Event)
 
 
+class _Message(msgspec.Struct):
+    content: list[dict[str, Any]] | None = None
+
+
+_message = msgspec.json.Decoder(_Message)
+
+
+class MessageReading(MeteredReading):
+    """A whole message."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("anthropic_messages", stream=False)
+
+    def whole(self, body: bytes) -> None:
+        super().whole(body)
+        if self.metered is None or self.metered.usage.output:
+            return
+        # Whether really nothing was produced, the message itself shows.
+        try:
+            message = _message.decode(body)
+        except _UNREADABLE:
+            self.produced_bytes = len(body)
+            return
+        self.produced_bytes = sum(map(shown_bytes, message.content or ()))
+
+
 class MessageStreamReading(MeteredReading):
     """A stream of events, up to `message_stop`."""
 

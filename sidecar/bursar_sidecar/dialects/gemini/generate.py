@@ -13,7 +13,7 @@ from bursar_sidecar.dialects.facts import DialectError, Facts, checked_model
 from bursar_sidecar.dialects.gemini.content import read_content, read_tools
 from bursar_sidecar.dialects.gemini.dialect import GeminiEndpoint
 from bursar_sidecar.dialects.gemini.fields import COMMON_MODEL, PREFIX, named, section
-from bursar_sidecar.dialects.gemini.reading import GenerateStreamReading
+from bursar_sidecar.dialects.gemini.reading import GenerateReading, GenerateStreamReading
 from bursar_sidecar.dialects.json_fields import (
     OPTIONAL_INT,
     OPTIONAL_STRING,
@@ -87,7 +87,7 @@ class Generate(GeminiEndpoint):
         return changed(body, facts.fields, changes)
 
     def reading(self, facts: Facts, server: Server) -> Reading:
-        return MeteredReading("gemini_generate", stream=False)
+        return GenerateReading()
 
 
 class StreamGenerate(Generate):

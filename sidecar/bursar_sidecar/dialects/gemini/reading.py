@@ -51,6 +51,29 @@ _chunk = msgspec.json.Decoder(_Chunk)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
+class GenerateReading(MeteredReading):
+    """A whole answer."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("gemini_generate", stream=False)
+
+    def whole(self, body: bytes) -> None:
+        super().whole(body)
+        if self.metered is None or self.metered.usage.output:
+            return
+        # The counts may leave out what is nothing; whether it is, the answer itself shows.
+        try:
+            answer = _chunk.decode(body)
+        except _UNREADABLE:
+            self.produced_bytes = len(body)
+            return
+        for candidate in answer.candidates or ():
+            if candidate.content is not None:
+                self.produced_bytes += sum(map(shown_bytes, candidate.content.parts or ()))
+
+
 class GenerateStreamReading(MeteredReading):
     """Chunks, each an event or an element of an array."""
 
