@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from bursar_server.allowances import rules
+from bursar_server.allowances.recalling import choose_recalls
 from bursar_server.allowances.rules import Books, Holder, Need, NeedLine, Totals, Want
 
 LIMIT = 1_000
@@ -252,7 +253,7 @@ def test_recalls_cover_the_lack_from_the_longest_idle(
     frees: list[tuple[int, int]], lack: int
 ) -> None:
     holders = [Holder(n, 10, free, idle) for n, (free, idle) in enumerate(frees, 2)]
-    chosen = rules.choose_recalls({10: lack}, [need(1, (10, lack))], holders)
+    chosen = choose_recalls({10: lack}, [need(1, (10, lack))], holders)
     assert sum(h.free for h in chosen) >= min(lack, sum(h.free for h in holders))
     left_out = [h for h in holders if h not in chosen]
     assert all(a.idle_ms >= b.idle_ms for a in chosen for b in left_out)
@@ -290,19 +291,19 @@ def test_growth_is_judged_as_calls_are() -> None:
 
 def test_a_session_is_not_asked_for_what_only_its_own_call_waits_for() -> None:
     waiting = [need(1, (10, 5))]
-    assert rules.choose_recalls({10: 5}, waiting, [Holder(1, 10, 3, 0)]) == []
+    assert choose_recalls({10: 5}, waiting, [Holder(1, 10, 3, 0)]) == []
 
 
 def test_where_nobody_waits_who_has_nothing_is_not_asked_for_ever() -> None:
     # Simulation, seed 37: a sidecar that shut down was asked again with each of its answers.
     holders = [Holder(1, 10, 0, 0), Holder(2, 10, 3, 0)]
-    assert rules.choose_recalls({10: 5}, [], holders) == [holders[1]]
+    assert choose_recalls({10: 5}, [], holders) == [holders[1]]
 
 
 def test_what_a_silent_session_once_said_does_not_keep_others_from_being_asked() -> None:
     # Simulation, seed 779: a sidecar died behind an open stream, the longest idle with the most.
     gone, there = Holder(1, 10, 90, 60_000, silent=True), Holder(2, 10, 40, 10)
-    assert rules.choose_recalls({10: 5}, [need(3, (10, 5))], [there, gone]) == [gone, there]
+    assert choose_recalls({10: 5}, [need(3, (10, 5))], [there, gone]) == [gone, there]
 
 
 def test_a_window_with_one_user_may_be_lent_whole_and_with_many_in_parts() -> None:

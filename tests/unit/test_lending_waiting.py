@@ -36,7 +36,8 @@ def a_need(need_id: int, *budget_ids: int) -> WaitingNeed:
 async def find(windows: Any, needs: list[WaitingNeed], state: str = "open") -> Found:
     rows = {EPOCH: SessionRow(ORGANIZATION, EPOCH, state, 1, 0, 0, None, None)}
     connection: Any = None
-    return await waiting.find(connection, windows, needs, rows, NOW)
+    budgets = waiting.budgets_of(needs)
+    return await waiting.find(connection, windows, needs, budgets, rows, NOW)
 
 
 async def test_what_did_not_change_is_given_again_as_it_was() -> None:

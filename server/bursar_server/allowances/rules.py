@@ -301,6 +301,13 @@ class Need:
     deadline_ms: int
     growth: bool = False
     """A call that runs already, and must be cut if it can't grow."""
+    window_ids: tuple[int, ...] = ()
+    """Those of its lines; and the most that one of them asks for. They follow."""
+    most: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "window_ids", tuple([line.window_id for line in self.lines]))
+        object.__setattr__(self, "most", max((line.amount for line in self.lines), default=0))
 
 
 @dataclass(slots=True, frozen=True)
@@ -363,7 +370,8 @@ def lend(
     line_up = _Line(books)
     attainable, frozen, blocked = line_up.attainable, line_up.frozen, line_up.blocked
     for need in sorted(needs, key=lambda need: not need.growth):
-        # Thousands may wait: what is looked up here is looked up for each of them in each step.
+        if line_up.keeps_waiting(need, decisions, now_ms):
+            continue
         hard = [line for line in need.lines if books.windows[line.window_id].hard]
         gone = [x.window_id for x in hard if attainable[x.window_id] < min(x.least, x.amount)]
         if gone:
@@ -380,8 +388,11 @@ def lend(
                 decisions.touched.add((need.session_epoch, line.window_id))
             decisions.clamped.append(need)
             continue
+        if short and now_ms >= need.deadline_ms:
+            decisions.contended.append((need, [line.window_id for line in short]))
+            continue
         if short:
-            _put_off(line_up, decisions, need, hard, short, now_ms)
+            line_up.put_off(need, decisions)
             continue
         for line in hard:
             extra = 0
@@ -417,15 +428,42 @@ class _Line:
         self.frozen = {window.id for window in hard if window.frozen}
         self.blocked: set[int] = set()
         """Windows that somebody before is short of."""
+        self._least_attainable = min(self.attainable.values(), default=0)
         self._claimed: dict[int, int] = {}
 
     def free(self, window_id: int) -> int:
         """What nobody before asks for; negative where they lack something."""
         return self.books.windows[window_id].available - self._claimed.get(window_id, 0)
 
-    def claim(self, line: NeedLine) -> None:
-        """A call waits: what it asks for is kept for it."""
-        self._claimed[line.window_id] = self._claimed.get(line.window_id, 0) + line.amount
+    def keeps_waiting(self, need: Need, decisions: Decisions, now_ms: int) -> bool:
+        """Whether nothing is to be decided about a call, because it is behind others for a window
+        of which even all it asks for may still come home.
+
+        Thousands may wait: this is what a step does for nearly all of them, and comes to what the
+        general way would for them.
+        """
+        if self.blocked.isdisjoint(need.window_ids) or now_ms >= need.deadline_ms or self.frozen:
+            return False
+        if need.most > self._least_attainable:
+            return False
+        self.put_off(need, decisions)
+        return True
+
+    def put_off(self, need: Need, decisions: Decisions) -> None:
+        """A call waits: what it asks for is kept for it, and nobody overtakes it where it is
+        short."""
+        decisions.waiting.append(need)
+        windows, claimed, blocked = self.books.windows, self._claimed, self.blocked
+        for line in need.lines:
+            window_id = line.window_id
+            window = windows[window_id]
+            if not window.hard:
+                continue
+            claimed[window_id] = asked = claimed.get(window_id, 0) + line.amount
+            available = window.available
+            if window_id in blocked or available < asked:
+                blocked.add(window_id)
+                decisions.shortage[window_id] = max(0, asked - available)
 
 
 def _can_clamp(line_up: _Line, need: Need, hard: list[NeedLine], now_ms: int) -> bool:
@@ -443,57 +481,7 @@ def _can_clamp(line_up: _Line, need: Need, hard: list[NeedLine], now_ms: int) ->
     )
 
 
-def _put_off(
-    line_up: _Line,
-    decisions: Decisions,
-    need: Need,
-    hard: list[NeedLine],
-    short: list[NeedLine],
-    now_ms: int,
-) -> None:
-    if now_ms >= need.deadline_ms:
-        decisions.contended.append((need, [line.window_id for line in short]))
-        return
-    decisions.waiting.append(need)
-    for line in hard:
-        line_up.claim(line)
-    for line in short:
-        line_up.blocked.add(line.window_id)
-        decisions.shortage[line.window_id] = max(0, -line_up.free(line.window_id))
-
-
 def _share(available: int, users: Mapping[int, int], window_id: int) -> int:
     """What one session may get ahead of need: all for a single user, else a 2N-th of the rest."""
     sessions = users.get(window_id, 1)
     return max(0, available if sessions <= 1 else available // (2 * sessions))
-
-
-def choose_recalls(
-    shortage: Mapping[int, int], waiting: Iterable[Need], holders: Iterable[Holder]
-) -> list[Holder]:
-    """Whom to ask for free money: the longest idle first, until what they said covers the lack.
-
-    What a session said is old by a frame or two, so when it does not cover the lack, all others
-    that hold something are asked too. A session is not asked for a window its own call waits on
-    alone: its book uses its own free money first. Where nobody waits (a limit was cut, or overrun)
-    only those that said they have something are asked: a session that has nothing would be asked,
-    and would answer, for ever. What a silent session once said covers nothing: a process that died
-    behind an open stream must not keep those that live from being asked.
-    """
-    waiters: dict[int, set[int]] = {}
-    for need in waiting:
-        for line in need.lines:
-            waiters.setdefault(line.window_id, set()).add(need.session_epoch)
-    chosen: list[Holder] = []
-    covered: dict[int, int] = {}
-    for holder in sorted(holders, key=lambda h: (-h.idle_ms, -h.free, h.session_epoch)):
-        lack = shortage.get(holder.window_id)
-        if lack is None or waiters.get(holder.window_id) == {holder.session_epoch}:
-            continue
-        if holder.window_id not in waiters and holder.free <= 0:
-            continue
-        if covered.get(holder.window_id, 0) < max(lack, 1):
-            chosen.append(holder)
-            if not holder.silent:
-                covered[holder.window_id] = covered.get(holder.window_id, 0) + holder.free
-    return chosen

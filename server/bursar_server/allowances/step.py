@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from bursar_server.allowances import arming, claims, life, rules, shadow
+from bursar_server.allowances import arming, claims, life, recalling, rules, shadow
 from bursar_server.allowances.ahead import Ahead
 from bursar_server.allowances.claims import Claim, Healed
 from bursar_server.allowances.frames import Frame
@@ -381,7 +381,7 @@ def _lend(state: Slice, given: Input, output: Output) -> None:
     for window in books.windows.values():
         if window.hard and window.available < 0:
             shortage[window.id] = shortage.get(window.id, 0) - window.available
-    output.recalls = rules.choose_recalls(
+    output.recalls = recalling.choose_recalls(
         shortage, output.decisions.waiting, given.holders(shortage)
     )
     # All that is free comes home as a window enters its tail.
@@ -398,9 +398,10 @@ def _tail(
     state: Slice, given: Input, needs: Iterable[rules.Need], traffic: Mapping[int, Traffic]
 ) -> set[int]:
     asked: dict[int, int] = {}
-    for need in needs:
-        for line in need.lines:
-            asked[line.window_id] = max(asked.get(line.window_id, 0), line.amount)
+    if any(not traffic.get(window_id, NO_TRAFFIC).call for window_id in state.books.windows):
+        for need in needs:
+            for line in need.lines:
+                asked[line.window_id] = max(asked.get(line.window_id, 0), line.amount)
     return {
         window.id
         for window in state.books.windows.values()

@@ -138,9 +138,9 @@ class Tick:
         if batch.boundary_due:
             batch.changed_budgets.update(await raises.due_budgets(connection, now))
         self._windows.changed(batch.changed_budgets)
-        named = batch.changed_budgets | waiting.budgets_of(batch.needs)
-        await self._armings.begin(connection, named, sessions, now)
-        found = await waiting.find(connection, self._windows, batch.needs, sessions, now)
+        asked = waiting.budgets_of(batch.needs)
+        await self._armings.begin(connection, batch.changed_budgets | asked, sessions, now)
+        found = await waiting.find(connection, self._windows, batch.needs, asked, sessions, now)
         postings, repeat_count = await self._postings(connection, batch, sessions, now)
         spoken = [(session.session_epoch, frame) for session, frame in batch.frames]
         ahead: list[Ahead] = []

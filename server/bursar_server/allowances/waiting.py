@@ -28,7 +28,6 @@ class WaitingNeed(msgspec.Struct):
     deadline_ms: int
     budget_ids: Budgets = ()
     """Those of its lines."""
-    window_ids: tuple[int, ...] = ()
     made: rules.Need | None = None
     """What lending was given last, and is given again while it draws on the same windows."""
 
@@ -61,12 +60,13 @@ async def find(
     connection: Connection,
     windows: Windows,
     waiting: Sequence[WaitingNeed],
+    budgets: Iterable[tuple[int, int]],
     sessions: Mapping[int, SessionRow],
     now: datetime,
 ) -> Found:
-    """Say of each which windows it draws on now."""
+    """Say of each which windows it draws on now; `budgets` are `budgets_of` them."""
     by_organization: dict[int, set[int]] = defaultdict(set)
-    for organization_id, budget_id in budgets_of(waiting):
+    for organization_id, budget_id in budgets:
         by_organization[organization_id].add(budget_id)
     current: dict[int, WindowRow] = {}
     for organization_id, budget_ids in by_organization.items():
@@ -87,8 +87,8 @@ async def find(
         if ids is None or sessions[epoch].state != "open":
             found.stale.append(need)
             continue
-        if need.made is None or need.window_ids != ids:
-            need.window_ids, need.made = ids, _made(need, ids)
+        if need.made is None or need.made.window_ids != ids:
+            need.made = _made(need, ids)
         drawn.add((epoch, ids))
         found.by_need[epoch, request.need_id] = need
         found.needs.append(need.made)
