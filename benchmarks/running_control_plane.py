@@ -16,6 +16,7 @@ import grpc.aio
 import structlog
 
 from bursar_cli.up.embedded_postgres import EmbeddedPostgres
+from bursar_server import collector
 from bursar_server.allowances.control import AllowanceControl
 from bursar_server.allowances.settings import LendingSettings
 from bursar_server.changes import Change, ChangeFeed, ChangeKind
@@ -106,6 +107,7 @@ async def running_control_plane() -> AsyncIterator[ControlPlane]:
             port = server.add_insecure_port("127.0.0.1:0")
             await control.start()
             await server.start()
+            collector.settle()  # as the server does
             try:
                 yield ControlPlane(pool, postgres.url, feed, f"127.0.0.1:{port}")
             finally:
