@@ -6,6 +6,7 @@ RFC 9110 and 9112 that need the whole head.
 """
 
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from bursar_sidecar.http_messages import Headers, error_body
 
@@ -53,6 +54,9 @@ class Head:
             )
         if b"#" in target:  # RFC 9112, 3.2: a target has no fragment
             raise Fault(400, "malformed_http", "Not valid HTTP: a fragment in the request target")
+        if (b"." in target or b"%" in target) and has_dot_segments(target):
+            # What we take for one path might be another one to the provider.
+            raise Fault(400, "malformed_http", "Not valid HTTP: '.' or '..' in the request's path")
         if hosts != 1 and (hosts or version == "1.1"):
             # RFC 9112, 3.2: who reads another of two hosts than we do would route another way.
             raise Fault(
@@ -90,6 +94,13 @@ def origin_form(target: bytes) -> bytes:
     authority = rest.partition(b"/")[0].partition(b"?")[0]
     path = rest[len(authority) :]
     return path if path.startswith(b"/") else b"/" + path
+
+
+def has_dot_segments(target: bytes) -> bool:
+    """Whether a part of the path is `.` or `..`, also written with escapes or backslashes."""
+    path = origin_form(target).partition(b"?")[0]
+    parts = unquote_to_bytes(path).replace(b"\\", b"/").split(b"/")
+    return b"." in parts or b".." in parts
 
 
 def most_framing(body_bytes: int) -> int:

@@ -73,6 +73,12 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "a byte beyond ASCII in the target": (400, b"POST /\xff HTTP/1.1\r\nHost: x\r\n\r\n"),
     "a space in the target": (400, b"POST /a b HTTP/1.1\r\nHost: x\r\n\r\n"),
     "a fragment in the target": (400, b"POST /p#f HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "a way up in the path": (400, b"POST /p/../q HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "a way up at the end": (400, b"POST /p/.. HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "a way up in escapes": (400, b"POST /p/%2E%2e%2Fq HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "a way up with backslashes": (400, b"POST /p/x%5c..%5Cq HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "a way nowhere": (400, b"POST /p/./q HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "a way up in the absolute form": (400, b"POST http://h/../q HTTP/1.1\r\nHost: h\r\n\r\n"),
     "no host": (400, b"POST /p HTTP/1.1\r\nContent-Length: 0\r\n\r\n"),
     "two hosts": (400, POST + b"Host: y\r\n\r\n"),
     "two hosts in an old request": (400, b"POST /p HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n"),
@@ -116,6 +122,10 @@ SERVED: dict[str, tuple[bytes, bytes]] = {
     "the absolute form of a host alone": (
         b"POST http://h HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
         b"/ ",
+    ),
+    "dots that lead nowhere": (
+        b"POST /p.q/gpt-4.1/...?a=/../b HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+        b"/p.q/gpt-4.1/...?a=/../b ",
     ),
     "an address in the query": (
         b"POST /p?to=http://h/x HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
