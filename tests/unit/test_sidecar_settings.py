@@ -116,6 +116,8 @@ def test_a_wrong_value_is_named_with_what_was_expected(
         ("exhausted_status = true", "exhausted_status is True"),
         ('when_short = "cut"', "when_short is 'cut'; expected assemble or clamp or wait or refuse"),
         ("when_short = 1", "when_short is 1"),
+        ("progressive = 1", "progressive: expected tables"),
+        ('[[progressive]]\nproviders = ["a"]', "progressive[1]: Object missing required field"),
         ("http_address = 7070", "http_address is 7070"),
         ("providers = 3", "providers: expected tables"),
         ("[providers.a]", "providers.a.base_url is missing"),
