@@ -79,9 +79,12 @@ def test_a_form_is_sent_as_it_came_but_for_the_models_name() -> None:
     assert sent == BODY.replace(b"whisper-1", b"w")
 
 
-def wav(kind: int = 1, channels: int = 1, rate: int = 8_000, bits: int = 16) -> bytes:
+def wav(
+    kind: int = 1, channels: int = 1, rate: int = 8_000, bits: int = 16, block: int = 0
+) -> bytes:
+    block = block or channels * bits // 8
     head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", 0, b"WAVE", b"fmt ", 16, kind, channels, rate,
-                       1, 1, bits)  # fmt: skip
+                       rate * block, block, bits)  # fmt: skip
     return head + bytes(8_000 * 2 * 3 - len(head))
 
 
@@ -96,7 +99,10 @@ def wav(kind: int = 1, channels: int = 1, rate: int = 8_000, bits: int = 16) -> 
         (wav(rate=0), None),
         (wav(bits=4), None),
         (b"RIFF", None),
-        (b"ID3" + bytes(1_997), 2),
+        (wav(block=1), None),
+        (b"ID3\x04\x00\x00\x00\x00\x00\x05" + bytes(5) + b"\xff\xfb" + bytes(1_983), 2),
+        (b"ID3\x04\x00\x00\x00\x00\x00\x05" + bytes(5) + b"\xff\xf1" + bytes(1_983), None),
+        (b"ID3" + bytes(1_997), None),
         (b"\xff\xfb" + bytes(999), 2),
         (b"OggS" + bytes(99), None),
         (b"fLaC" + bytes(99), None),

@@ -21,9 +21,18 @@ def duration_bound_s(sound: bytes) -> int | None:
     """Seconds, rounded up; None where the bytes bound nothing."""
     if sound[:4] == b"RIFF" and sound[8:12] == b"WAVE":
         return _wav(sound)
-    if sound[:3] == b"ID3" or (sound[:1] == b"\xff" and sound[1:2] in _MP3_SYNC):
+    frames = sound[_tag_size(sound) :][:2]
+    if frames[:1] == b"\xff" and frames[1:] in _MP3_SYNC:
         return -(-len(sound) // LEAST_MP3_BYTES_PER_SECOND)
     return None
+
+
+def _tag_size(sound: bytes) -> int:
+    """Bytes of the ID3 tag before the sound; what follows one need not be MP3."""
+    if sound[:3] != b"ID3" or len(sound) < 10:
+        return 0
+    first, second, third, fourth = sound[6:10]
+    return 10 + (first << 21) + (second << 14) + (third << 7) + fourth
 
 
 _MP3_SYNC: Final = tuple(bytes([second]) for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2))
@@ -32,10 +41,11 @@ _MP3_SYNC: Final = tuple(bytes([second]) for second in (0xFB, 0xFA, 0xF3, 0xF2, 
 def _wav(sound: bytes) -> int | None:
     if sound[12:16] != b"fmt " or len(sound) < 36:
         return None
-    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", sound, 20)
+    kind, channels, rate, byte_rate, block, bits = struct.unpack_from("<HHIIHH", sound, 20)
     if kind not in _PCM or not channels or bits not in (8, 16, 24, 32, 64):
         return None
     if not 1 <= rate <= MAX_RATE:
         return None
-    bytes_per_second = int(rate * channels * bits // 8)
-    return -(-len(sound) // bytes_per_second)
+    if block != channels * bits // 8 or byte_rate != rate * block:
+        return None  # which of them a player goes by is its affair
+    return -(-len(sound) // int(byte_rate))
