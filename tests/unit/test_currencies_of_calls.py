@@ -276,6 +276,6 @@ def test_a_call_that_a_crash_left_open_is_posted_with_its_rate() -> None:
 
 def test_an_open_record_of_an_older_sidecar_is_read() -> None:
     fields = msgspec.msgpack.decode(msgspec.msgpack.encode(OPENED))
-    older = msgspec.msgpack.encode(fields[:-2])
+    older = msgspec.msgpack.encode(fields[:-3])
     read_back = msgspec.msgpack.decode(older, type=records.Record)
     assert read_back == msgspec.structs.replace(OPENED, price_currency="", exchange_rate="")
