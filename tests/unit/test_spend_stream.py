@@ -1,7 +1,10 @@
 """All verbs on one stream: answers by id, refusals that do not end it, what a break leaves."""
 
 import asyncio
+import os
+import stat
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -198,10 +201,12 @@ async def test_health_and_reflection_are_served(app: Spending) -> None:
             break
 
 
-async def test_a_unix_socket_is_served(tmp_path: Any) -> None:
-    async with spending(grpc_address=f"unix:{tmp_path}/spend.sock") as app:
+async def test_a_unix_socket_is_served_to_whom_the_setting_lets_in(tmp_path: Path) -> None:
+    path = tmp_path / "spend.sock"
+    os.mknod(path, stat.S_IFSOCK)  # left by one that was killed
+    async with spending(grpc_address=f"unix:{path}", socket_mode="0660") as app:
         assert (await app.quote()).most == usd(MOST_NANOS)
-        assert (tmp_path / "spend.sock").exists()
+        assert path.stat().st_mode & 0o777 == 0o660
 
 
 async def test_an_address_that_is_taken_is_told(app: Spending) -> None:

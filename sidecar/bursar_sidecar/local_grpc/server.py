@@ -1,5 +1,6 @@
 """Where the local gRPC service listens: address, transport, limits, health, reflection, drain."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +54,8 @@ class SpendServer:
         """Listen. Raises OSError when the address is taken or a certificate can't be read."""
         wanted = self._settings.grpc_address
         credentials = self._credentials()
+        # From the first moment a socket lets in only whom the setting says.
+        former = os.umask(0o777 & ~int(self._settings.socket_mode, 8))
         try:
             if credentials is None:
                 port = self._server.add_insecure_port(wanted)
@@ -60,6 +63,8 @@ class SpendServer:
                 port = self._server.add_secure_port(wanted, credentials)
         except RuntimeError:
             port = 0
+        finally:
+            os.umask(former)
         if not port:
             raise OSError(f"grpc_address {wanted} can't be listened on: is it in use?")
         self.address = wanted
