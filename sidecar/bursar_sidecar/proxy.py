@@ -343,7 +343,7 @@ class Proxy:
             took_s,
             stream=stream,
         )
-        if attempt.fault or attempt.status >= 400:
+        if attempt.fault not in ("", HUNG_UP) or attempt.status >= 400:
             self.metrics.upstream_failed(provider, attempt.fault, attempt.status)
         self._call_log.ended(attempt, spender, took_s, stream=stream)
         if attempt.assembles:

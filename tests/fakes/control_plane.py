@@ -67,6 +67,8 @@ class FakeControlPlane:
     """One organization, its budgets and keys, and the platform."""
 
     def __init__(self) -> None:
+        self.credentials: list[str] = []
+        """With what each stream began, the latest last."""
         self.valid_for_ms = 30_000
         self.currency = self.platform_currency = "USD"
         self.applying = True
@@ -488,7 +490,8 @@ class _Servicer(allowances_pb2_grpc.AllowanceServiceServicer):
         context: "grpc.aio.ServicerContext[SidecarFrame, ControlFrame]",
     ) -> AsyncIterator[ControlFrame]:
         metadata = dict(context.invocation_metadata() or ())
-        if not str(metadata.get("authorization", "")).startswith("Bearer bs-"):
+        self._plane.credentials.append(str(metadata.get("authorization", "")))
+        if not self._plane.credentials[-1].startswith("Bearer bs-"):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no credential")
         try:
             async for frame in self._plane.speak(aiter(request_iterator)):

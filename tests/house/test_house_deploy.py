@@ -4,6 +4,7 @@ exists here: variables, ports, files, settings. None of it is run.
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bursar_server.settings import Settings as ServerSettings
 from bursar_sidecar.setting_checks import split_address
 from bursar_sidecar.settings import CONFIG_VARIABLE, TABLES, Settings, load_settings, variable_of
 from tests.house import tree
+from tests.house.test_docs_commands import fault
 
 DEPLOY = tree.ROOT / "deploy"
 MANIFESTS = sorted(DEPLOY.glob("kubernetes/*.yaml"))
@@ -367,3 +369,13 @@ def test_images_have_what_their_program_imports() -> None:
         assert extra is not None
         for wanted in re.findall(r'"([a-zA-Z0-9_-]+)', extra.group(1)):
             assert re.search(rf"(?mi)^{wanted.replace('_', '[-_]')}==", lock), f"{name}: {wanted}"
+
+
+def test_commands_that_the_files_show_are_understood() -> None:
+    shown = re.findall(r"exec server bursar (.*?)(?:  +#|$)", COMPOSE.read_text(), re.MULTILINE)
+    shown += re.findall(
+        r"exec server bursar ([^`.]*?) ?(?:\.\.\.)?`", tree.text("deploy/compose/.env.example")
+    )
+    assert len(shown) >= 4
+    faults = [f"bursar {line}: {said}" for line in shown if (said := fault(shlex.split(line)))]
+    tree.expect_none(faults, "deploy/compose shows a command that `bursar` does not understand:")

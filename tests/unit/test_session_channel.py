@@ -93,3 +93,21 @@ async def test_earlier_sessions_that_are_refused_do_not_stop_this_one(
             await plane.until(lambda: len(plane.ledger) == 3, "the provisional is posted")
         epoch, _, n = held.charge_id.partition("-")
         assert plane.ledger[int(epoch), int(n)].cost_nanos == 50
+
+
+async def test_a_key_from_a_file_is_read_again_for_each_stream(
+    plane: FakeControlPlane, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("bs-one\n")
+    async with plane.serving() as address:
+        settings = Settings(address=address, sidecar_key="bs-one", sidecar_key_file=str(key))
+        async with serving(Counter(dialer(settings), tmp_path)):
+            await plane.until(lambda: len(plane.streams) == 1, "a stream")
+            for number, content in enumerate(("bs-two\n", "", "bs-three"), start=2):
+                key.write_text(content)
+                plane.cut()
+                await plane.until(lambda n=number: len(plane.streams) == n, "a new stream")  # type: ignore[misc]  # a default binds the loop's value
+    assert plane.credentials == [
+        f"Bearer {name}" for name in ("bs-one", "bs-two", "bs-two", "bs-three")
+    ]
