@@ -68,13 +68,11 @@ class FakeControlPlane:
 
     def __init__(self) -> None:
         self.credentials: list[str] = []
-        """With what each stream began, the latest last."""
         self.valid_for_ms = 30_000
         self.currency = self.platform_currency = "USD"
         self.applying = True
         """False: frames are received and not applied, as when the database is away."""
-        self.accepting = True
-        """False: nobody can connect."""
+        self.accepting = True  # False: nobody can connect
         self.telling_policy = True
         self.judging = True
         """False: needs are applied and not answered."""
@@ -489,9 +487,9 @@ class _Servicer(allowances_pb2_grpc.AllowanceServiceServicer):
         request_iterator: AsyncIterator[SidecarFrame],
         context: "grpc.aio.ServicerContext[SidecarFrame, ControlFrame]",
     ) -> AsyncIterator[ControlFrame]:
-        metadata = dict(context.invocation_metadata() or ())
-        self._plane.credentials.append(str(metadata.get("authorization", "")))
-        if not self._plane.credentials[-1].startswith("Bearer bs-"):
+        told = str(dict(context.invocation_metadata() or ()).get("authorization", ""))
+        self._plane.credentials.append(told)
+        if not told.startswith("Bearer bs-"):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no credential")
         try:
             async for frame in self._plane.speak(aiter(request_iterator)):
