@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -13,22 +14,31 @@ CHUNKS = 20
 CHUNK_DELAY_MS = 1
 """Between the chunks of a stream: each is read and written by itself, as from a real model."""
 READ_LIMIT_BYTES = 1 << 20
+LENGTHS = (10, 9, 12, 10, 40, 7, 11)
+"""Sentences; some of these requests are as long as others, most are not."""
 
 
-def request(api_key: str, *, stream: bool) -> bytes:
-    """A chat completion; as a stream its answer comes in 20 chunks."""
+def requests(api_key: str, *, stream: bool) -> list[bytes]:
+    """Chat completions of several lengths: apps never send the same bytes twice."""
+    return [request(api_key, stream=stream, sentences=sentences) for sentences in LENGTHS]
+
+
+def request(api_key: str, *, stream: bool, sentences: int = 10, **behaves: object) -> bytes:
+    """A chat completion; as a stream its answer comes in 20 chunks. The simulated provider
+    `behaves` so."""
     body = {
         "model": MODEL,
         "max_tokens": OUTPUT_LLM_TOKENS,
         "messages": [
             {"role": "system", "content": "You are terse. " * 10},
-            {"role": "user", "content": "Say what you would say. " * 10},
+            {"role": "user", "content": "Say what you would say. " * sentences},
         ],
     }
     behaviour = {
         "output_llm_tokens": OUTPUT_LLM_TOKENS,
         "chunk_llm_tokens": OUTPUT_LLM_TOKENS // CHUNKS,
         "chunk_delay_ms": CHUNK_DELAY_MS,
+        **behaves,
     }
     if stream:
         body["stream"] = True
@@ -67,8 +77,10 @@ class Caller:
         for _, writer in self._connections:
             writer.close()
 
-    async def calls(self, message: bytes, count: int) -> list[float]:
-        """Send `message` so often; the milliseconds each call took, to its last byte."""
+    async def calls(self, message: bytes | Sequence[bytes], count: int) -> list[float]:
+        """Send `message`, or several in turn, so often; the milliseconds each call took, to its
+        last byte."""
+        messages = (message,) if isinstance(message, bytes) else message
         left = count
         took: list[float] = []
 
@@ -76,8 +88,9 @@ class Caller:
             nonlocal left
             while left > 0:
                 left -= 1
+                sent = messages[left % len(messages)]
                 began = time.perf_counter()
-                writer.write(message)
+                writer.write(sent)
                 await _answer(reader)
                 took.append((time.perf_counter() - began) * 1_000)
 

@@ -1,6 +1,7 @@
 """The baseline of a proxy: aiohttp in, aiohttp out, every byte passed on, nothing looked at.
 
-`python -m benchmarks.passthrough_aiohttp URL` forwards to URL, and prints its own address.
+`python -m benchmarks.passthrough_aiohttp URL` forwards to URL, and prints its own address; with
+`asyncio` behind it, on asyncio's own loop instead of uvloop's.
 """
 
 import asyncio
@@ -58,7 +59,8 @@ async def _serve(upstream: str) -> None:
 
 def main() -> None:
     """Serve on a free port until SIGTERM."""
-    uvloop.run(_serve(sys.argv[1]))
+    own_loop = sys.argv[2:] == ["asyncio"]
+    (asyncio.run if own_loop else uvloop.run)(_serve(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A whole Bursar for a benchmark: its real processes, a key under three hard budgets."""
+"""A whole Bursar for a benchmark: its real processes, a key under four hard budgets."""
 
 import json
 import tempfile
@@ -13,8 +13,12 @@ PLENTY = "1000000"
 
 
 def make_key(stack: Stack) -> str:
-    """The secret of a key under the organization's, its team's and its own hard budget."""
+    """The secret of a key under the organization's, two of its team's and its own hard budget."""
     make_roomy(stack)
+    _cli(
+        stack, "budget", "create", "--scope", "team/search", "--limit", PLENTY, "--window", "daily",
+        "--model", "gpt-*",
+    )  # fmt: skip
     return key_with_budget(stack, PLENTY, "1d")
 
 
