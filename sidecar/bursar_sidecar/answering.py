@@ -113,14 +113,12 @@ class Answering:
         self._headers = answer_headers(
             headers, exchange.names, trailers=self._respond.wants_trailers
         )
-        self._coding = coding_of(headers)
-        content_type = b""
+        present = dict(headers)
+        self._coding = coding_of(headers) if b"content-encoding" in present else ""
+        content_type = present.get(b"content-type", b"").lower()
         ids = self._endpoint.dialect.request_id_headers
-        for name, value in headers:
-            if name == b"content-type":
-                content_type = value.lower()
-            elif name in ids:
-                attempt.request_id = value.decode("latin-1")
+        if not ids.isdisjoint(present):
+            attempt.request_id = [v for name, v in headers if name in ids][-1].decode("latin-1")
         if attempt.terms.set_output_limit is not None:
             self._headers.append((b"x-bursar-max-output", b"%d" % attempt.terms.set_output_limit))
         if attempt.terms.clamped_output is not None:

@@ -63,6 +63,7 @@ _NEEDED: Final = frozenset({b"content-length", b"content-encoding", b"te"})
 """What makes a request what it is, whatever its `Connection` names."""
 _BODILESS: Final = frozenset({b"GET", b"HEAD", b"DELETE"})
 _USUAL_CONNECTIONS: Final = frozenset({b"keep-alive", b"close"})
+_CONNECTION: Final = b"connection"
 MAX_KNOWN: Final = 32
 """Things kept of one head: its targets follow from models, which follow from bodies."""
 _UNLIKELY_LENGTH: Final = 987_654_321_012_345
@@ -184,6 +185,8 @@ def answer_headers(headers: Headers, names: Sequence[bytes], *, trailers: bool) 
         for (name, value), written in zip(headers, names, strict=True)
         if name not in stay and not name.startswith(b"x-bursar-")
     ]
+    if _CONNECTION not in dict(headers):
+        return passed
     named = named_by_connection(headers)
     return _without(passed, named - _FRAMING) if named else passed
 

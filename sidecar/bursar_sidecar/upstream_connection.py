@@ -195,6 +195,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _framed(self, version: str, headers: Headers) -> bool:
         framed = False
+        present = dict(headers)  # quicker than looking at each
+        if b"transfer-encoding" not in present and b"keep-alive" not in present:
+            return b"content-length" in present
         for name, value in headers:
             if name == b"content-length":
                 framed = True
