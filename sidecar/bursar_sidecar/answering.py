@@ -40,6 +40,14 @@ MAX_UNPACKED_STREAM_BYTES: Final = 1024 * 1024 * 1024
 """Of a compressed stream, in all; none of it is kept."""
 
 
+def _taken(piece: bytes) -> bool:
+    raise RuntimeError(f"{len(piece)} bytes came behind the end of an answer")
+
+
+async def _finished() -> None:
+    raise RuntimeError("an answer that is finished was finished again")
+
+
 class Answering:
     """The answer of one call on its way to the app. Raises Broken when the provider breaks off.
 
@@ -95,11 +103,17 @@ class Answering:
         """All of it."""
         exchange = self._exchange
         exchange.on_interim = self._interim
-        stopped = await exchange.pump(begin=self._begin)
-        while stopped:
-            await self._catch_up()
-            stopped = await exchange.pump(self._take)
-        await self._finish()
+        try:
+            stopped = await exchange.pump(begin=self._begin)
+            while stopped:
+                await self._catch_up()
+                stopped = await exchange.pump(self._take)
+            await self._finish()
+        finally:
+            # Its own methods, held by itself and by what it holds, would keep the call and all its
+            # bytes until the collector looks.
+            exchange.on_interim = None
+            self._take, self._finish = _taken, _finished
 
     def _interim(self, status: int, headers: Headers, reason: bytes) -> None:
         passed = [pair for pair in headers if pair[0].lower() not in HOP_BY_HOP]
