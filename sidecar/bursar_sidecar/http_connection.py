@@ -243,7 +243,7 @@ class Connection(asyncio.Protocol):
                 self._server.held_bytes += len(request.body)
                 self._run(request)
                 return
-        begun, self._read_whole = self._begun, None
+        begun = self._begun
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
@@ -251,9 +251,10 @@ class Connection(asyncio.Protocol):
             self._enqueue_rejection(
                 fault or Fault(400, "malformed_http", f"Not valid HTTP/1.1: {error}")
             )
-        if self._read_whole is not None and not begun and self._misses < MAX_MISSES:
+        whole, self._read_whole = self._read_whole, None
+        if whole is not None and not begun and self._misses < MAX_MISSES:
             self._misses += 1 if self._repeated is not None else 0
-            self._repeated = repeated_head(data, self._read_whole)
+            self._repeated = repeated_head(data, whole)
         if self._waiting and self._active is not None:
             # One waits behind the running one: no more until its turn, so that little can queue.
             self._pause_reading()

@@ -294,9 +294,9 @@ def settle_down() -> None:
     # Everything made so far lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    # A call makes a few hundred objects and next to no cycles: look for them a hundred times less
-    # often than by default. At worst they hold some megabytes until then.
-    gc.set_threshold(70_000, 20, 20)
+    # A call makes a few hundred objects and no cycles: look for them ten times less often than by
+    # default.
+    gc.set_threshold(10_000, 20, 20)
     gc.enable()
 
 

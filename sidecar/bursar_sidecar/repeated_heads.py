@@ -29,9 +29,10 @@ class RepeatedHead:
         self._before = before
         self._digits = digits
         self._after = after
-        self._first = request
-        # As they came: a listener may give this one request others.
+        # As they came: a listener may give this one request others. And without its body, which is
+        # not to live as long as the connection.
         self._headers, self._names, self._known = request.headers, request.names, request.known
+        self._first = request.again(request.headers, request.names, b"")
         self._at = at
         """Which of the headers the content-length is."""
 

@@ -130,3 +130,16 @@ async def test_a_long_head_is_not_kept() -> None:
     app.send(posted(b"a", b"Long: %b\r\n" % (b"x" * repeated_heads.MAX_HEAD_BYTES)))
     await delivered()
     assert connection._repeated is None
+
+
+async def test_no_body_is_kept_with_a_head() -> None:
+    async def handle(request: Request, respond: Responder) -> None:
+        respond.send(200, [], b"")
+
+    app, connection = FakeApp(), Connection(HttpServer(handle))
+    join(app, connection)
+    app.send(posted(b"x" * 70_000))
+    await delivered()
+    assert connection._repeated is not None
+    assert not connection._repeated._first.body
+    assert connection._read_whole is None
