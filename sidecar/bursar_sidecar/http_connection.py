@@ -241,6 +241,7 @@ class Connection(asyncio.Protocol):
             if request is not None:
                 self._held += len(request.body)
                 self._server.held_bytes += len(request.body)
+                self._misses = 0
                 self._run(request)
                 return
         begun = self._begun

@@ -13,6 +13,7 @@ from bursar.v1 import allowances_pb2
 from bursar_sidecar.allowances import Book, Waiter
 from bursar_sidecar.clock import NANOS_PER_MS, NANOS_PER_SECOND
 from bursar_sidecar.pools import Leg, Pool
+from bursar_sidecar.settlement_wire import BYTES, tag, varint
 from bursar_sidecar.settlements import MAX_NANOS
 
 # The border's bounds on one frame.
@@ -36,6 +37,7 @@ REPORT_AGAIN_NS: Final = NANOS_PER_SECOND
 # The control plane's answer to a need must arrive before the call gives up by itself, so that the
 # refusal can name the budgets.
 ANSWER_MARGIN_MS: Final = 150
+_SETTLEMENT: Final = tag(allowances_pb2.SidecarFrame.SETTLEMENTS_FIELD_NUMBER, BYTES)
 
 
 @dataclass(slots=True, eq=False)
@@ -262,12 +264,16 @@ class Outbox:
 
     def _add_charges(self, frame: allowances_pb2.SidecarFrame) -> list[Charge]:
         charges: list[Charge] = []
+        wire: list[bytes] = []
         size = 0
         while self.charges and len(charges) < MAX_SETTLEMENTS and size < MAX_CHARGE_BYTES:
             charge = self.charges.popleft()
-            frame.settlements.add().ParseFromString(charge.message)
+            message = charge.message
+            wire += (_SETTLEMENT, varint(len(message)), message)
             charges.append(charge)
-            size += len(charge.message)
+            size += len(message)
+        if wire:
+            frame.MergeFromString(b"".join(wire))  # one step for all that are on the wire already
         return charges
 
     def _add_needs(self, frame: allowances_pb2.SidecarFrame, book: Book, now: int) -> None:

@@ -16,7 +16,9 @@ from bursar_sidecar.clock import NANOS_PER_SECOND
 _KEPT: Final = 512
 _MAX_INT64: Final = (1 << 63) - 1
 _ONE_BYTE: Final = tuple(bytes((value,)) for value in range(0x80))
-_VARINT, _BYTES = 0, 2
+VARINT: Final = 0
+BYTES: Final = 2
+"""What follows a field's number."""
 
 
 def varint(value: int) -> bytes:
@@ -50,22 +52,23 @@ def varint(value: int) -> bytes:
     return bytes(written)
 
 
-def _tag(field: int, kind: int) -> bytes:
+def tag(field: int, kind: int) -> bytes:
+    """What a field begins with."""
     return varint(field << 3 | kind)
 
 
-_EPOCH: Final = _tag(1, _VARINT)
-_N: Final = _tag(2, _VARINT)
-_KIND: Final = _tag(4, _VARINT)
-_WINDOWS: Final = _tag(5, _BYTES)
-_RESERVED: Final = _tag(6, _VARINT)
-_COST: Final = _tag(7, _VARINT)
-_USAGE: Final = _tag(8, _BYTES)
-_REQUEST_ID: Final = _tag(13, _BYTES)
-_STATUS: Final = _tag(14, _VARINT)
-_STREAM: Final = _tag(15, _VARINT) + varint(1)
-_ADMITTED: Final = _tag(21, _BYTES)
-_FINISHED: Final = _tag(22, _BYTES)
+_EPOCH: Final = tag(1, VARINT)
+_N: Final = tag(2, VARINT)
+_KIND: Final = tag(4, VARINT)
+_WINDOWS: Final = tag(5, BYTES)
+_RESERVED: Final = tag(6, VARINT)
+_COST: Final = tag(7, VARINT)
+_USAGE: Final = tag(8, BYTES)
+_REQUEST_ID: Final = tag(13, BYTES)
+_STATUS: Final = tag(14, VARINT)
+_STREAM: Final = tag(15, VARINT) + varint(1)
+_ADMITTED: Final = tag(21, BYTES)
+_FINISHED: Final = tag(22, BYTES)
 
 
 def head(epoch: int, n: int, kind: int, window_ids: tuple[int, ...]) -> bytes:
@@ -115,9 +118,9 @@ def name_fields(price_version: str, provider: str, model: str, requested_model: 
 @lru_cache(_KEPT)
 def label_fields(key_id: int, customer: str, app: str, run: str, tags: tuple[str, ...]) -> bytes:
     """Fields 16 to 20: who spent, and how the app calls it."""
-    key = _tag(16, _VARINT) + varint(key_id) if key_id else b""
-    tag = _tag(20, _BYTES)
-    return key + _texts(17, customer, app, run) + b"".join(_text(tag, each) for each in tags)
+    key = tag(16, VARINT) + varint(key_id) if key_id else b""
+    each_tag = tag(20, BYTES)
+    return key + _texts(17, customer, app, run) + b"".join(_text(each_tag, each) for each in tags)
 
 
 @lru_cache(_KEPT)
@@ -183,10 +186,10 @@ def _usage(usage: Usage) -> bytes:
 def _texts(first: int, *texts: str) -> bytes:
     """String fields in a row; empty ones are not written."""
     return b"".join(
-        _text(_tag(field, _BYTES), text) for field, text in enumerate(texts, first) if text
+        _text(tag(field, BYTES), text) for field, text in enumerate(texts, first) if text
     )
 
 
-def _text(tag: bytes, text: str) -> bytes:
+def _text(begin: bytes, text: str) -> bytes:
     data = text.encode("utf-8", "replace")
-    return b"%b%b%b" % (tag, varint(len(data)), data)
+    return b"%b%b%b" % (begin, varint(len(data)), data)
