@@ -190,6 +190,8 @@ def _bounded_terms(
         if budgeted:
             raise _unpriced(route)
         return _unpriced_terms(facts, rates, default_max_output)
+    if budgeted and facts.dearer_tier and not _has_rates(price, facts.service_tier):
+        raise _unpriced(route, facts.service_tier)
     _check_convertible(route, price, rates)
     if facts.media is not None:
         return _media_terms(facts, facts.media, route, price, budgeted, rates)
@@ -416,10 +418,17 @@ def _input_bound(facts: Facts, route: Route, price: Price, budgeted: bool) -> in
     return text_and_framing_bound(facts, route.listed)
 
 
-def _unpriced(route: Route) -> Refusal:
+def _has_rates(price: Price, tier: str) -> bool:
+    return f"tier/{tier}" in price.multipliers or any(
+        component.tier == tier for component in price.components
+    )
+
+
+def _unpriced(route: Route, tier: str = "") -> Refusal:
+    what = f"no price for its tier {tier!r}" if tier else "no price"
     return Refusal(
         "model_unpriced",
-        f"Model {route.listed!r} of provider {route.provider.name!r} has no price, and this call "
+        f"Model {route.listed!r} of provider {route.provider.name!r} has {what}, and this call "
         "falls under a money budget. An administrator can set one with `bursar price set`.",
     )
 

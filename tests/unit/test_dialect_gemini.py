@@ -420,5 +420,16 @@ def test_a_cut_stream_is_charged_the_prompt_that_the_provider_counted() -> None:
         assert usage.input == expected
 
 
+def test_an_end_that_did_not_flow_was_never_seen() -> None:
+    reading = GenerateStreamReading()
+    reading.note(chunk("one", 1))
+    last = chunk("end", 2, finished="STOP")
+    reading.note(last)
+    assert not reading.open_candidates
+    reading.unflow(b"no json")
+    reading.unflow(last)
+    assert reading.open_candidates == {0}
+
+
 def test_libraries_that_stumble_over_comments_are_sent_none() -> None:
     assert not DIALECT.comments_in_streams

@@ -224,3 +224,20 @@ async def test_a_path_that_nobody_serves_is_refused_in_the_apps_own_dialect(
     assert answer.status == 404
     error = json.loads(answer.body)["error"]
     assert told in (error.get("type"), error.get("status"), error.get("code"))
+
+
+@pytest.mark.parametrize(("model", "status"), [("claude-opus-4-8", 0), ("claude-opus-4-6", 403)])
+async def test_a_dearer_speed_is_served_where_it_has_a_price(model: str, status: int) -> None:
+    bench = Bench(upstream=ANTHROPIC)
+    bench.post({**MESSAGE, "model": model, "speed": "fast"}, "/v1/messages")
+    if not status:
+        await bench.provider.request()
+        standard = Bench(upstream=ANTHROPIC)
+        standard.post({**MESSAGE, "model": model}, "/v1/messages")
+        await standard.provider.request()
+        assert bench.desk.calls[0].ceiling_nanos > standard.desk.calls[0].ceiling_nanos
+        return
+    answer = await bench.answered()
+    assert answer.status == status
+    error = json.loads(answer.body)["error"]
+    assert (error["code"], "'fast'" in error["message"]) == ("model_unpriced", True)

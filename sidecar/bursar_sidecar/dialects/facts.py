@@ -65,6 +65,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     predicted_bytes: int = 0
     """Predicted output that the provider may bill beside the produced one."""
     service_tier: str = ""
+    dearer_tier: bool = False
+    """That tier is dearer than the standard one: a price without rates for it is no price."""
     text_only: bool = True
     unbounded_input: str = ""
     """Why the input is not bounded by the body's bytes; "" when it is."""

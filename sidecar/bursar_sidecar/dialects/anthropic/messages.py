@@ -76,6 +76,7 @@ class Messages(AnthropicEndpoint):
             messages=content.pieces,
             body_bytes=len(asked.body),
             service_tier=_tier(fields),
+            dearer_tier=_tier(fields) == FAST,
             # Documents and images are billed as text is.
             text_only=True,
             unbounded_input=unbounded,

@@ -96,6 +96,7 @@ class StreamGenerate(Generate):
     name = "streamGenerateContent"
     method = b"streamGenerateContent"
     streams = True
+    progressive = True
 
     def reading(self, facts: Facts, server: Server) -> Reading:
         return GenerateStreamReading(input_grows=bool(facts.unbounded_tools))

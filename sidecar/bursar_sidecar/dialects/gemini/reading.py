@@ -135,6 +135,15 @@ class GenerateStreamReading(MeteredReading):
         if latest:
             super().note(latest)
 
+    def unflow(self, payload: bytes) -> None:
+        try:
+            chunk = _chunk.decode(payload)
+        except _UNREADABLE:
+            return
+        for candidate in chunk.candidates or ():
+            if candidate.finish_reason is not None:
+                self.open_candidates.add(candidate.index)
+
     def input_told(self) -> Usage | None:
         """Every chunk counts the prompt anew."""
         self._read_latest()
