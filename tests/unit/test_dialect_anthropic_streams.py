@@ -107,11 +107,15 @@ def test_an_event_that_cannot_be_read_counts_as_produced() -> None:
     reading = reading_of(START)
     odd = b'{"type":"content_block_delta","index":"first"}'
     assert reading.note(odd) == PASS
-    assert reading.produced_bytes >= 0
+    assert reading.produced_bytes == len(odd)
+    assert not reading.unreadable
     unknown = b'{"type":"something_new","of":"unknown size"}'
     before = reading.produced_bytes
     reading.note(unknown)
     assert reading.produced_bytes == before + len(unknown)
+    reading.note(b'{"type":"content_block_delta",')
+    assert reading.unreadable
+    assert cut(reading).output == 100
 
 
 def test_a_cut_stream_ends_as_one_that_is_as_long_as_it_could_be() -> None:

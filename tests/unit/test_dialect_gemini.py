@@ -339,6 +339,16 @@ def test_a_stream_is_read_to_its_last_counts() -> None:
     assert (usage.is_exact, usage.input, usage.output) == (True, 4, 2)
 
 
+def test_a_chunk_that_cannot_be_read_counts_as_produced() -> None:
+    reading = GenerateStreamReading()
+    odd = b'{"candidates":"none"}'
+    reading.note(odd)
+    assert reading.produced_bytes == len(odd)
+    assert not reading.unreadable
+    reading.note(b'{"candidates":[')
+    assert reading.unreadable
+
+
 def test_a_stream_that_is_one_array_is_read_alike() -> None:
     reading = GenerateStreamReading()
     reading.whole(b"[" + chunk("one", 1) + b"\n,\r\n" + chunk("two", 2, finished="STOP") + b"]")

@@ -7,8 +7,12 @@ wins; where nothing was counted, what was seen bounds the estimate (see `bursar_
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from bursar import usage as readers
 from bursar.usage import Metered, Usage, usage_from_openai
+
+_anything = msgspec.json.Decoder()
 
 PASS: Final = 0
 """The event flows on."""
@@ -117,6 +121,16 @@ class MeteredReading(Reading):
         else:
             self.produced_bytes += self.produced(payload)
         return PASS
+
+    def note_odd(self, payload: bytes) -> int:
+        """An event in another shape than the dialect's: all of it counts as produced, and what is
+        no JSON at all may be anything."""
+        self.produced_bytes += len(payload)
+        try:
+            _anything.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
+            self.unreadable = "an event that is not valid JSON"
+        return MeteredReading.note(self, payload)
 
     def told_so_far(self) -> Usage | None:
         """What the provider has counted of a stream up to now; None while it has counted nothing,

@@ -76,8 +76,7 @@ class MessageStreamReading(MeteredReading):
         try:
             event = _event.decode(payload)
         except _UNREADABLE:
-            # The general reader takes what it can; all of it counts as produced.
-            return super().note(payload)
+            return self.note_odd(payload)
         kind = event.type
         if kind == "content_block_delta":
             self.produced_bytes += shown_bytes(event.delta)

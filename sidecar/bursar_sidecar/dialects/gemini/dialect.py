@@ -34,7 +34,8 @@ _STATUSES: Final[Mapping[int, str]] = {
 }
 _KEYS: Final = (b"key=", b"access_token=")
 """Parameters of a query that hold a credential."""
-_METHODS: Final = ["generateContent", "countTokens"]
+_GENERATES: Final = ["generateContent", "countTokens"]
+_EMBEDS: Final = ["embedContent", "batchEmbedContents"]
 
 
 class Gemini(Dialect):
@@ -93,7 +94,7 @@ def _shown(listed: Listed) -> dict[str, Any]:
         "name": f"models/{listed.model}",
         "version": "",
         "displayName": listed.model,
-        "supportedGenerationMethods": _METHODS,
+        "supportedGenerationMethods": _EMBEDS if "embedding" in listed.model else _GENERATES,
     }
 
 

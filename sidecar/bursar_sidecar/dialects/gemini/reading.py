@@ -96,9 +96,7 @@ class GenerateStreamReading(MeteredReading):
             chunk = _chunk.decode(payload)
         except _UNREADABLE:
             self._read_latest()
-            super().note(payload)
-            self.produced_bytes += len(payload)
-            return PASS
+            return self.note_odd(payload)
         telling = not self._begun or bool(bytes(chunk.prompt_feedback) or bytes(chunk.error))
         for candidate in chunk.candidates or ():
             telling = self._add(candidate) or telling
