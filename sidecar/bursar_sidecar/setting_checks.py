@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 UNIX: Final = "unix:"
-MAX_SOCKET_PATH: Final = 107
-"""Bytes of a socket's path that Linux takes."""
+MAX_SOCKET_PATH: Final = 100
+"""Bytes of a socket's path. Linux takes 107, and the socket is made under another name first."""
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -182,6 +182,18 @@ def test_settings_change_under_load_without_a_failed_call(place: Site) -> None:
     settings.write_text(good)
 
 
+def test_a_worker_that_hangs_is_told_of(place: Site) -> None:
+    many = place.sidecars["many"]
+    until(lambda: not readiness(many), "all are ready")
+    victim = pids(many)[1]
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        until(lambda: "worker 1: it does not answer" in readiness(many), "it is not ready")
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    until(lambda: not readiness(many), "all are ready again")
+
+
 def test_draining_the_sidecar_empties_every_worker(place: Site) -> None:
     many = place.sidecars["many"]
     key, secret = place.make_key()

@@ -59,7 +59,7 @@ api_key_env = "THE_KEY"
         ("listeners = 3", "listeners: expected tables"),
         ("[[listeners]]", "listeners[0].address is missing"),
         ('[[listeners]]\naddress = "unix:relative"', "listeners[0].address is 'unix:relative'"),
-        (f'[[listeners]]\naddress = "unix:/{"x" * 108}"', "at most 107 bytes"),
+        (f'[[listeners]]\naddress = "unix:/{"x" * 108}"', "at most 100 bytes"),
         ('[[listeners]]\naddress = "h:1"\ncolor = 1', "listeners[0].color: unknown setting"),
         ('[[listeners]]\naddress = "h:1"\nown_keys = "maybe"', "expected allow or forbid"),
         ('[[listeners]]\naddress = "h:1"\nown_keys = "forbid"', "it needs a key of its own"),

@@ -65,14 +65,18 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reloading.reload)
+        try:
+            inode = await self._open_admin(settings)
+        except OSError as error:
+            print(f"bursar sidecar: cannot listen: {error}", file=sys.stderr)
+            self._sockets.close()
+            return 1
         lives = [asyncio.create_task(worker.run()) for worker in self._workers]
         ended = asyncio.create_task(_first(lives))
         stopped = asyncio.create_task(self._stopped.wait())
         serving = asyncio.gather(*(worker.served.wait() for worker in self._workers))
         await asyncio.wait((ended, stopped, serving), return_when=asyncio.FIRST_COMPLETED)
-        inode = 0
         if not ended.done() and not stopped.done():
-            inode = await self._open_admin(settings)
             self._say_serving(settings)
             await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
         serving.cancel()
@@ -84,7 +88,8 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(ended, stopped, serving, return_exceptions=True)
         log.info("stopped")
-        return max((abs(code) for code in codes), default=0)
+        # One that was still starting has no other way to stop than by the signal.
+        return max((abs(code) for code in codes if code != -signal.SIGTERM), default=0)
 
     # -- what the admin endpoints show ---------------------------------------------------------
 
@@ -108,9 +113,11 @@ class Supervisor:
         if self._draining:
             return "draining"
         answers = await asyncio.gather(*(worker.ask("readiness") for worker in self._workers))
-        return merged_readiness(
-            {worker.number: why for worker, why in zip(self._workers, answers, strict=True)}
-        )
+        reasons = {}
+        for worker, answer in zip(self._workers, answers, strict=True):
+            is_silent = answer is None and worker.pid is not None
+            reasons[worker.number] = "it does not answer" if is_silent else answer
+        return merged_readiness(reasons)
 
     async def held(self) -> list[dict[str, Any]]:
         """What each worker holds."""
