@@ -19,6 +19,7 @@ from typing import Final
 import structlog
 from msgspec import structs
 
+from bursar.usage import Usage
 from bursar_sidecar.desk import Clock, Desk, Refusal, Reservation
 from bursar_sidecar.growth import NEVER, Growth
 from bursar_sidecar.progressive import covered_by, nanos_of
@@ -41,6 +42,10 @@ Count = Callable[[float], Awaitable[tuple[int, int, int] | None]]
 both upper bounds; and how many bytes that were. None where that can't be known in time."""
 
 
+InputTold = Callable[[], Usage | None]
+"""What the provider counted of the input, if it tells that while it streams."""
+
+
 class Flow:
     """The growth of one open call."""
 
@@ -58,6 +63,7 @@ class Flow:
         "_reservation",
         "_since",
         "_task",
+        "_told",
         "growth",
     )
 
@@ -82,15 +88,18 @@ class Flow:
         self._hold_left_s = HOLD_S
         self._count: Count | None = None
         self._counting: asyncio.Task[None] | None = None
+        self._told: InputTold | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self.growth = growth
         """Its `ask_at` and `cut_at` are what the path of every piece compares with."""
 
-    def begin(self, count: Count | None = None) -> None:
-        """The answer begins now. `count` counts it, where that is possible."""
+    def begin(self, count: Count | None = None, told: InputTold | None = None) -> None:
+        """The answer begins now. `count` counts it, where that is possible; `told` says what the
+        provider told of its input."""
         self._since = self._clock.monotonic()
         self._count = count
+        self._told = told
 
     def ask(self, produced_bytes: int) -> None:
         """It is time to grow: from what is free here, or else by asking."""
@@ -111,6 +120,9 @@ class Flow:
         self._produced = produced_bytes
         growth, began = self.growth, self._clock.monotonic()
         self._take_here()
+        if produced_bytes > growth.cut_at and self._told is not None:
+            told, self._told = self._told(), None
+            self._know_input(None if told is None else told.input_llm_tokens)
         if produced_bytes > growth.cut_at and self._hold_left_s > 0:
             self._begin_count()
             self.ask(produced_bytes)
@@ -233,10 +245,14 @@ class Flow:
         if counted is None:
             return
         asked, produced, self._counted_bytes = counted
-        if asked < self._bounds.input_llm_tokens:
-            self._bounds = structs.replace(self._bounds, input_llm_tokens=asked)
-            self._grew()
+        self._know_input(asked)
         self.growth.counted(self._counted_bytes, produced, self._elapsed())
+
+    def _know_input(self, llm_tokens: int | None) -> None:
+        """The input is so much at most: what is reserved covers more output."""
+        if llm_tokens is not None and llm_tokens < self._bounds.input_llm_tokens:
+            self._bounds = structs.replace(self._bounds, input_llm_tokens=llm_tokens)
+            self._grew()
 
     def _elapsed(self) -> float:
         return self._clock.monotonic() - self._since

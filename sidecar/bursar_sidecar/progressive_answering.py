@@ -81,8 +81,14 @@ class ProgressiveAnswering(Answering):
 
     def _stream(self) -> None:
         super()._stream()
+        self._begin_flow()
+
+    def _begin_flow(self) -> None:
         recount, attempt, facts = self._recount, self._attempt, self._facts
-        self._flow_of.begin(lambda within_s: recount.so_far(attempt, facts, within_s))
+        self._flow_of.begin(
+            lambda within_s: recount.so_far(attempt, facts, within_s),
+            cast(StreamMeter, self._meter).reading.input_told,
+        )
 
     def _take_stream(self, piece: bytes) -> bool:
         meter: StreamMeter = self._meter  # type: ignore[assignment]  # there, once it is a stream
@@ -200,8 +206,7 @@ class AssemblingAnswering(ProgressiveAnswering):
             reading.kept = Produced()
         self._meter = StreamMeter(reading)
         attempt.streams(reading)
-        recount, facts = self._recount, self._facts
-        self._flow_of.begin(lambda within_s: recount.so_far(attempt, facts, within_s))
+        self._begin_flow()
         self._take, self._finish = self._take_stream, self._finish_stream
 
     def _pass(self, out: bytes) -> bool:

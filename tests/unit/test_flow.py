@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+from typing import Any
 
 from bursar.exchange import ExchangeRates
-from bursar.pricing import llm_token_price
+from bursar.pricing import Price, llm_token_price
+from bursar.usage import Usage
 from bursar_sidecar.conversion import CallRates
 from bursar_sidecar.desk import Call, Reservation
 from bursar_sidecar.flow import Flow
@@ -22,10 +24,13 @@ LIMIT = 100_000
 ROW = Row(("openai",), ("gpt-4o*",), "measured", "ours")
 
 
-def agreed() -> tuple[Start, Bounds]:
-    """A nano for an LLM token of output, nothing for input."""
-    price = llm_token_price("openai", "gpt-4o", rates={"input": "0", "output": "0.001"})
-    body = {"model": "gpt-4o", "max_tokens": LIMIT, "messages": [], "stream": True}
+CHEAP = llm_token_price("openai", "gpt-4o", rates={"input": "0", "output": "0.001"})
+"""A nano for an LLM token of output, nothing for input."""
+
+
+def agreed(price: Price = CHEAP, prompt: str = "") -> tuple[Start, Bounds]:
+    body: dict[str, Any] = {"model": "gpt-4o", "max_tokens": LIMIT, "stream": True}
+    body["messages"] = [{"role": "user", "content": prompt}]
     facts = read("chat", json.dumps(body).encode())
     terms = agree(
         facts,
@@ -149,6 +154,20 @@ async def test_a_count_makes_room_while_more_is_asked_for() -> None:
     desk.answers.set()
     assert await flow.covers(flow.growth.cut_at + 1)
     assert counts == 2
+    flow.close()
+
+
+async def test_what_the_provider_tells_of_its_input_makes_room() -> None:
+    price = llm_token_price("openai", "gpt-4o", rates={"input": "0.001", "output": "0.001"})
+    desk = AskedDesk(10 * LIMIT)
+    scene = Scene(0, desk)
+    scene.start, scene.bounds = agreed(price, "word " * 200)
+    flow = await scene.begun()
+    bound = scene.bounds.input_llm_tokens
+    assert bound > 1_000
+    flow.begin(None, lambda: Usage(input=150, cached_input=50))
+    assert await flow.covers(1_500)
+    assert flow.growth.cut_at == FIRST_OUTPUT + bound - 200
     flow.close()
 
 
