@@ -106,14 +106,16 @@ class ProgressiveAnswering(Answering):
     def _is_short(self) -> bool:
         """Grow; whether what is seen is beyond what is covered all the same."""
         produced = self._seen()
-        if 0 < produced < NEVER:
+        if not produced:
+            return False
+        if produced < NEVER:
             self._flow_of.ask(produced)
         return produced > self._growth.cut_at
 
     def _seen(self) -> int:
         """Bytes that have to be covered; 0 once nothing more can be produced."""
         reading = cast(StreamMeter, self._meter).reading
-        if self._attempt.receipt is not None or reading.usage_is_final:
+        if self._attempt.receipt is not None or reading.is_complete(self._facts.choices):
             return 0
         # What can't be read may be anything.
         return NEVER if reading.unreadable else reading.produced_bytes
@@ -122,7 +124,9 @@ class ProgressiveAnswering(Answering):
         produced = self._seen()
         if produced == NEVER:
             return await self._flow_of.whole()
-        return produced <= self._growth.cut_at or await self._flow_of.covers(produced)
+        return (
+            not produced or produced <= self._growth.cut_at or await self._flow_of.covers(produced)
+        )
 
     async def _catch_up(self) -> None:
         self._lags = True

@@ -18,6 +18,7 @@ OUTPUT_NANOS = 600
 """An LLM token of gpt-4o-mini's output, a budget's unit here."""
 WORST_NANOS = 16_384 * OUTPUT_NANOS
 PIECE = "word" * 8
+STOP = {"index": 0, "delta": {}, "finish_reason": "stop"}
 
 
 async def begun(bench: Bench, **fields: Any) -> ProviderCall:
@@ -128,16 +129,36 @@ async def test_an_answer_that_came_whole_is_never_cut() -> None:
 
 
 async def test_a_choice_that_ended_in_what_does_not_flow_is_ended_for_the_app() -> None:
-    bench = Bench(FakeDesk(1_400 * OUTPUT_NANOS))
-    call = await begun(bench)
-    call.send_chunk(chunk("first"))
+    bench = Bench(FakeDesk(2_800 * OUTPUT_NANOS))
+    call = await begun(bench, n=2)
+    second = {"index": 1, "delta": {"content": "second"}, "finish_reason": None}
+    call.send_chunk(chunk("first") + chunk("", choices=[second]))
     await delivered()
-    stop = {"index": 0, "delta": {}, "finish_reason": "stop"}
-    call.send_chunk(chunk("x" * 9_000) + chunk("", choices=[stop]))
+    call.send_chunk(chunk("x" * 9_000) + chunk("", choices=[STOP]))
     answer = await bench.answered()
-    assert text_of(answer) == "first"
-    assert [e["choices"][0]["finish_reason"] for e in events(answer)[:-2]] == [None, "length"]
-    assert (await bench.settled()).cost_nanos <= 1_400 * OUTPUT_NANOS
+    assert text_of(answer) == "firstsecond"
+    said = [event["choices"][0] for event in events(answer)[:-2]]
+    ends = [(choice["index"], choice["finish_reason"]) for choice in said]
+    assert ends == [(0, None), (1, None), (0, "length"), (1, "length")]
+    assert (await bench.settled()).cost_nanos <= 2_800 * OUTPUT_NANOS
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_an_answer_that_ended_is_not_cut_while_its_usage_is_on_its_way(goes_on: bool) -> None:
+    limit = 1_400 * OUTPUT_NANOS
+    bench = Bench(FakeDesk(limit))
+    call = await begun(bench)
+    more = chunk("more than it said") if goes_on else b""
+    call.send_chunk(chunk("x" * 9_000) + chunk("", choices=[STOP]) + more)
+    await delivered()
+    if not goes_on:
+        call.send_chunk(USAGE_CHUNK + DONE)
+        call.send_chunk(b"")
+    answer = await bench.answered()
+    assert text_of(answer) == ("" if goes_on else "x" * 9_000)
+    outcome = await bench.settled()
+    assert outcome.cost_nanos <= limit
+    assert goes_on or outcome.cost_nanos == COST_NANOS
 
 
 class HeldDesk(FakeDesk):

@@ -74,6 +74,10 @@ class Reading:
         self.note(body)
         self.usage_is_final = self.usage is not None
 
+    def is_complete(self, choices: int) -> bool:
+        """Whether so many choices were produced to their end: nothing more is billed."""
+        return self.usage_is_final
+
     def unflow(self, payload: bytes) -> None:
         """An event that was noted does not flow: the app never learns what it began or ended."""
 

@@ -44,7 +44,7 @@ _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, 
 class ChatReading(Reading):
     """A chat completion, or a text completion of the older endpoint."""
 
-    __slots__ = ("created", "open_choices", "withholds_usage")
+    __slots__ = ("_ended", "_ended_at", "created", "open_choices", "withholds_usage")
 
     def __init__(self, *, withhold_usage: bool = False) -> None:
         super().__init__()
@@ -52,6 +52,7 @@ class ChatReading(Reading):
         """The app did not ask for the event that tells the usage."""
         self.created: object = None
         """As the answer says it."""
+        self._ended = self._ended_at = 0
         self.open_choices: set[int] = set()
         """Choices that have begun and not ended."""
 
@@ -101,11 +102,18 @@ class ChatReading(Reading):
             else:
                 finished = True
                 self.open_choices.discard(index)
+                self._ended += 1
+                self._ended_at = self.produced_bytes
         if answer.usage is None:
             return PASS
         self.usage = answer.usage
         self.usage_is_final = finished or not answer.choices
         return WITHHOLD if self.withholds_usage and not answer.choices else PASS
+
+    def is_complete(self, choices: int) -> bool:
+        # A server that goes on behind the end of its last choice is not believed.
+        ended = self._ended >= choices and self.produced_bytes == self._ended_at
+        return ended or self.usage_is_final
 
     def unflow(self, payload: bytes) -> None:
         try:
