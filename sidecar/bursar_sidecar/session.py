@@ -391,12 +391,13 @@ class Session:
             pool = self._book.hear(leg, word, sent_at=outbox.applied_at, received_at=now)
             if pool.is_awaited and pool.free_nanos > 0:
                 self._wake.set()
-        for recall in frame.recalls:
-            self._recall(outbox, recall)
         if frame.HasField("prices") and not leg.platform:
             self._overlay.hear(frame.prices)
+        # Before recalls: what was lent for a call that waits is not what lies idle.
         for verdict in frame.verdicts:
             self._verdict(outbox, verdict, now)
+        for recall in frame.recalls:
+            self._recall(outbox, recall)
         if frame.HasField("fence"):
             self._begin_anew()
             raise StreamRestart(f"the session was fenced: {frame.fence.reason}")

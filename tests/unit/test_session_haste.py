@@ -1,7 +1,10 @@
 """What the session says at once, and what waits for company."""
 
+import asyncio
+
 import pytest
 
+from bursar.v1 import allowances_pb2
 from bursar_sidecar.clock import NANOS_PER_MS
 from tests.fakes.control_plane import FakeControlPlane
 from tests.fakes.counter import KEY, Counter
@@ -78,3 +81,27 @@ async def test_a_call_behind_others_that_wait_long_asks_in_company(
     await plane.until(lambda: plane.waiting == 2, "the second has asked")
     counter.clock.skip(1)
     assert not ask()
+
+
+async def test_what_a_call_was_lent_is_not_sent_home_by_a_recall_in_the_same_frame(
+    plane: FakeControlPlane, counter: Counter
+) -> None:
+    await counter.spend(10, 10)
+    plane.judging = False
+    waiting = asyncio.ensure_future(counter.cashier.reserve(await counter.call(100)))
+    await plane.until(lambda: plane.waiting == 1, "it has asked")
+    session, ((_, _, need),) = plane.live(), plane._waiting
+    session.granted[10] += 100
+    plane.say(
+        allowances=[plane.allowance(session, 1)],
+        verdicts=[
+            allowances_pb2.Verdict(
+                need_id=need.need_id, outcome=allowances_pb2.NEED_OUTCOME_GRANTED
+            )
+        ],
+        recalls=[allowances_pb2.Recall(budget_window_id=10, tail=True)],
+    )
+    await plane.until(waiting.done, "it was admitted")
+    held = waiting.result()
+    assert held.ceiling_nanos == 100
+    counter.cashier.settle(held, counter.outcome(0))
