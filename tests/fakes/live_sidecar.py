@@ -93,6 +93,10 @@ class LiveSidecar:
             self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
 
+    def desk_is_settled(self) -> None:
+        """Wait until no call is open."""
+        until(lambda: not self.desk.open, "every call is settled")
+
     def settled(self, calls: int = 1) -> list[tuple[ServedCall, Outcome]]:
         """What the provider served, and how the sidecar settled it, call by call, once there are
         so many and none is in flight."""

@@ -40,6 +40,12 @@ def test_a_path_is_one_endpoints_or_nobodys() -> None:
     assert len({dialect.name for dialect in DIALECTS}) == len(DIALECTS)
 
 
+def test_a_file_meant_for_one_provider_does_not_go_to_another() -> None:
+    assert find(Request(b"POST", b"/v1/files", [], b"")) is not None
+    headers = [(b"anthropic-version", b"2023-06-01")]
+    assert find(Request(b"POST", b"/v1/files", headers, b"")) is None
+
+
 def test_an_error_has_the_shape_of_its_dialect() -> None:
     refused = Refused(402, "budget_exhausted", "insufficient_quota", "No more.", None, {"x": 1})
     body = {

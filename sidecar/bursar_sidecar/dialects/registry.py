@@ -50,7 +50,7 @@ def find(asked: Asked) -> Found | None:
     if found is None:
         named = (module.naming(asked.path) for module in _MODULES)
         found = tuple(one for one in named if one is not None)
-        if not found:
+        if not found or _claimed_by_another(asked, found):
             return None
     if len(found) > 1:
         for one in found:
@@ -62,6 +62,15 @@ def find(asked: Asked) -> Found | None:
 def speaking(asked: Asked) -> Dialect:
     """The dialect of a request to a path that nobody serves."""
     return next((dialect for dialect in DIALECTS if dialect.claims(asked)), DEFAULT_DIALECT)
+
+
+def _claimed_by_another(asked: Asked, found: tuple[Found, ...]) -> bool:
+    """Whether a request to what a provider keeps says that it is of a dialect which does not serve
+    that here."""
+    if not found[0].endpoint.keeps:
+        return False
+    serving = {one.endpoint.dialect.name for one in found}
+    return any(dialect.claims(asked) for dialect in DIALECTS if dialect.name not in serving)
 
 
 def served() -> str:

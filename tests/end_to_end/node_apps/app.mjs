@@ -40,6 +40,64 @@ const calls = {
     return seen;
   },
 
+  async "response plain"() {
+    const { data, response } = await openai()
+      .responses.create(asked.body, options)
+      .withResponse();
+    return {
+      text: data.output_text,
+      finished: data.status,
+      output: data.usage.output_tokens,
+      cost: response.headers.get("x-bursar-cost"),
+    };
+  },
+
+  async "response stream"() {
+    const stream = openai().responses.stream(asked.body, options);
+    const seen = { events: [] };
+    stream.on("event", (event) => seen.events.push(event.type));
+    const final = await stream.finalResponse();
+    return {
+      ...seen,
+      text: final.output_text,
+      finished: final.status,
+      output: final.usage.output_tokens,
+    };
+  },
+
+  async "everything else"() {
+    const client = openai();
+    const completion = await client.completions.create(
+      { model: "gpt-3.5-turbo-instruct", prompt: ["a", "b"], max_tokens: 5 },
+      options,
+    );
+    const moderation = await client.moderations.create({ input: "x" });
+    const picture = await client.images.generate({
+      model: "gpt-image-1",
+      prompt: "x",
+      quality: "low",
+      size: "1024x1024",
+    });
+    const speech = await client.audio.speech.create({ model: "tts-1", voice: "alloy", input: "hi" });
+    const heard = await client.audio.transcriptions.create({
+      model: "gpt-4o-mini-transcribe",
+      file: new File([new Uint8Array(64_000)], "a.wav"),
+    });
+    const file = await client.files.create({
+      file: new File(["{}"], "calls.jsonl"),
+      purpose: "batch",
+    });
+    return {
+      completions: completion.choices.length,
+      flagged: moderation.results[0].flagged,
+      pictures: picture.data.length,
+      sound: (await speech.arrayBuffer()).byteLength,
+      heard: heard.text,
+      file: (await client.files.retrieve(file.id)).id === file.id,
+      models: (await client.models.list()).data.length,
+    };
+  },
+
   async "message plain"() {
     const { data, response } = await anthropic()
       .messages.create(asked.body, options)

@@ -36,6 +36,7 @@ class Stored(OpenAIEndpoint):
     """Paths that cost nothing."""
 
     deployed = False
+    keeps = True
 
     def __init__(self, name: str, methods: frozenset[bytes]) -> None:
         self.name = name
