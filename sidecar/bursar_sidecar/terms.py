@@ -153,20 +153,29 @@ def agree(
         return msgspec.structs.replace(
             _free_terms(rates), ceiling_nanos=flat_nanos, least_nanos=flat_nanos, settles="flat"
         )
-    if most_nanos is None:
-        hard = budgeted or facts.any_model
-        return _bounded_terms(facts, route, hard, rates, default_max_output, may_clamp)
-    try:
-        return _bounded_terms(facts, route, True, rates, default_max_output, may_clamp)
-    except Refusal as refusal:
-        if refusal.reason not in _BOUNDED_BY_SETTING:
-            raise
+    hard = budgeted or facts.any_model
+    if most_nanos is not None:
+        try:
+            bounded = _bounded_terms(facts, route, True, rates, default_max_output, may_clamp)
+        except Refusal as refusal:
+            if refusal.reason in _BOUNDED_BY_SETTING:
+                return _terms_by_setting(facts, route, rates, most_nanos)
+            if hard:
+                raise
+        else:
+            if hard:
+                return bounded
+    return _bounded_terms(facts, route, hard, rates, default_max_output, may_clamp)
+
+
+def _terms_by_setting(facts: Facts, route: Route, rates: CallRates, most_nanos: int) -> Terms:
     return msgspec.structs.replace(
         _free_terms(rates),
         price=_usable(facts, route.price),
         ceiling_nanos=most_nanos,
         least_nanos=most_nanos,
-        settles="reserved" if facts.untold_cost else "told",
+        # What a provider's tools bill is not in every answer's usage.
+        settles="reserved" if facts.untold_cost or facts.unbounded_tools else "told",
     )
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bursar_sidecar.extra_call_settings import Unmetered
+from bursar_sidecar.extra_call_settings import CallBound, Unmetered
 from bursar_sidecar.settings import SettingsError, load_settings
-from tests.fakes.sidecar_bench import Bench, error_of
+from tests.fakes.desk import FakeDesk
+from tests.fakes.sidecar_bench import CHAT, Bench, chat_answer, error_of
 
 PROVIDER = '[providers.openai]\nbase_url = "https://api.openai.com/v1"\n'
 UNMETERED = """
@@ -97,3 +98,35 @@ async def test_a_path_that_is_allowed_later_is_served_from_then_on() -> None:
     answer = await bench.answered(2)
     assert answer.headers["x-bursar-cost"] == "0.05"
     assert (await bench.settled()).cost_nanos == 50_000_000
+
+
+WEB_SEARCH = {**CHAT, "web_search_options": {}}
+DOLLAR = CallBound(endpoint="chat", most="1")
+
+
+async def test_a_bound_lets_through_what_nothing_else_bounds_and_no_more() -> None:
+    bench = Bench(bounds=(DOLLAR,))
+    bench.post(WEB_SEARCH)
+    (await bench.provider.request()).send_json(chat_answer())
+    assert (await bench.answered()).status == 200
+    assert [call.ceiling_nanos for call in bench.desk.calls] == [10**9]
+    # What the search bills is not in the usage: all of it, until there is evidence.
+    outcome = await bench.settled()
+    assert (outcome.kind, outcome.cost_nanos) == ("unknown", 10**9)
+    bench.post({**CHAT, "model": "openai/unpriced"})
+    assert error_of(await bench.answered(2))["code"] == "model_unpriced"
+    bench.post(CHAT)
+    await bench.provider.request(2)
+    assert bench.desk.calls[-1].ceiling_nanos < 10**9
+
+
+async def test_a_bound_refuses_nothing_where_no_budget_applies() -> None:
+    bench = Bench(FakeDesk(None), bounds=(DOLLAR,))
+    bench.post({**CHAT, "model": "openai/unpriced"})
+    (await bench.provider.request()).send_json(chat_answer(model="unpriced"))
+    assert (await bench.answered()).status == 200
+    assert (await bench.settled()).cost_nanos == 0
+    unlimited = {name: value for name, value in CHAT.items() if name != "max_tokens"}
+    bench.post(unlimited)
+    call = await bench.provider.request(2)
+    assert b"max" not in call.requests[-1]

@@ -104,8 +104,8 @@ class Endpoint:
     """And a plain answer can be made of one: its `assembler` is there."""
     methods: frozenset[bytes] = POST
     keeps = False
-    """Of what a provider keeps for an account. Dialects have such paths in common, and what is meant
-    for one provider must not go to another."""
+    """Of what a provider keeps for an account. Dialects have such paths in common, and what is
+    meant for one provider must not go to another."""
     known_before = False
     """What an answer costs follows from its request: one that is no stream flows through as it
     comes, and is settled at its head."""
