@@ -105,6 +105,29 @@ def test_what_the_provider_runs_is_named(fields: dict[str, Any]) -> None:
     assert facts_of(**fields).unbounded_tools
 
 
+def test_a_search_is_bounded_by_how_many_calls_of_tools_there_may_be() -> None:
+    search = {"type": "web_search_preview"}
+    facts = facts_of(tools=[search], max_tool_calls=3)
+    assert not facts.unbounded_tools
+    assert (facts.rounds, facts.provider_units) == (4, {"search": 3})
+    assert facts_of(tools=[search, {"type": "mcp"}], max_tool_calls=3).unbounded_tools
+    assert facts_of(tools=[{"type": "function"}], max_tool_calls=3).rounds == 1
+
+
+async def test_searches_are_reserved_and_charged() -> None:
+    bench = Bench()
+    bench.post({**ASKED, "tools": [{"type": "web_search"}], "max_tool_calls": 2}, "/v1/responses")
+    call = await bench.provider.request()
+    searched = {"type": "web_search_call", "status": "completed", "action": {"type": "search"}}
+    call.send_json(json.dumps(response(output=[searched])).encode())
+    assert (await bench.answered()).status == 200
+    (asked,) = bench.desk.calls
+    # gpt-4o-mini: a search is 0.025 USD; its window is read three times.
+    assert asked.ceiling_nanos >= 2 * 25_000_000 + 3 * 128_000 * 150
+    outcome = await bench.settled()
+    assert (outcome.cost_nanos, outcome.usage.is_exact) == (COST_NANOS + 25_000_000, True)
+
+
 def test_own_items_and_pictures_are_bounded() -> None:
     image = {"type": "input_image", "image_url": "https://x/y.png", "detail": "low"}
     text = {"type": "input_text", "text": "what is it?"}
@@ -126,6 +149,7 @@ def test_own_items_and_pictures_are_bounded() -> None:
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"input": 4}, "input"),
         ({"tools": "all"}, "tools"),
+        ({"max_tool_calls": 129}, "max_tool_calls"),
         ({"background": "yes"}, "background"),
     ],
 )

@@ -15,6 +15,7 @@ from bursar_sidecar.dialects.images import MAX_IMAGES, ImagePart, read_image
 from bursar_sidecar.dialects.json_fields import (
     DEPENDS_ON_BODY,
     OPTIONAL_BOOL,
+    OPTIONAL_INT,
     STRING,
     Fields,
     changed,
@@ -44,6 +45,11 @@ _OWN_ITEMS: Final = frozenset(
 _TEXT_PARTS: Final = frozenset({"input_text", "output_text", "refusal", "text"})
 _CLIENT_TOOLS: Final = frozenset({"function", "custom"})
 """Tools that the app runs itself; all others are run, billed or described by the provider."""
+_SEARCH: Final = "web_search"
+"""How the types of the provider's search begin. `max_tool_calls` bounds how often it runs, and after
+each time the model reads on (`types/responses/response_create_params.py`)."""
+MAX_TOOL_CALLS: Final = 128
+"""In one response; beyond it no ceiling fits into any budget."""
 _HELD: Final = ("previous_response_id", "conversation")
 """Fields by which input is taken from what the provider keeps."""
 _RUN: Final = ("prompt", "context_management", "search_parameters", "plugins")
@@ -89,6 +95,7 @@ class Responses(OpenAIEndpoint):
         fields = common.fields
         found = _Input()
         found.read(fields)
+        unbounded_tools, searches = _provider_tools(fields)
         background = field(fields, "background", OPTIONAL_BOOL, "true or false")
         reasoning = field(fields, "reasoning", _reasoning, "an object") or _Reasoning()
         return Facts(
@@ -103,7 +110,9 @@ class Responses(OpenAIEndpoint):
             images=tuple(found.images),
             image_bytes=found.image_bytes,
             tools="tools" in fields,
-            unbounded_tools=_provider_tools(fields),
+            unbounded_tools=unbounded_tools,
+            rounds=1 + searches,
+            provider_units={"search": searches} if searches else {},
             untold_cost="background responses are answered before they are made"
             if background
             else "",
@@ -196,11 +205,19 @@ class _Input:
             self.unbounded = f"input holds content of type {shown(part.type)!r}"
 
 
-def _provider_tools(fields: Fields) -> str:
+def _provider_tools(fields: Fields) -> tuple[str, int]:
+    """Which tool has no bound, "" when none; and how many searches there may be."""
+    limit = field(fields, "max_tool_calls", OPTIONAL_INT, "a whole number")
+    if limit is not None and not 0 <= limit <= MAX_TOOL_CALLS:
+        text = f"max_tool_calls is {shown(limit)}; expected 0 to {MAX_TOOL_CALLS}."
+        raise DialectError(text, "max_tool_calls")
+    searches = 0
     for tool in field(fields, "tools", _tools, "a list of tools") or ():
-        if tool.type not in _CLIENT_TOOLS:
-            return f"tools: {shown(tool.type)}"
+        if limit is not None and tool.type.startswith(_SEARCH):
+            searches = limit
+        elif tool.type not in _CLIENT_TOOLS:
+            return f"tools: {shown(tool.type)}", 0
     for name in _RUN:
         if given(fields, name):
-            return name
-    return ""
+            return name, 0
+    return "", searches
