@@ -46,8 +46,8 @@ _TEXT_PARTS: Final = frozenset({"input_text", "output_text", "refusal", "text"})
 _CLIENT_TOOLS: Final = frozenset({"function", "custom"})
 """Tools that the app runs itself; all others are run, billed or described by the provider."""
 _SEARCH: Final = "web_search"
-"""How the types of the provider's search begin. `max_tool_calls` bounds how often it runs, and after
-each time the model reads on (`types/responses/response_create_params.py`)."""
+"""How the types of the provider's search begin. `max_tool_calls` bounds how often it runs, and
+after each time the model reads on (`types/responses/response_create_params.py`)."""
 MAX_TOOL_CALLS: Final = 128
 """In one response; beyond it no ceiling fits into any budget."""
 _HELD: Final = ("previous_response_id", "conversation")
