@@ -6,8 +6,6 @@ money budget, because such a call could spend more than anybody decided.
 
 from collections.abc import Mapping
 from decimal import Decimal
-from fnmatch import fnmatchcase
-from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
@@ -18,30 +16,10 @@ from bursar.pricing import Price, UnpricedError, booked_ceiling, ceiling, intege
 from bursar_sidecar.conversion import CallRates, UnconvertibleError
 from bursar_sidecar.desk import Refusal
 from bursar_sidecar.dialects.facts import Facts, Media
+from bursar_sidecar.hidden_output import reasons
 from bursar_sidecar.input_bounds import images_bound, request_bound, text_and_framing_bound
 from bursar_sidecar.media_terms import media_bounds
 from bursar_sidecar.routing import Route
-
-HIDDEN_OUTPUT_MODELS: Final = (
-    "o1*",
-    "o3*",
-    "o4*",
-    "gpt-5*",
-    "gpt-oss*",
-    "codex*",
-    "*reason*",
-    "*thinking*",
-    "deepseek-r*",
-    "grok-3-mini*",
-    "grok-4*",
-    "gemini-2.5*",
-    "gemini-[3-9]*",
-    "qwq*",
-    "magistral*",
-)
-"""Families that reason before they answer: what they produce is billed but not all shown, so that
-the bytes seen of a cut answer bound nothing."""
-
 
 LEAST_OUTPUT_LLM_TOKENS: Final = 256
 """The least output that a clamped call is left with, for each of its choices: a paragraph, or one
@@ -488,13 +466,7 @@ def _free_terms(rates: CallRates) -> Terms:
 def _hides_output(facts: Facts, route: Route, price: Price) -> bool:
     if not facts.generates:
         return False
-    return facts.reasoning or _reasons(route.listed) or price.bills_reasoning
-
-
-@lru_cache(maxsize=1_024)  # model names repeat; matching all globs costs more than the rest here
-def _reasons(model: str) -> bool:
-    name = model.rpartition("/")[2].lower()
-    return any(fnmatchcase(name, glob) for glob in HIDDEN_OUTPUT_MODELS)
+    return facts.reasoning or reasons(route.listed) or price.bills_reasoning
 
 
 def _unstated_tier(facts: Facts, route: Route) -> str:
