@@ -236,7 +236,8 @@ class Connection(asyncio.Protocol):
         self._last_bytes_at = self._server.now()
         if self._discarding:
             return
-        if self._active is None and not self._begun and self._repeated is not None:
+        free = self._active is None and not self.write_paused
+        if free and not self._begun and self._repeated is not None:
             request = self._repeated.request(data, self._room())
             if request is not None:
                 self._held += len(request.body)
@@ -256,7 +257,7 @@ class Connection(asyncio.Protocol):
         if whole is not None and not begun and self._misses < MAX_MISSES:
             self._misses += 1 if self._repeated is not None else 0
             self._repeated = repeated_head(data, whole)
-        if self._waiting and self._active is not None:
+        if self._waiting:
             # One waits behind the running one: no more until its turn, so that little can queue.
             self._pause_reading()
 
@@ -304,6 +305,8 @@ class Connection(asyncio.Protocol):
         waiter, self._drain_waiter = self._drain_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+        if self._waiting:
+            self._next()
 
     # --- answering --------------------------------------------------------------------------
 
@@ -341,8 +344,8 @@ class Connection(asyncio.Protocol):
             await self._drain_waiter
 
     def _next(self) -> None:
-        if self._active is not None:
-            return
+        if self._active is not None or self.write_paused:
+            return  # an app that does not read its answers gets no more of them
         if not self._waiting:
             self._maybe_continue()
             self._resume_reading()

@@ -107,3 +107,23 @@ async def test_an_app_that_takes_nothing_of_its_answer_has_hung_up() -> None:
     assert len(slow.server._connections) == 1
     await slow.passes(2)
     assert not slow.server._connections
+
+
+async def test_an_app_that_reads_no_answer_gets_no_more_of_them() -> None:
+    slow = Slow()
+    slow.app.stop_reading()
+    ran: list[bytes] = []
+
+    async def handle(request: Request, respond: Responder) -> None:
+        ran.append(request.path)
+        respond.send(200, [], b"x" * 100_000)
+
+    slow.server.handle = handle
+    for number in range(20):
+        slow.app.send(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
+        await delivered()
+    # As many as fit into what may lie unsent, and the one that reached it.
+    assert len(ran) == 3
+    slow.app.read_on()
+    await slow.app.answer(20)
+    assert ran == [b"/%d" % number for number in range(20)]
