@@ -305,7 +305,7 @@ class Connection(asyncio.Protocol):
         waiter, self._drain_waiter = self._drain_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-        if self._waiting:
+        if not self.lost:
             self._next()
 
     # --- answering --------------------------------------------------------------------------

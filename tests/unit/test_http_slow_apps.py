@@ -127,3 +127,5 @@ async def test_an_app_that_reads_no_answer_gets_no_more_of_them() -> None:
     slow.app.read_on()
     await slow.app.answer(20)
     assert ran == [b"/%d" % number for number in range(20)]
+    slow.app.send(b"GET /more HTTP/1.1\r\nHost: x\r\n\r\n")
+    await slow.app.answer(21)
