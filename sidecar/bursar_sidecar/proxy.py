@@ -256,6 +256,7 @@ class Proxy:
             respond.on_hang_up(None)
             exchange.close()
         attempt.sent = False  # proven not to have been taken
+        log.info("call sent again", charge_id=attempt.charge_id, host=upstream.pool.host)
         await self._forward(endpoint, attempt, facts, upstream, wire, respond, resends - 1)
 
     def _hang_up(self, attempt: Attempt, exchange: Exchange, *, stream: bool) -> None:

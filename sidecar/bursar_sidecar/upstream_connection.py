@@ -35,6 +35,8 @@ class Owner(Protocol):
     """What a connection needs of the pool it belongs to."""
 
     limits: PoolLimits
+    host: str
+    """The provider's, for the log."""
 
     def now(self) -> float:
         """Seconds on the pool's clock."""
@@ -142,7 +144,7 @@ class UpstreamConnection(asyncio.Protocol):
             # The answer itself is whole. What follows it is nobody's, and neither is what is sent
             # on this connection from now on.
             self._keep_alive = False
-            log.warning("a provider sent more than its answer")
+            log.warning("a provider sent more than its answer", host=self._pool.host)
         if self._complete:
             self._end()
         elif self._raw_bytes > MAX_HEAD_BYTES + FRAMING_BYTES_PER_BYTE * self._body_bytes:
