@@ -118,8 +118,12 @@ class Proxy:
     async def _serve(self, found: Found, request: Request, respond: Responder) -> None:
         endpoint = found.endpoint
         if request.method not in endpoint.methods:
-            methods = " or ".join(sorted(method.decode() for method in endpoint.methods))
-            raise Refusal("method_not_allowed", f"Only {methods} is served here.")
+            methods = sorted(method.decode() for method in endpoint.methods)
+            allow = (b"allow", ", ".join(methods).encode())
+            refusal = Refusal("method_not_allowed", f"Only {' or '.join(methods)} is served here.")
+            self._call_log.refused(refusal.reason)
+            self._tell(respond, endpoint.dialect, refusal, extra=[allow])
+            return
         started = self._clock.monotonic()
         spender = await self._desk.identify(key_of(request, endpoint.dialect))
         serving = self._servings.begin()

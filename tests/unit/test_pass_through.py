@@ -173,6 +173,14 @@ class TestEditedRequests:
         assert not bench.desk.calls
 
 
+async def test_another_method_is_told_which_are_served() -> None:
+    bench = RawBench()
+    bench.app.send(b"DELETE /v1/chat/completions HTTP/1.1\r\nHost: x\r\n\r\n")
+    await bench.app.until(lambda: b"\r\n\r\n" in bench.app.received)
+    assert bench.app.received.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
+    assert b"\r\nallow: POST\r\n" in bench.app.received
+
+
 class TestWhatWeOwn:
     """The declared list, each of it."""
 
