@@ -36,6 +36,9 @@ from bursar_sidecar.recount import Recount
 MAX_PLAIN_ANSWER_BYTES: Final = 64 * 1024 * 1024
 """Plain answers are held whole, so that their cost is in the headers; a larger one flows through
 unread, and is charged at its reservation."""
+MAX_CHUNKS: Final = 100_000
+"""Of a plain answer, kept apart so that they go on as they came; nobody sends 64 MiB in more, and
+each takes memory of its own."""
 MAX_UNPACKED_STREAM_BYTES: Final = 1024 * 1024 * 1024
 """Of a compressed stream, in all; none of it is kept."""
 
@@ -164,7 +167,7 @@ class Answering:
     def _take_plain(self, piece: bytes) -> bool:
         self._chunks.append(piece)
         self._size += len(piece)
-        if self._size <= MAX_PLAIN_ANSWER_BYTES:
+        if self._size <= MAX_PLAIN_ANSWER_BYTES and len(self._chunks) <= MAX_CHUNKS:
             return False
         self._flow("an answer too large to read")
         return True  # another takes the next

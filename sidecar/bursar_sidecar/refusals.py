@@ -70,7 +70,7 @@ REASONS: Final[dict[str, Rule]] = {
     "model_not_found": Rule(404, "invalid_request_error", "The model is not known."),
     "unknown_path": Rule(404, "invalid_request_error", "This path is not served."),
     "method_not_allowed": Rule(405, "invalid_request_error", "This method is not served here."),
-    "body_encoded": Rule(415, "invalid_request_error", "The compression of the body cannot be read."),
+    "body_encoded": Rule(415, "invalid_request_error", "The body's compression cannot be read."),
     "provider_unreachable": Rule(
         502, "server_error", "The provider cannot be reached; nothing was charged.", True
     ),

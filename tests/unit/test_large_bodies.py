@@ -3,6 +3,7 @@
 import base64
 import json
 
+from bursar_sidecar.answering import MAX_CHUNKS
 from bursar_sidecar.http_messages import Request
 from bursar_sidecar.passed_headers import RequestWriter
 from tests.fakes.raw_wire import RawBench
@@ -10,6 +11,7 @@ from tests.fakes.recorded_shapes import ANSWER, head, plain, request
 from tests.fakes.wire import delivered
 
 MIB = 1024 * 1024
+ASKED = b'{"model":"gpt-4o-mini","max_tokens":9,"messages":[{"role":"user","content":"hi"}]}'
 READ_BYTES = 256 * 1024
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\2\0\0\0\2\0\x08\2\0\0\0"
 
@@ -87,3 +89,18 @@ def test_a_large_body_is_not_copied_to_be_sent() -> None:
     pieces = writer.pieces(b"/x", asked, body, packed=True)
     assert len(pieces) == 2
     assert pieces[1] is body
+
+
+async def test_an_answer_in_too_many_chunks_is_not_held() -> None:
+    bench = RawBench()
+    bench.app.send(request(ASKED))
+    provider = await bench.provider_end()
+    await provider.until(lambda: provider.received.endswith(ASKED))
+    provider.send(head(b"Transfer-Encoding: chunked"))
+    for _ in range(MAX_CHUNKS // 1_000 + 1):
+        provider.send(b"1\r\nx\r\n" * 1_000)
+    await bench.app.until(lambda: bool(bench.app.pieces))
+    provider.send(b"0\r\n\r\n")
+    await bench.app.until(lambda: bench.app.pieces[-1].endswith(b"0\r\n\r\n"))
+    assert bench.app.received.count(b"1\r\nx\r\n") == MAX_CHUNKS + 1_000
+    assert bench.desk.only_outcome.usage.estimate_reason == "an answer too large to read"
