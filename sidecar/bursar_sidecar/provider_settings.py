@@ -14,6 +14,9 @@ from bursar_sidecar.setting_checks import flag, text, whole
 MAX_PROVIDERS: Final = 200
 """Each holds a pool; no operator has more upstreams than that."""
 _PROVIDER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+_FRAMING_HEADERS: Final = frozenset(
+    {"connection", "content-length", "expect", "te", "trailer", "transfer-encoding", "upgrade"}
+)
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _API_VERSION: Final = re.compile(r"[0-9A-Za-z.-]{1,40}")
 _LIMIT_FIELDS: Final = ("max_completion_tokens", "max_tokens")
@@ -187,6 +190,9 @@ def _headers(value: Any) -> tuple[tuple[str, str], ...]:
         for k, v in value.items()
     ):
         raise ValueError("a table of header names and printable ASCII values")
+    for name in value:
+        if name.lower() in _FRAMING_HEADERS:
+            raise ValueError(f"headers other than {name}, which each connection has of its own")
     return tuple((name.lower(), words) for name, words in value.items())
 
 

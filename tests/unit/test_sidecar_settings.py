@@ -70,6 +70,15 @@ def test_a_credential_may_stand_in_a_file(tmp_path: Path) -> None:
     assert load_settings({}, path).providers[0].api_key == "sk-2"
 
 
+def test_a_header_that_frames_a_request_cannot_be_set(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(
+        '[providers.a]\nbase_url = "http://h/v1"\nheaders = { Transfer-Encoding = "chunked" }\n'
+    )
+    (fault,) = faults_of({}, path)
+    assert "headers other than Transfer-Encoding" in fault
+
+
 def test_effective_settings_show_no_secret(config: Path) -> None:
     settings = load_settings({"THE_KEY": "sk-secret", "BURSAR_SIDECAR_KEY": "bs-secret"}, config)
     shown = str(effective(settings))
