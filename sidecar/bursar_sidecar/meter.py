@@ -160,7 +160,7 @@ def _payload(event: bytes) -> bytes:
 
 def lacks_usage(reading: Reading, *, cut: bool) -> bool:
     """Whether the provider's own usage of the whole answer is not known."""
-    return reading.usage is None or (cut and not reading.usage_is_final)
+    return reading.usage is None or not reading.is_counted(cut=cut)
 
 
 def count(
@@ -202,7 +202,7 @@ def count(
             counted=counted,
             streamed_for_s=streamed_for_s,
         )
-        output = min(output_bound, visible)
+        output = max(min(output_bound, visible), reading.output_told())
     told = None if reading.unreadable else reading.input_told()
     if told is None:
         return estimated(reason, input_llm_tokens=input_bound, output_llm_tokens=output)

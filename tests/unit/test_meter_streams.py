@@ -226,3 +226,55 @@ def test_the_cost_comment_is_invisible_to_parsers() -> None:
         "charge_id": "7-1",
         "budget_remaining": None,
     }
+
+
+def partly(completion: int, prompt: int = 11) -> dict[str, Any]:
+    """Counts of a stream so far."""
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return {**counts, "total_tokens": prompt + completion}
+
+
+def read_of(*chunks: dict[str, Any]) -> ChatReading:
+    reading = ChatReading()
+    for each in chunks:
+        reading.note(json.dumps(each).encode())
+    return reading
+
+
+def test_counts_told_on_the_way_are_not_those_of_a_stream_that_just_ends() -> None:
+    begun = {**content("x"), "usage": partly(3)}
+    for last in ({"error": {"message": "no"}}, content("more"), {**content("y"), "usage": None}):
+        usage = count(read_of(begun, last), input_bound=300, output_bound=1_000)
+        assert not usage.is_exact
+        assert usage.input == 300
+        assert usage.output >= 3
+
+
+def test_the_last_of_several_counts_is_the_one_that_counts() -> None:
+    finished = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    begun = {**content("x"), "usage": partly(1)}
+    for last in (
+        [{**content("y"), "usage": partly(5)}, finished],
+        [content("y"), {**finished, "usage": partly(5)}],
+        [content("y"), finished, {"choices": [], "usage": partly(5)}],
+        [finished, {"choices": [], "usage": partly(5)}, {"choices": [], "usage": {}}],
+    ):
+        usage = count(read_of(begun, *last), input_bound=300, output_bound=1_000)
+        assert usage.is_exact, last
+        assert (usage.input, usage.output) == (11, 5)
+
+
+@pytest.mark.parametrize("later", [partly(2), partly(90, prompt=1)])
+def test_counts_that_went_down_are_a_contradiction(later: dict[str, Any]) -> None:
+    begun = {**content("x"), "usage": partly(40)}
+    usage = count(
+        read_of(begun, {"choices": [], "usage": later}), input_bound=300, output_bound=1_000
+    )
+    assert usage.estimate_reason.endswith("fell within the stream")
+    assert (usage.input, usage.output) == (300, 1_000)
+
+
+def test_counts_of_one_choice_are_not_those_of_another_that_goes_on() -> None:
+    ended = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": partly(2)}
+    other = {"choices": [{"index": 1, "delta": {"content": "and more"}}]}
+    assert not count(read_of(ended, other), input_bound=300, output_bound=50).is_exact

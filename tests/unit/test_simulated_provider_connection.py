@@ -348,3 +348,66 @@ async def test_draining_lets_the_call_in_flight_end_and_closes_after_it() -> Non
         await wire.closed.wait()
         await provider.drained.wait()
     assert recorded(provider)[0].ended is Ended.COMPLETE
+
+
+@pytest.mark.parametrize(("asked", "billed"), [(STREAM, 30), (CHAT, 100)])
+async def test_an_answer_that_falls_silent_is_billed_for_what_was_made(
+    asked: dict[str, object], billed: int
+) -> None:
+    behaviour = Behaviour(
+        output_llm_tokens=100, chunk_llm_tokens=10, stall_rate=1.0, abort_after_chunks=3
+    )
+    provider = Provider(behaviour)
+    wire = Wire(provider)
+    wire.connection.data_received(post(asked))
+    assert b" 200 OK\r\n" in wire.written
+    assert not wire.is_closing()
+    assert provider.calls.totals().in_flight == 1
+    wire.connection.connection_lost(None)
+    [call] = recorded(provider)
+    assert (call.ended, call.billed.output) == (Ended.CANCELLED, billed)
+
+
+@pytest.mark.parametrize("asked", [STREAM, CHAT])
+async def test_silence_ends_with_the_connection(asked: dict[str, object]) -> None:
+    provider = Provider(Behaviour(stall_rate=1.0, timeout_ms=1))
+    wire = Wire(provider)
+    wire.connection.data_received(post(asked))
+    async with asyncio.timeout(DEADLINE_S):
+        await wire.closed.wait()
+    assert recorded(provider)[0].ended is Ended.ABORTED
+
+
+async def test_counts_on_the_way_come_with_the_chunks_of_output() -> None:
+    told = [{"prompt_tokens": 1}, {"prompt_tokens": 2}]
+    provider = Provider(Behaviour(output_llm_tokens=12, usage_on_the_way=told))
+    wire = Wire(provider)
+    wire.connection.data_received(post(STREAM))
+    assert wire.written.count(b'"usage":{"prompt_tokens":1}') == 1
+    assert wire.written.index(b'{"prompt_tokens":1}') < wire.written.index(b'{"prompt_tokens":2}')
+    assert recorded(provider)[0].billed.output == 12
+
+
+async def test_a_tool_that_has_to_be_called_is_called() -> None:
+    tools = {
+        "tools": [{"type": "function", "function": {"name": "look"}}],
+        "tool_choice": {"type": "function", "function": {"name": "look"}},
+    }
+    provider = Provider(Behaviour(output_llm_tokens=9))
+    wire = Wire(provider)
+    wire.connection.data_received(post({**CHAT, **tools}))
+    _status, body = wire.answer()
+    choice = body["choices"][0]  # type: ignore[index]
+    called = choice["message"]["tool_calls"][0]["function"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert called["name"] == "look"
+    assert len(json.loads(called["arguments"])["text"].split()) == 9
+    streaming = Wire(provider)
+    streaming.connection.data_received(post({**STREAM, **tools}))
+    pieces = []
+    for line in streaming.written.split(b"\n"):
+        if line.startswith(b"data: {"):
+            for choice in json.loads(line[6:])["choices"]:
+                for call in choice["delta"].get("tool_calls", []):
+                    pieces.append(call["function"]["arguments"])
+    assert json.loads("".join(pieces)) == json.loads(called["arguments"])

@@ -81,6 +81,16 @@ class Reading:
     def unflow(self, payload: bytes) -> None:
         """An event that was noted does not flow: the app never learns what it began or ended."""
 
+    def is_counted(self, *, cut: bool) -> bool:
+        """Whether the usage that came is that of the whole answer; `cut`: it did not come to its
+        end."""
+        return self.usage_is_final or not cut
+
+    def output_told(self) -> int:
+        """The least LLM tokens of output of an answer that was not counted to its end: as many as
+        the provider counted on the way."""
+        return 0
+
     def input_told(self) -> Usage | None:
         """The input as the provider has counted it, where it tells that before the output ends;
         None where it has not, or where more of it may come."""
@@ -140,6 +150,10 @@ class MeteredReading(Reading):
         """What the provider has counted of a stream up to now; None while it has counted nothing,
         or nothing that makes sense."""
         return None if self._stream is None else self._stream.counted()
+
+    def output_told(self) -> int:
+        told = self.told_so_far()
+        return 0 if told is None else told.output
 
     def produced(self, payload: bytes) -> int:
         """How many bytes of an event the model produced, at most."""

@@ -2,10 +2,12 @@
 
 import base64
 import hashlib
+import json
 import math
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -15,6 +17,7 @@ from bursar_cli.simulated_provider.plans import AnswerPlan, plan_answer, words
 from bursar_cli.simulated_provider.requests import ChatRequest, EmbeddingsRequest
 from bursar_cli.simulated_provider.served_calls import BilledUsage
 
+_TOOL_ID: Final = "call_simulated"
 DONE = b"data: [DONE]\n\n"
 
 
@@ -58,14 +61,15 @@ def chat_body(
     model: str,
     tier: str,
     created_s: int,
+    forced_tool: str = "",
 ) -> bytes:
     """The whole answer of a call that is not streamed."""
     visible = plan.output_per_choice - plan.reasoning_per_choice
-    finish = plan.finish_reason.encode()
+    finish = _finish(plan, forced_tool)
     choices = b",".join(
-        b'{"index":%d,"message":{"role":"assistant","content":"%s","refusal":null},'
+        b'{"index":%d,"message":{"role":"assistant",%s,"refusal":null},'
         b'"logprobs":null,"finish_reason":"%s"}'
-        % (index, words(plan.first_word + index, visible).encode(), finish)
+        % (index, _said(words(plan.first_word + index, visible), forced_tool), finish)
         for index in range(plan.choices)
     )
     return b"".join(
@@ -89,6 +93,8 @@ def chat_events(
     model: str,
     tier: str,
     created_s: int,
+    forced_tool: str = "",
+    usage_on_the_way: Sequence[dict[str, Any]] = (),
 ) -> Iterator[StreamEvent]:
     """The events of a streamed answer, `[DONE]` last.
 
@@ -105,9 +111,12 @@ def chat_events(
             msgspec.json.encode(tier),
         )
     )
-    tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+    usual = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+    told = iter(usage_on_the_way)
 
-    def event(index: int, delta: bytes, finish_reason: bytes = b"null") -> bytes:
+    def event(
+        index: int, delta: bytes, finish_reason: bytes = b"null", tail: bytes = usual
+    ) -> bytes:
         choice = b'{"index":%d,"delta":%s,"logprobs":null,"finish_reason":%s}'
         return b'%s"choices":[%s%s' % (head, choice % (index, delta, finish_reason), tail)
 
@@ -117,14 +126,21 @@ def chat_events(
     for index in range(plan.choices):
         opening = b'{"role":"assistant","content":"","refusal":null}'
         yield StreamEvent(event(index, opening), produced, StreamPart.OPENING)
+        if forced_tool:
+            begun = _called(msgspec.json.encode(forced_tool), b'{\\"text\\":\\"')
+            yield StreamEvent(event(index, begun), produced, StreamPart.OPENING)
     for start in range(0, visible, chunk_llm_tokens):
         count = min(chunk_llm_tokens, visible - start)
         for index in range(plan.choices):
             produced += count
             text = words(plan.first_word + index + start, count).encode()
-            delta = b'{"content":"%s"}' % text
-            yield StreamEvent(event(index, delta), produced, StreamPart.OUTPUT)
-    finish = b'"%s"' % plan.finish_reason.encode()
+            delta = _called(b"", text) if forced_tool else b'{"content":"%s"}' % text
+            partly = next(told, None)
+            tail = usual if partly is None else b'],"usage":%s}\n\n' % msgspec.json.encode(partly)
+            yield StreamEvent(event(index, delta, tail=tail), produced, StreamPart.OUTPUT)
+    for index in range(plan.choices if forced_tool else 0):
+        yield StreamEvent(event(index, _called(b"", b'\\"}')), produced, StreamPart.OPENING)
+    finish = b'"%s"' % _finish(plan, forced_tool)
     for index in range(plan.choices):
         yield StreamEvent(event(index, b"{}", finish), produced, StreamPart.CLOSING)
     if include_usage and usage is not None:
@@ -132,6 +148,32 @@ def chat_events(
             b'%s"choices":[],"usage":%s}\n\n' % (head, usage), produced, StreamPart.CLOSING
         )
     yield StreamEvent(DONE, produced, StreamPart.CLOSING)
+
+
+def _finish(plan: AnswerPlan, forced_tool: str) -> bytes:
+    ends_well = plan.finish_reason == "stop"
+    return b"tool_calls" if forced_tool and ends_well else plan.finish_reason.encode()
+
+
+def _said(text: str, forced_tool: str) -> bytes:
+    """What of a message was produced: text, or the call of a tool with it."""
+    if not forced_tool:
+        return b'"content":"%s"' % text.encode()
+    function = {"name": forced_tool, "arguments": json.dumps({"text": text})}
+    call = {"id": _TOOL_ID, "type": "function", "function": function}
+    return b'"content":null,"tool_calls":%s' % msgspec.json.encode([call])
+
+
+def _called(name: bytes, arguments: bytes) -> bytes:
+    """The delta of a tool's call: how it begins (its name in JSON), or more of its arguments,
+    escaped."""
+    begins = b'"id":"%s","type":"function",' % _TOOL_ID.encode() if name else b""
+    named = b'"name":%s,' % name if name else b""
+    return b'{"tool_calls":[{"index":0,%s"function":{%s"arguments":"%s"}}]}' % (
+        begins,
+        named,
+        arguments,
+    )
 
 
 def embeddings_body(request: EmbeddingsRequest, behaviour: Behaviour, input_count: int) -> bytes:

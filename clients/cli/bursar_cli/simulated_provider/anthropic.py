@@ -95,6 +95,7 @@ class MessageAnswer(msgspec.Struct, frozen=True):
         yield StreamEvent(_event("ping", {}), produced, StreamPart.OPENING)
         # Thinking is produced, and billed, before its summary is seen.
         produced = self.plan.reasoning_per_choice
+        told = iter(self.behaviour.usage_on_the_way)
         for index, block in enumerate(self._blocks()):
             start = _event("content_block_start", {"index": index, "content_block": block.opened})
             yield StreamEvent(start, produced, StreamPart.OPENING)
@@ -102,7 +103,7 @@ class MessageAnswer(msgspec.Struct, frozen=True):
                 produced += count
                 data = _event("content_block_delta", {"index": index, "delta": delta})
                 part = StreamPart.OUTPUT if count else StreamPart.OPENING
-                yield StreamEvent(data, produced, part)
+                yield StreamEvent(data + self._told(count, told), produced, part)
             part = StreamPart.CLOSING if block.is_last else StreamPart.OPENING
             yield StreamEvent(_event("content_block_stop", {"index": index}), produced, part)
         ended: dict[str, Any] = {
@@ -121,6 +122,15 @@ class MessageAnswer(msgspec.Struct, frozen=True):
     def billed(self, output: int | None, after_cancel: int = 0) -> BilledUsage:
         """The bill."""
         return self.plan.billed(output, after_cancel)
+
+    @staticmethod
+    def _told(count: int, told: Iterator[dict[str, Any]]) -> bytes:
+        """The next counts told on the way, after a delta of so many LLM tokens."""
+        usage = next(told, None) if count else None
+        if usage is None:
+            return b""
+        delta = {"stop_reason": None, "stop_sequence": None}
+        return _event("message_delta", {"delta": delta, "usage": usage})
 
     def _stop_reason(self) -> str:
         if self.plan.finish_reason == "length":

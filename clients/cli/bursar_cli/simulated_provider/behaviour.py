@@ -63,12 +63,18 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Close the connection in the middle of the answer."""
     abort_after_chunks: Annotated[int, msgspec.Meta(ge=0, le=MAX_OUTPUT_LLM_TOKENS)] = 2
     """Chunks of output sent before an aborted or failing stream ends."""
+    stall_rate: Rate = 0.0
+    """Fall silent after the head of an answer, or `abort_after_chunks` of a stream, for
+    `timeout_ms`; then close the connection."""
     stream_error_rate: Rate = 0.0
     """End a stream that began well with an error event; a plain answer is a 500."""
     missing_usage: bool = False
     """Leave the usage out of the answer, asked for or not."""
     reported_usage: dict[str, Any] | None = None
     """Sent word for word in place of the true usage, however wrong."""
+    usage_on_the_way: list[dict[str, Any]] = []
+    """Told word for word, one with each chunk of output of a stream from the first on (OpenAI's
+    chat, Anthropic, Gemini); how a stream ends they don't change."""
     answered_model: Annotated[str, msgspec.Meta(max_length=512)] = ""
     """The model the answer names; empty for the one asked for."""
     llm_tokens_billed_after_cancel: OutputCount = 0
@@ -100,12 +106,13 @@ def behaviour_from(settings: Mapping[str, object], base: Behaviour, *, origin: s
         behaviour.error_500_rate,
         behaviour.timeout_rate,
         behaviour.abort_rate,
+        behaviour.stall_rate,
         behaviour.stream_error_rate,
     )
     if sum(rates) > 1.0:
         raise BehaviourError(
-            f"{origin}: error_429_rate, error_500_rate, timeout_rate, abort_rate and "
-            f"stream_error_rate together are {sum(rates):g}; expected at most 1"
+            f"{origin}: error_429_rate, error_500_rate, timeout_rate, abort_rate, "
+            f"stall_rate and stream_error_rate together are {sum(rates):g}; expected at most 1"
         )
     return behaviour
 

@@ -44,7 +44,12 @@ class Fate(StrEnum):
     ERROR_500 = "500"
     TIMEOUT = "timeout"
     ABORT = "abort"
+    STALL = "stall"
     STREAM_ERROR = "stream error"
+
+
+_BROKEN = (Fate.ABORT, Fate.STALL, Fate.STREAM_ERROR)
+"""Fates of an answer that begins, and does not come to its end."""
 
 
 def fate_of(draw: float, behaviour: Behaviour) -> Fate:
@@ -54,6 +59,7 @@ def fate_of(draw: float, behaviour: Behaviour) -> Fate:
         (Fate.ERROR_500, behaviour.error_500_rate),
         (Fate.TIMEOUT, behaviour.timeout_rate),
         (Fate.ABORT, behaviour.abort_rate),
+        (Fate.STALL, behaviour.stall_rate),
         (Fate.STREAM_ERROR, behaviour.stream_error_rate),
     ):
         if draw < rate:
@@ -130,7 +136,7 @@ class Call(msgspec.Struct, eq=False):
             return
         if self.timer is not None:
             self.timer.cancel()
-        if self.fate not in (Fate.ANSWER, Fate.ABORT, Fate.STREAM_ERROR):
+        if self.fate is not Fate.ANSWER and self.fate not in _BROKEN:
             self._end(Ended.ERROR, NOTHING_BILLED)
             return
         more = self.behaviour.llm_tokens_billed_after_cancel
@@ -186,6 +192,11 @@ class Call(msgspec.Struct, eq=False):
             # The whole answer was made before any of it was sent.
             self._end(Ended.ABORTED, self._bill(None))
             return
+        if self.fate is Fate.STALL:
+            self.connection.send(200, body, headers, cut=0)
+            self.produced = self._bill(None).output
+            self._after(self.behaviour.timeout_ms, self._fell_silent)
+            return
         self.usage_reported = answer.tells_usage
         self.connection.send(200, body, headers)
         self._end(Ended.COMPLETE, self._bill(None))
@@ -223,8 +234,13 @@ class Call(msgspec.Struct, eq=False):
             return False
         is_output = event.part is StreamPart.OUTPUT
         enough = not is_output or self.chunks_sent >= self.behaviour.abort_after_chunks
-        if enough and self.fate in (Fate.ABORT, Fate.STREAM_ERROR):
-            self._break_off(pending)
+        if enough and self.fate in _BROKEN:
+            if self.fate is Fate.STALL:
+                self._flush(pending)
+                self.next_event = event
+                self._after(self.behaviour.timeout_ms, self._fell_silent)
+            else:
+                self._break_off(pending)
             return True
         if is_output and self.behaviour.chunk_delay_ms and self.chunks_sent and not self.waited:
             self._flush(pending)
@@ -247,6 +263,11 @@ class Call(msgspec.Struct, eq=False):
             self.connection.close()
         self.usage_reported = False
         self._end(Ended.FAILED if failed else Ended.ABORTED, self._bill(self.produced))
+
+    def _fell_silent(self) -> None:
+        self.connection.close()
+        self.usage_reported = False
+        self._end(Ended.ABORTED, self._bill(self.produced))
 
     def _flush(self, pending: list[bytes]) -> None:
         data = b"".join(pending)

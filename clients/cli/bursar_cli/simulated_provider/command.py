@@ -3,7 +3,7 @@
 import asyncio
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
@@ -94,6 +94,9 @@ def simulate_provider(
     abort_after_chunks: Annotated[
         int | None, _option("abort_after_chunks", "Sent before a stream is cut.")
     ] = None,
+    stall_rate: Annotated[
+        float | None, _option("stall_rate", "0 to 1: answers that begin, and fall silent.")
+    ] = None,
     stream_error_rate: Annotated[
         float | None, _option("stream_error_rate", "0 to 1: streams that end with an error.")
     ] = None,
@@ -102,6 +105,9 @@ def simulate_provider(
     ] = None,
     reported_usage: Annotated[
         str | None, _option("reported_usage", "JSON told in place of the true usage.")
+    ] = None,
+    usage_on_the_way: Annotated[
+        str | None, _option("usage_on_the_way", "JSON list told with the chunks of a stream.")
     ] = None,
     answered_model: Annotated[
         str | None, _option("answered_model", "Model that the answers name.")
@@ -140,6 +146,10 @@ def simulate_provider(
         raise typer.Exit(1) from None
 
 
+_JSON: Final = frozenset({"reported_usage", "usage_on_the_way"})
+"""Settings whose options are JSON."""
+
+
 def _behaviour(config: Path | None, given: dict[str, Any]) -> Behaviour:
     """Defaults, then the file, then environment and options."""
     behaviour = Behaviour()
@@ -153,15 +163,16 @@ def _behaviour(config: Path | None, given: dict[str, Any]) -> Behaviour:
             value = given.get(field.name)
             if value is not None:
                 options[field.name] = value
-        if "reported_usage" in options:
-            options["reported_usage"] = msgspec.json.decode(str(options["reported_usage"]))
+        for name in options.keys() & _JSON:
+            try:
+                options[name] = msgspec.json.decode(str(options[name]))
+            except msgspec.DecodeError as error:
+                raise BehaviourError(f"{name}: not JSON: {error}") from None
         return behaviour_from(options, behaviour, origin="option or environment")
     except BehaviourError as error:
         raise typer.BadParameter(str(error)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{config}: not TOML: {error}") from None
-    except msgspec.DecodeError as error:
-        raise typer.BadParameter(f"reported_usage: not JSON: {error}") from None
 
 
 def register(app: typer.Typer) -> None:

@@ -94,6 +94,7 @@ class GenerateAnswer(msgspec.Struct, frozen=True):
             yield StreamEvent(data, produced, StreamPart.OPENING)
         # A function's arguments come whole.
         step = plan.visible if self.request.forced_tool else self.behaviour.chunk_llm_tokens
+        told = iter(self.behaviour.usage_on_the_way)
         starts = range(0, plan.visible, max(1, step)) or range(1)
         for start in starts:
             count = min(max(1, step), plan.visible - start)
@@ -102,7 +103,11 @@ class GenerateAnswer(msgspec.Struct, frozen=True):
                 parts = [self._part(plan.text(index, start, count))]
                 is_last = start == starts[-1]
                 candidate = self._candidate(index, parts, finished=is_last)
-                data = self._chunk(self._response(named, [candidate], produced), first=first)
+                response = self._response(named, [candidate], produced)
+                usage = next(told, None)
+                if usage is not None:
+                    response["usageMetadata"] = usage
+                data = self._chunk(response, first=first)
                 first = False
                 yield StreamEvent(data, produced, StreamPart.OUTPUT)
         yield StreamEvent(b"" if self.as_events else b"\n]\n", produced, StreamPart.CLOSING)

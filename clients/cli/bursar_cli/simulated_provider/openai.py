@@ -75,6 +75,7 @@ class ChatAnswer(msgspec.Struct, frozen=True):
             model=self.behaviour.answered_model or self.request.model,
             tier=self.request.service_tier,
             created_s=named.created_s,
+            forced_tool=self.request.forced_tool,
         )
 
     def events(self, named: Named) -> Iterator[StreamEvent]:
@@ -88,6 +89,8 @@ class ChatAnswer(msgspec.Struct, frozen=True):
             model=self.behaviour.answered_model or self.request.model,
             tier=self.request.service_tier,
             created_s=named.created_s,
+            forced_tool=self.request.forced_tool,
+            usage_on_the_way=self.behaviour.usage_on_the_way,
         )
 
     def error_event(self, error: ProviderError) -> bytes:

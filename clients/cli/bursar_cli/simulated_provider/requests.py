@@ -130,6 +130,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     stream: bool
     include_usage: bool
     service_tier: str
+    forced_tool: str = ""
+    """The tool that has to be called; "" where none has to."""
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True):
@@ -142,6 +144,16 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True):
     base64: bool
 
 
+class _Function(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _Tool(msgspec.Struct, frozen=True):
+    function: _Function | None = None
+
+
+_choice = msgspec.json.Decoder(_Tool | str | None)
+_tools = msgspec.json.Decoder(list[_Tool])
 _chat_decoder = msgspec.json.Decoder(_ChatBody)
 _embeddings_decoder = msgspec.json.Decoder(_EmbeddingsBody)
 _Body = TypeVar("_Body")
@@ -180,7 +192,20 @@ def chat_request(body: bytes) -> ChatRequest:
         stream=bool(asked.stream),
         include_usage=asked.stream_options is not None and bool(asked.stream_options.include_usage),
         service_tier="default" if asked.service_tier in (None, "auto") else asked.service_tier,
+        forced_tool=_forced_tool(asked),
     )
+
+
+def _forced_tool(asked: _ChatBody) -> str:
+    """By its name, or any: then the first."""
+    if not bytes(asked.tool_choice) or not bytes(asked.tools):
+        return ""
+    choice = decode_body(_choice, bytes(asked.tool_choice))
+    tools = decode_body(_tools, bytes(asked.tools))
+    if isinstance(choice, _Tool):
+        return "" if choice.function is None else choice.function.name
+    named = [tool.function.name for tool in tools if tool.function is not None]
+    return named[0] if choice == "required" and named else ""
 
 
 def embeddings_request(body: bytes) -> EmbeddingsRequest:

@@ -147,6 +147,10 @@ class GenerateStreamReading(MeteredReading):
         self._read_latest()
         return None if self._input_grows else self.told_so_far()
 
+    def output_told(self) -> int:
+        self._read_latest()
+        return super().output_told()
+
     def counted(self, input_bound: int, output_bound: int | None) -> Usage:
         self._read_latest()
         return super().counted(input_bound, output_bound)

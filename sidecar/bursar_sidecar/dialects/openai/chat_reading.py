@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from bursar import usage as readers
-from bursar.usage import Usage
+from bursar.usage import Usage, usage_from_openai
 from bursar_sidecar.dialects.reading import LAST, PASS, WITHHOLD, Reading
 
 _NOT_PRODUCED: Final = frozenset({"role", "index", "id", "type"})
@@ -44,7 +44,15 @@ _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, 
 class ChatReading(Reading):
     """A chat completion, or a text completion of the older endpoint."""
 
-    __slots__ = ("_ended", "_ended_at", "created", "open_choices", "withholds_usage")
+    __slots__ = (
+        "_ended",
+        "_ended_at",
+        "_fell",
+        "_told_at",
+        "created",
+        "open_choices",
+        "withholds_usage",
+    )
 
     def __init__(self, *, withhold_usage: bool = False) -> None:
         super().__init__()
@@ -55,6 +63,10 @@ class ChatReading(Reading):
         self._ended = self._ended_at = 0
         self.open_choices: set[int] = set()
         """Choices that have begun and not ended."""
+        self._told_at = 0
+        """Bytes that had been produced when the usage was told."""
+        self._fell = ""
+        """Which count went down within the stream; "" while none did."""
 
     def note(self, payload: bytes) -> int:
         if payload == b"[DONE]":
@@ -106,8 +118,8 @@ class ChatReading(Reading):
                 self._ended_at = self.produced_bytes
         if answer.usage is None:
             return PASS
-        self.usage = answer.usage
-        self.usage_is_final = finished or not answer.choices
+        self._tell(answer.usage)
+        self.usage_is_final = not choices or (finished and not self.open_choices)
         return WITHHOLD if self.withholds_usage and not answer.choices else PASS
 
     def is_complete(self, choices: int) -> bool:
@@ -140,8 +152,47 @@ class ChatReading(Reading):
         if isinstance(answer.service_tier, str):
             self.service_tier = answer.service_tier
         if answer.usage is not None:
-            self.usage = answer.usage
+            self._tell(answer.usage)
             self.usage_is_final = not answer.choices
+
+    def _tell(self, usage: object) -> None:
+        """Each usage replaces the one before: counts are of all so far. One that went down
+        contradicts what it was, and the higher one is kept."""
+        known = self.usage
+        if isinstance(known, dict) and isinstance(usage, dict):
+            for name, before in known.items():
+                now = usage.get(name)
+                if now is None:
+                    usage = {**usage, name: before}
+                elif type(before) is type(now) is int and now < before:
+                    self._fell = self._fell or f"{str(name)[:40]} fell within the stream"
+                    usage = {**usage, name: before}
+        self.usage = usage
+        self._told_at = self.produced_bytes
+
+    def is_counted(self, *, cut: bool) -> bool:
+        """Not what was told on the way, of less than has come by now."""
+        if self.produced_bytes != self._told_at:
+            return False
+        return self.usage_is_final or not (cut or self.open_choices)
+
+    def output_told(self) -> int:
+        if not isinstance(self.usage, dict):
+            return 0
+        told = usage_from_openai(self.usage)
+        return told.output if told.is_exact else 0
+
+    def counted(self, input_bound: int, output_bound: int | None) -> Usage:
+        usage = super().counted(input_bound, output_bound)
+        if not self._fell:
+            return usage
+        return msgspec.structs.replace(
+            usage,
+            input=usage.input + max(0, input_bound - usage.input_llm_tokens),
+            output=max(usage.output, output_bound or 0),
+            certainty="estimated",
+            estimate_reason=self._fell,
+        )
 
 
 class ProviderChatReading(ChatReading):
@@ -167,6 +218,14 @@ class ProviderChatReading(ChatReading):
     def whole(self, body: bytes) -> None:
         super().whole(body)
         self._body = body
+
+    def is_counted(self, *, cut: bool) -> bool:
+        """The provider's own reader knows which counts are its last."""
+        return self.usage_is_final or not cut
+
+    def output_told(self) -> int:
+        told = None if self._stream is None else self._stream.counted()
+        return 0 if told is None else told.output
 
     def counted(self, input_bound: int, output_bound: int | None) -> Usage:
         if self._stream is not None:
