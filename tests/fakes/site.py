@@ -130,8 +130,11 @@ class Site:
         told = self._provider_file.read_text()
         self.provider_url = told.partition('"provider": "')[2].partition('"')[0]
         self._sidecar_settings.write_text(
-            '[providers.openai]\nkind = "openai"\n'
-            f'base_url = "{self.provider_url}/v1"\napi_key_env = "PROVIDER_KEY"\n'
+            "".join(
+                f'[providers.{kind}]\nkind = "{kind}"\n'
+                f'base_url = "{self.provider_url}{version}"\napi_key_env = "PROVIDER_KEY"\n'
+                for kind, version in (("openai", "/v1"), ("anthropic", ""), ("gemini", ""))
+            )
         )
         self.admin.organizations.CreateOrganization(
             identity_pb2.CreateOrganizationRequest(

@@ -9,8 +9,12 @@ from bursar.usage import Usage
 from bursar_sidecar.dialects.facts import DialectError, Facts
 from bursar_sidecar.dialects.images import ImagePart
 from bursar_sidecar.dialects.openai import RESPONSES
-from bursar_sidecar.dialects.openai.responses_reading import ResponsesReading
+from bursar_sidecar.dialects.openai.responses_reading import (
+    ResponsesReading,
+    WholeResponseReading,
+)
 from bursar_sidecar.dialects.reading import LAST, PASS
+from bursar_sidecar.meter import count
 from bursar_sidecar.produced import Produced
 from tests.fakes.desk import FakeDesk
 from tests.fakes.dialect_requests import OPENAI, read
@@ -285,3 +289,23 @@ async def test_a_referenced_conversation_is_reserved_at_the_context_window() -> 
     await bench.provider.request()
     (call,) = bench.desk.calls
     assert call.ceiling_nanos >= 128_000 * 150  # gpt-4o-mini: 0.15 USD a million
+
+
+@pytest.mark.parametrize(
+    ("output", "is_exact"),
+    [
+        ([], True),
+        ([{"type": "reasoning", "id": "rs_1", "summary": []}], True),
+        ([{"type": "message", "content": [{"type": "output_text", "text": "four"}]}], False),
+        ([{"type": "function_call", "name": "look", "arguments": '{"a":1}'}], False),
+    ],
+)
+def test_a_response_that_counts_no_output_shows_whether_there_was_none(
+    output: list[dict[str, Any]], is_exact: bool
+) -> None:
+    told = {"input_tokens": 7, "output_tokens": 0, "total_tokens": 7}
+    reading = WholeResponseReading("openai_responses")
+    reading.whole(json.dumps({"id": "resp_1", "output": output, "usage": told}).encode())
+    usage = count(reading, input_bound=30, output_bound=400)
+    assert usage.is_exact is is_exact
+    assert bool(usage.output) is not is_exact

@@ -28,8 +28,8 @@ from bursar_sidecar.dialects.json_fields import (
 from bursar_sidecar.dialects.kinds import Server
 from bursar_sidecar.dialects.openai.dialect import OpenAIEndpoint
 from bursar_sidecar.dialects.openai.request import common_changes, read_common
-from bursar_sidecar.dialects.openai.responses_reading import ResponsesReading
-from bursar_sidecar.dialects.reading import MeteredReading, Reading
+from bursar_sidecar.dialects.openai.responses_reading import ResponsesReading, WholeResponseReading
+from bursar_sidecar.dialects.reading import Reading
 
 _LIMIT: Final = "max_output_tokens"
 _MESSAGE_ITEMS: Final = frozenset({"", "message"})
@@ -139,7 +139,7 @@ class Responses(OpenAIEndpoint):
         return changed(body, facts.fields, changes)
 
     def reading(self, facts: Facts, server: Server) -> Reading:
-        return MeteredReading(server.kind.readers.get(self.name, _READER), stream=False)
+        return WholeResponseReading(server.kind.readers.get(self.name, _READER))
 
     def stream_reading(self, facts: Facts, server: Server) -> Reading:
         return ResponsesReading(server.kind.readers.get(self.name, _READER))

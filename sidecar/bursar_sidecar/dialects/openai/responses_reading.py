@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from bursar.usage import Usage
+from bursar_sidecar.dialects.openai.chat_reading import content_bytes
 from bursar_sidecar.dialects.reading import LAST, PASS, MeteredReading
 
 _LAST_EVENTS: Final = frozenset(
@@ -17,6 +18,7 @@ _LAST_EVENTS: Final = frozenset(
 _TEXT: Final = "response.output_text.delta"
 _CREATED: Final = "response.created"
 _ITEM_DONE: Final = "response.output_item.done"
+_NOT_PRODUCED: Final = frozenset({"status", "call_id"})
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
@@ -29,8 +31,36 @@ class _Event(msgspec.Struct):
     item: msgspec.Raw = msgspec.Raw(b"")
 
 
+class _Output(msgspec.Struct):
+    output: list[dict[str, Any]] | None = None
+
+
 _event = msgspec.json.Decoder(_Event)
+_output = msgspec.json.Decoder(_Output)
 _response = msgspec.json.Decoder(dict[str, Any])
+
+
+class WholeResponseReading(MeteredReading):
+    """A whole response."""
+
+    __slots__ = ()
+
+    def __init__(self, usage_name: str) -> None:
+        super().__init__(usage_name, stream=False)
+
+    def whole(self, body: bytes) -> None:
+        super().whole(body)
+        if self.metered is None or self.metered.usage.output:
+            return
+        # Whether really nothing was produced, the response itself shows.
+        try:
+            output = _output.decode(body).output
+        except _UNREADABLE:
+            self.produced_bytes = len(body)
+            return
+        for item in output or ():
+            shown = {name: part for name, part in item.items() if name not in _NOT_PRODUCED}
+            self.produced_bytes += content_bytes(shown)
 
 
 class ResponsesReading(MeteredReading):
