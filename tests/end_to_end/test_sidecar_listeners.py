@@ -159,7 +159,7 @@ def test_a_key_in_a_file_rotates(several: Several) -> None:
     several.sidecar.send(signal.SIGHUP)
     # As a setting the file has a fault, and so has the whole of the settings: nothing changes.
     until(lambda: several.sidecar.has_logged("credential_unreadable"), "it is told")
-    assert several.sidecar.has_logged("settings_refused")
+    until(lambda: several.sidecar.has_logged("settings_refused"), "they are refused")
     assert several.spender_of("reports") == several.names["rotated"]
     assert b'credential_file_faulty{owner="listeners[0]"} 1.0' in several.get("/metrics")[1]
     several.key_file.write_text(several.secrets["reports"])
