@@ -149,7 +149,7 @@ class Answering:
             reading.whole(b"")
             attempt.charge(reading)
             self._flow("")
-        elif content_type.startswith(b"text/event-stream"):
+        elif content_type.startswith(b"text/event-stream") and self._endpoint.streams:
             self._stream()
         return self._take
 
@@ -198,13 +198,16 @@ class Answering:
 
     # --- a stream: flows event by event, and is settled before its last one goes out -------------
 
-    def _stream(self) -> None:
-        attempt = self._attempt
+    def _meter_stream(self) -> None:
         reading = self._endpoint.stream_reading(self._facts, self._server)
-        if self._recount.keeps_text(attempt, self._facts):
+        if self._recount.keeps_text(self._attempt, self._facts):
             reading.kept = Produced()
         self._meter = StreamMeter(reading)
-        attempt.streams(reading)
+        self._attempt.streams(reading)
+
+    def _stream(self) -> None:
+        attempt = self._attempt
+        self._meter_stream()
         if self._coding:
             # Asked for without compression, and compressed all the same: what flows is not edited.
             self._decoder = Decoder(

@@ -3,6 +3,7 @@
 Growth is written down before it is said to be there: only then may flow what it covers.
 """
 
+from abc import ABC, abstractmethod
 from typing import Final
 
 from msgspec import structs
@@ -28,7 +29,7 @@ from bursar_sidecar.session import Session
 _ENDLESS: Final = 1 << 62
 
 
-class GrowingCalls:
+class GrowingCalls(ABC):
     """What `desk.Desk` says of growth."""
 
     _clock: Clock
@@ -97,11 +98,13 @@ class GrowingCalls:
         hold.opened = opened
         self._session.touched()
 
+    @abstractmethod
     def _line_up(self, cause: Call | Hold, waiter: Waiter) -> Ticket:
-        raise NotImplementedError
+        """Let a call wait for its turn."""
 
+    @abstractmethod
     async def _turn(self, ticket: Ticket) -> Hold:
-        raise NotImplementedError
+        """Wait until its turn came, or its time is over. Raises Refusal."""
 
 
 def _free_nanos(held: Reservation) -> int:

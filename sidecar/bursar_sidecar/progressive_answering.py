@@ -26,7 +26,6 @@ from bursar_sidecar.growth import NEVER
 from bursar_sidecar.http_messages import Headers, Responder
 from bursar_sidecar.meter import StreamMeter, cost_comment, fitting, payloads
 from bursar_sidecar.passed_headers import without_length
-from bursar_sidecar.produced import Produced
 from bursar_sidecar.recount import Recount
 
 CUT: Final = "budget"
@@ -201,15 +200,10 @@ class AssemblingAnswering(ProgressiveAnswering):
     __slots__ = ("_assembler",)
 
     def _stream(self) -> None:
-        attempt = self._attempt
         self._assembler: Assembler = self._endpoint.assembler()
         # The usage is asked for, and belongs into the answer.
         self._facts = structs.replace(self._facts, usage_asked=True)
-        reading = self._endpoint.stream_reading(self._facts, self._server)
-        if self._recount.keeps_text(attempt, self._facts):
-            reading.kept = Produced()
-        self._meter = StreamMeter(reading)
-        attempt.streams(reading)
+        self._meter_stream()
         self._begin_flow()
         self._take, self._finish = self._take_stream, self._finish_stream
 

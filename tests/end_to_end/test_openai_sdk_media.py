@@ -5,6 +5,7 @@ What the simulated provider billed is compared with what the sidecar charged, ca
 
 import struct
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import openai
@@ -72,7 +73,7 @@ def test_pictures_of_a_model_that_bills_llm_tokens(
     edited = app.images.with_raw_response.edit(
         model="gpt-image-1", image=[b"one", b"two"], prompt="Greener", quality="low", user="u-1"
     )
-    assert float(edited.headers["x-bursar-cost"]) > 0
+    assert Decimal(edited.headers["x-bursar-cost"]) > 0
     events = list(
         app.images.generate(
             model="gpt-image-1", prompt="A budget", size="1024x1024", quality="low", stream=True

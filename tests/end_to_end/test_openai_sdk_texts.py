@@ -5,6 +5,7 @@ What the simulated provider billed is compared with what the sidecar charged, ca
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import openai
@@ -81,7 +82,7 @@ def test_a_chat_with_everything_that_a_request_can_ask(
     )
     parsed = answer.parse()
     assert len(parsed.choices) == 3
-    assert float(answer.headers["x-bursar-cost"]) > 0
+    assert Decimal(answer.headers["x-bursar-cost"]) > 0
     call = exact(sidecar)
     assert parsed.usage is not None
     assert parsed.usage.completion_tokens == call.billed.output
@@ -151,7 +152,7 @@ def test_a_response_and_its_stream_cost_what_was_billed(
 ) -> None:
     answer = app.responses.with_raw_response.create(model=MODEL, input="How much is left?")
     assert answer.parse().output_text
-    assert float(answer.headers["x-bursar-cost"]) > 0
+    assert Decimal(answer.headers["x-bursar-cost"]) > 0
     with app.responses.stream(model=MODEL, input=ASKED, tools=[]) as stream:
         kinds = [event.type for event in stream]
         final = stream.get_final_response()

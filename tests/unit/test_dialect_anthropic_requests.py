@@ -275,9 +275,6 @@ def test_an_error_has_the_shape_of_the_dialect(status: int, kind: str) -> None:
         },
     }
     assert json.loads(DIALECT.error(told)) == body
-    event = MESSAGES.error_event(told)
-    assert event.startswith(b"event: error\ndata: {")
-    assert json.loads(event.partition(b"data: ")[2]) == body
 
 
 def test_the_list_of_models_is_in_the_shape_that_was_asked_for() -> None:

@@ -58,7 +58,6 @@ def test_an_error_has_the_shape_of_its_dialect() -> None:
         }
     }
     assert json.loads(DIALECT.error(refused)) == body
-    assert json.loads(payload(CHAT.error_event(refused))) == body
 
 
 def test_a_chat_stream_that_is_cut_ends_as_one_that_is_as_long_as_it_could_be() -> None:

@@ -141,6 +141,21 @@ async def test_embeddings_are_served() -> None:
     assert call.targets == ["/v1/embeddings"]
 
 
+async def test_a_stream_where_there_are_none_is_read_whole_and_charged_by_its_bounds() -> None:
+    bench = Bench()
+    bench.post({"model": "text-embedding-3-small", "input": ["a", "b"]}, "/v1/embeddings")
+    call = await bench.provider.request()
+    call.start_stream()
+    call.send_chunk(b'data: {"object": "list"}\n\n')
+    call.send_chunk(b"")
+    answer = await bench.answered()
+    assert (answer.status, answer.body) == (200, b'data: {"object": "list"}\n\n')
+    outcome = await bench.settled()
+    assert outcome.kind == "final"
+    assert not outcome.usage.is_exact
+    assert outcome.usage.input >= 2
+
+
 async def test_a_connection_is_used_again_for_the_next_call() -> None:
     bench = Bench()
     for number in (1, 2):

@@ -5,8 +5,9 @@ of its `Endpoint`s reads requests into facts, makes the few edits that a request
 it goes, and reads what the answer says of itself. The data path knows neither by name.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import ClassVar, Final, Literal, NamedTuple, Protocol
 
 from bursar.usage import Usage
 from bursar_sidecar.dialects.facts import DialectError, Facts
@@ -57,7 +58,7 @@ class Listed(NamedTuple):
     provider: str
 
 
-class Dialect:
+class Dialect(ABC):
     """A way to speak, of apps and of servers alike."""
 
     name: str
@@ -77,9 +78,11 @@ class Dialect:
         """The key that the query holds, b"" where none; such a dialect takes it off in `target`."""
         return b""
 
+    @abstractmethod
     def error(self, refused: Refused) -> bytes:
         """The body that tells of an error."""
-        raise NotImplementedError
+
+    # Asked only of dialects that have an endpoint of the rule "models".
 
     def models(self, listed: Sequence[Listed]) -> bytes:
         """The answer to who asks for all models."""
@@ -109,6 +112,11 @@ class Endpoint:
     known_before = False
     """What an answer costs follows from its request: one that is no stream flows through as it
     comes, and is settled at its head."""
+    streams: ClassVar[bool] = False
+    """It has a `stream_reading`. Where not, what comes as a stream all the same is read whole."""
+
+    def __init_subclass__(cls) -> None:
+        cls.streams = cls.stream_reading is not Endpoint.stream_reading
 
     def read(self, asked: Asked, named: str) -> Facts:
         """The facts of a request; `named` is what its path names, "" where it names nothing.
@@ -150,10 +158,6 @@ class Endpoint:
         those that say the answer is as long as it could be, and the last one by itself, because the
         cost is told before it. `reading` is of the stream so far, `usage` what is charged for
         it."""
-        raise NotImplementedError
-
-    def error_event(self, refused: Refused) -> bytes:
-        """The event that tells of an error within a stream."""
         raise NotImplementedError
 
     def assembler(self) -> "Assembler":

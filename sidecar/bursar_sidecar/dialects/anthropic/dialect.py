@@ -82,9 +82,6 @@ class AnthropicEndpoint(Endpoint):
 
     dialect = DIALECT
 
-    def error_event(self, refused: Refused) -> bytes:
-        return b"event: error\ndata: " + DIALECT.error(refused) + b"\n\n"
-
 
 class _Models(AnthropicEndpoint):
     name = "models"

@@ -115,9 +115,6 @@ class GeminiEndpoint(Endpoint):
             b"%b/models/%b:%b" % (version, name, self.method), without_key(asked.query)
         )
 
-    def error_event(self, refused: Refused) -> bytes:
-        return b"data: " + DIALECT.error(refused) + b"\r\n\r\n"
-
 
 class _Models(GeminiEndpoint):
     name = "models"

@@ -87,10 +87,6 @@ class OpenAIEndpoint(Endpoint):
             deployment = b"deployments/" + quote(model, safe="").encode() + b"/"
         return with_query(AZURE + deployment + self.path[1:], query)
 
-    def error_event(self, refused: Refused) -> bytes:
-        """OpenAI's libraries raise what stands under `error` of any event."""
-        return b"data: " + DIALECT.error(refused) + b"\n\n"
-
 
 class _Models(OpenAIEndpoint):
     name = "models"
