@@ -191,6 +191,10 @@ class Refusal(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
         self.budgets = budgets
+        self.ceiling_nanos = 0
+        """What the call could have cost, where money was short; 0 where that is not the reason."""
+        self.model = ""
+        """The one it was routed to, "" before that."""
 
 
 class Settling(Protocol):

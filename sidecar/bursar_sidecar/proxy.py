@@ -10,33 +10,27 @@ from typing import Final
 
 import structlog
 
-from bursar.pricing import PriceBook
+from bursar_sidecar.admission import Admission
 from bursar_sidecar.app_headers import (
     cost_headers,
     key_of,
-    labels_of,
     unpack,
-    user_agent_of,
 )
 from bursar_sidecar.attempt import Attempt
 from bursar_sidecar.call_log import HUNG_UP, CallLog
-from bursar_sidecar.conversion import CallRates
 from bursar_sidecar.counting.counter import LlmTokenCounter
-from bursar_sidecar.desk import Call, Clock, Desk, Refusal, Spender
+from bursar_sidecar.desk import Clock, Desk, Refusal, Spender
 from bursar_sidecar.dialects.dialect import Dialect, Endpoint, Found, Listed, refused_field
 from bursar_sidecar.dialects.facts import DialectError, Facts
 from bursar_sidecar.dialects.registry import find, served, speaking
 from bursar_sidecar.http_messages import JSON_HEADERS, Headers, Request, Responder
 from bursar_sidecar.metrics import Metrics
-from bursar_sidecar.progressive import Start, start_of
 from bursar_sidecar.progressive_answering import answering_of
 from bursar_sidecar.provider_pool import ProviderPool
 from bursar_sidecar.recount import Recount
 from bursar_sidecar.refusals import render
-from bursar_sidecar.routing import Route
 from bursar_sidecar.serving import Serving, Servings
 from bursar_sidecar.settings import Settings
-from bursar_sidecar.terms import Terms, agree, clamp
 from bursar_sidecar.upstream import Broken, Dial, Exchange, NeverSent, dial
 
 log = structlog.get_logger("bursar.proxy")
@@ -61,15 +55,16 @@ class Proxy:
         self._desk = desk
         self._clock = clock
         self._readiness = readiness
-        self._servings = Servings(settings, dial)
+        self.servings = Servings(settings, dial)
         self.metrics = Metrics()
-        self._call_log = CallLog(clock.monotonic, access=settings.access_log)
-        self._recount = Recount(counter, self.metrics)
+        self.call_log = CallLog(clock.monotonic, access=settings.access_log)
+        self.recount = Recount(counter, self.metrics)
+        self.admission = Admission(desk, clock, self.metrics, self.call_log)
 
     @property
     def settings(self) -> Settings:
         """Those in force."""
-        return self._servings.current.settings
+        return self.servings.current.settings
 
     def readiness(self) -> str:
         """Why no calls can be served now; "" when they can."""
@@ -77,29 +72,29 @@ class Proxy:
 
     def start(self) -> None:
         """Begin to keep pools; needs a running loop."""
-        self._servings.start()
+        self.servings.start()
 
     def apply(self, settings: Settings) -> None:
         """Serve what begins from now on with these. Raises OSError, and has changed nothing."""
-        self._servings.apply(settings)
-        self._call_log.access = settings.access_log
+        self.servings.apply(settings)
+        self.call_log.access = settings.access_log
 
     def rekey(self, provider: str, api_key: str) -> None:
         """A provider's credential has rotated."""
-        self._servings.rekey(provider, api_key)
+        self.servings.rekey(provider, api_key)
 
     def close(self) -> None:
         """Once no call is in flight."""
-        self._recount.close()
-        self._servings.close()
+        self.recount.close()
+        self.servings.close()
 
     def described(self) -> list[dict[str, object]]:
         """The providers and their pools, for people."""
-        return self._servings.described()
+        return self.servings.described()
 
     async def handle(self, request: Request, respond: Responder) -> None:
         """One request of an app."""
-        found = find(request) or self._servings.current.unmetered(request)
+        found = find(request) or self.servings.current.unmetered(request)
         dialect = speaking(request) if found is None else found.endpoint.dialect
         try:
             if found is not None:
@@ -112,7 +107,7 @@ class Proxy:
             self._refuse(respond, dialect, refusal)
         except DialectError as error:
             self.metrics.refused("invalid_request")
-            self._call_log.refused("invalid_request")
+            self.call_log.refused("invalid_request")
             respond.send(400, JSON_HEADERS, dialect.error(refused_field(error)))
 
     async def _serve(self, found: Found, request: Request, respond: Responder) -> None:
@@ -121,21 +116,21 @@ class Proxy:
             methods = sorted(method.decode() for method in endpoint.methods)
             allow = (b"allow", ", ".join(methods).encode())
             refusal = Refusal("method_not_allowed", f"Only {' or '.join(methods)} is served here.")
-            self._call_log.refused(refusal.reason)
+            self.call_log.refused(refusal.reason)
             self._tell(respond, endpoint.dialect, refusal, extra=[allow])
             return
         started = self._clock.monotonic()
         spender = await self._desk.identify(key_of(request, endpoint.dialect))
-        serving = self._servings.begin()
+        serving = self.servings.begin()
         try:
             if endpoint.rule == "models":
                 self._models(serving, spender, found, respond)
             else:
                 await self._call(serving, spender, started, found, request, respond)
         except Refusal as refusal:
-            self._refuse(respond, endpoint.dialect, refusal, spender=spender)
+            self._refuse(respond, endpoint.dialect, refusal, spender)
         finally:
-            self._servings.end(serving)
+            self.servings.end(serving)
 
     async def _call(
         self,
@@ -147,74 +142,17 @@ class Proxy:
         respond: Responder,
     ) -> None:
         """The life of a call."""
-        endpoint, settings = found.endpoint, serving.settings
-        unpack(request, respond, settings.max_request_bytes)
-        facts = endpoint.read(request, found.named)
-        tags, customer, run = labels_of(request, facts, spender)
-        book, started_at = self._desk.prices(), self._clock.wall_ns()
-        route = _route(serving, endpoint, facts, request, book, spender)
-        budgeted = self._desk.is_budgeted(spender, route.provider.name, route.listed)
-        terms = agree(
-            facts,
-            route,
-            budgeted=budgeted,
-            rates=CallRates(self._desk.exchange_rates(), spender.currency, started_at),
-            default_max_output=settings.default_max_output,
-            may_clamp=settings.when_short in ("assemble", "clamp"),
-            free=endpoint.name in route.provider.spoken.free,
-            most_nanos=serving.most_nanos(endpoint.name, route.listed),
-        )
-        start = _start(serving, endpoint, facts, route, terms) if budgeted else None
-        exchanged = terms.conversion
-        call = Call(
-            spender=spender,
-            provider=route.provider.name,
-            model=route.listed,
-            requested_model=facts.model,
-            ceiling_nanos=terms.ceiling_nanos,
-            least_nanos=terms.least_nanos,
-            begin_nanos=start.begin_nanos if start is not None else 0,
-            may_wait=settings.when_short != "refuse",
-            tags=tags,
-            customer=customer,
-            app=user_agent_of(request),
-            run=run,
-            stream=facts.stream,
-            price_version=terms.price.price_version if terms.price is not None else "unpriced",
-            price_currency=exchanged.base if exchanged is not None else "",
-            exchange_rate=exchanged.text if exchanged is not None else "",
-            started_at=started_at,
-        )
-        upstream = serving.upstreams[route.provider.name]
+        endpoint = found.endpoint
+        unpack(request, respond, serving.settings.max_request_bytes)
+        admitted = await self.admission.admit(serving, spender, started, found, request)
+        attempt, facts = admitted.attempt, admitted.facts
         try:
-            reservation = await self._desk.reserve(call)
-        except Refusal as refusal:
-            self._refuse(
-                respond,
-                endpoint.dialect,
-                refusal,
-                terms.ceiling_nanos,
-                spender=spender,
-                model=route.model,
-            )
-            return
-        attempt = Attempt(self._desk, self._clock, book, reservation, route, terms)
-        if facts.flat_price:
-            _log_unmetered(request, attempt, facts)
-        self.metrics.in_flight.value += 1
-        try:
-            if start is not None and reservation.grows:
-                facts = attempt.grow(self._desk, start, facts)
-            elif reservation.ceiling_nanos < terms.ceiling_nanos:
-                attempt.terms = clamp(terms, reservation.ceiling_nanos)
-                self.metrics.clamped.inc()
+            upstream = serving.upstreams[attempt.route.provider.name]
             wire = _wire(endpoint, upstream, attempt, facts, request)
             self.metrics.held_up(self._clock.monotonic() - started)
             await self._forward(endpoint, attempt, facts, upstream, wire, respond)
         finally:
-            attempt.abandon()
-            self.metrics.in_flight.value -= 1
-            self._count(attempt, spender, started, stream=facts.stream)
+            self.admission.over(admitted)
 
     async def _forward(
         self,
@@ -248,7 +186,7 @@ class Proxy:
         respond.on_hang_up(lambda: self._hang_up(attempt, exchange, stream=facts.stream))
         try:
             answering = answering_of(
-                endpoint, upstream.server, facts, attempt, exchange, respond, self._recount
+                endpoint, upstream.server, facts, attempt, exchange, respond, self.recount
             )
             await answering.bring_back()
             return
@@ -290,7 +228,7 @@ class Proxy:
         if attempt.receipt is None:
             waiting = facts.stream and hung_up and attempt.status == 0
             if attempt.reading is not None or waiting:
-                await self._recount.count(attempt, facts, cut=True, unread=broken.unread)
+                await self.recount.count(attempt, facts, cut=True, unread=broken.unread)
             attempt.cut(reason, nothing_produced=waiting, hung_up=not broken.by_provider)
         if hung_up or respond.started:
             return
@@ -309,59 +247,23 @@ class Proxy:
         respond: Responder,
         dialect: Dialect,
         refusal: Refusal,
-        ceiling_nanos: int = 0,
-        *,
         spender: Spender | None = None,
-        model: str = "",
     ) -> None:
         """Tell a call that was not sent why."""
-        self._call_log.refused(refusal.reason, spender, model)
-        self._tell(respond, dialect, refusal, ceiling_nanos)
+        self.call_log.refused(refusal.reason, spender, refusal.model)
+        self._tell(respond, dialect, refusal)
 
     def _tell(
         self,
         respond: Responder,
         dialect: Dialect,
         refusal: Refusal,
-        ceiling_nanos: int = 0,
         extra: Headers | None = None,
     ) -> None:
         self.metrics.refused(refusal.reason)
-        status, headers, body = render(
-            refusal,
-            dialect,
-            exhausted_status=self.settings.exhausted_status,
-            ceiling_nanos=ceiling_nanos,
-        )
+        exhausted_status = self.settings.exhausted_status
+        status, headers, body = render(refusal, dialect, exhausted_status=exhausted_status)
         respond.send(status, headers + (extra or []), body)
-
-    def _count(self, attempt: Attempt, spender: Spender, started: float, *, stream: bool) -> None:
-        if attempt.receipt is None or attempt.kind is None:
-            return
-        took_s = self._clock.monotonic() - started
-        provider = attempt.route.provider.name
-        self.metrics.ended(
-            provider,
-            attempt.kind,
-            attempt.usage.certainty,
-            attempt.receipt,
-            took_s,
-            stream=stream,
-        )
-        if attempt.fault not in ("", HUNG_UP) or attempt.status >= 400:
-            self.metrics.upstream_failed(provider, attempt.fault, attempt.status)
-        self._call_log.ended(attempt, spender, took_s, stream=stream)
-        if attempt.assembles:
-            self.metrics.assembled.inc()
-        if attempt.was_cut:
-            self.metrics.cut.inc()
-        if not attempt.usage.is_exact:
-            log.info(
-                "usage estimated",
-                charge_id=attempt.charge_id,
-                reason=attempt.usage.estimate_reason,
-                outcome=attempt.kind,
-            )
 
     def _models(self, serving: Serving, spender: Spender, found: Found, respond: Responder) -> None:
         dialect = found.endpoint.dialect
@@ -390,37 +292,6 @@ def _not_served(request: Request) -> str:
     )
 
 
-def _log_unmetered(request: Request, attempt: Attempt, facts: Facts) -> None:
-    log.info(
-        "unmetered_call",
-        charge_id=attempt.charge_id,
-        method=request.method.decode("latin-1"),
-        path=request.path.decode("latin-1"),
-        flat_price=facts.flat_price,
-    )
-
-
-def _route(
-    serving: Serving,
-    endpoint: Endpoint,
-    facts: Facts,
-    request: Request,
-    book: PriceBook,
-    spender: Spender,
-) -> Route:
-    router = serving.router
-    if facts.names_model:
-        route = router.route(facts.model, endpoint.dialect.name, book, spender)
-        return route if facts.media is None else router.variant(route, facts.media.variants, book)
-    if facts.any_model and spender.allowed_models:
-        raise Refusal(
-            "model_not_allowed",
-            "This key may call some models alone, and what is asked for may run any.",
-        )
-    named = request.header(b"x-bursar-provider").decode("latin-1")
-    return router.unnamed(facts.provider or named, endpoint.dialect.name, facts.model)
-
-
 def _wire(
     endpoint: Endpoint, upstream: ProviderPool, attempt: Attempt, facts: Facts, request: Request
 ) -> tuple[bytes, ...]:
@@ -435,17 +306,6 @@ def _wire(
     )
     target = endpoint.target(request, model, upstream.server)
     return upstream.request(target, request, body, stream=facts.stream)
-
-
-def _start(
-    serving: Serving, endpoint: Endpoint, facts: Facts, route: Route, terms: Terms
-) -> Start | None:
-    """With what a call under a hard budget begins if it is to grow; None where it may not."""
-    if not endpoint.progressive:
-        return None
-    if not facts.stream and not (serving.assembles and endpoint.assembles):
-        return None
-    return start_of(facts, terms, serving.pairs.find(route.provider.name, route.listed))
 
 
 def _ready() -> str:

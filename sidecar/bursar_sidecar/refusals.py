@@ -85,10 +85,9 @@ def render(
     dialect: Dialect = DEFAULT_DIALECT,
     *,
     exhausted_status: int = 402,
-    ceiling_nanos: int = 0,
 ) -> tuple[int, Headers, bytes]:
-    """(status, headers, body) of a refusal, as a dialect tells it. `ceiling_nanos` is what the call
-    could have cost."""
+    """(status, headers, body) of a refusal, as a dialect tells it."""
+    ceiling_nanos = refusal.ceiling_nanos
     rule = REASONS.get(refusal.reason, _UNKNOWN)
     status = exhausted_status if refusal.reason == "budget_exhausted" else rule.status
     headers: Headers = [

@@ -21,7 +21,8 @@ BUDGET = BudgetStanding(
 
 def test_an_exhausted_budget_explains_itself() -> None:
     refusal = Refusal("budget_exhausted", budgets=(BUDGET,))
-    status, headers, body = render(refusal, ceiling_nanos=2_500_000)
+    refusal.ceiling_nanos = 2_500_000
+    status, headers, body = render(refusal)
     error = json.loads(body)["error"]
     assert status == 402
     assert error["code"] == "budget_exhausted"
