@@ -105,7 +105,7 @@ lock: $(STAMP) ## lock the dependencies again after a change of pyproject.toml
 .PHONY: lock-images
 lock-images:
 	$(COMPILE) --extra server -c requirements.lock pyproject.toml -o deploy/docker/server.lock
-	$(COMPILE) --extra sidecar -c requirements.lock pyproject.toml -o deploy/docker/sidecar.lock
+	$(COMPILE) --extra sidecar --extra envoy -c requirements.lock pyproject.toml -o deploy/docker/sidecar.lock
 	printf 'hatchling==1.27.0\n' | $(COMPILE) -c requirements.lock - -o deploy/docker/build.lock
 
 upgrade: $(STAMP) ## lock the newest versions of all dependencies

@@ -102,6 +102,15 @@ class Attempt:
         """The charge's id, known from the reservation on."""
         return self._reservation.charge_id
 
+    @property
+    def reservation(self) -> Reservation:
+        """What is set aside for it."""
+        return self._reservation
+
+    def again(self, desk: Settling) -> "Attempt":
+        """The same call, to be settled once more, there: evidence came late."""
+        return Attempt(desk, self._clock, self._book, self._reservation, self.route, self.terms)
+
     def charge(self, reading: Reading) -> Receipt:
         """The answer came to its end: settle on the provider's usage, or on bounds without it."""
         settles = self.terms.settles

@@ -26,6 +26,7 @@ from bursar_sidecar.counting.counter import SharedCounter, StartedProcess
 from bursar_sidecar.credential_files import CredentialFile, CredentialFiles
 from bursar_sidecar.doors import Doors, Given
 from bursar_sidecar.draining import Draining
+from bursar_sidecar.envoy.life import EnvoyServices
 from bursar_sidecar.holdings import Holdings
 from bursar_sidecar.identity import Identity
 from bursar_sidecar.journal import Journal, JournalError, machine_boot_id
@@ -58,10 +59,11 @@ class Process:
         *,
         given: Given | None = None,
         shared_dir: str = "",
-        grpc_address: str = "",
+        first: bool = True,
     ) -> None:
         """`load` reads the settings again. `given`: sockets that a supervisor bound; `shared_dir`:
-        what its workers share; `grpc_address`: "" for no local gRPC service. Raises OSError or
+        what its workers share; `first`: of several workers; what is reserved by gRPC is known to
+        the process that reserved it, so that this one alone is asked. Raises OSError or
         JournalError."""
         self._log = structlog.get_logger("bursar.sidecar")
         clock = SystemClock()
@@ -109,14 +111,17 @@ class Process:
         )
         registry.register(OperationsMetrics(self.reloading, self._files))
         amendments = Amendments(self._session, clock)
+        if not first:
+            settings = msgspec.structs.replace(settings, grpc_address="", envoy_address="")
         self.local_grpc = LocalGrpc(
-            msgspec.structs.replace(settings, grpc_address=grpc_address),
+            settings,
             self._cashier,
             clock,
             amendments,
             amendments.recovered(self._journal.recovered),
             registry,
         )
+        self.envoy = EnvoyServices(settings, self.proxy, self._cashier, clock, amendments, registry)
         self._holdings = Holdings(self._book, self._journal, self._session, identity, clock)
         self._holdings.more["providers"] = self.proxy.described
         self._holdings.more["credential_files"] = self._files.described
@@ -163,6 +168,7 @@ class Process:
         """In one step. Raises OSError, and has changed nothing."""
         self.proxy.apply(settings)
         self.local_grpc.apply(settings)
+        self.envoy.apply(settings)
         self.doors.apply(settings)
         self._book.max_waiters = settings.max_waiters
         self._cashier.reserve_wait_ms = settings.reserve_wait_ms
@@ -196,6 +202,7 @@ class Process:
             self.proxy.start()
             await self.doors.open()
             await self.local_grpc.start()
+            await self.envoy.start()
         except OSError as error:
             print(f"bursar sidecar: cannot listen: {error}", file=sys.stderr)
             await self._end()
@@ -218,7 +225,9 @@ class Process:
             self._log.critical("session_failed", exc_info=session.exception())
         await self._draining.stop()
         drain_s = self.reloading.settings.drain_s
-        await asyncio.gather(self.doors.close(drain_s), self.local_grpc.drain(drain_s))
+        await asyncio.gather(
+            self.doors.close(drain_s), self.local_grpc.drain(drain_s), self.envoy.drain(drain_s)
+        )
         self.proxy.close()
         self._session.stopping()
         if not await self._cashier.drain(SETTLE_TIMEOUT_S, CLOSE_TIMEOUT_S):
@@ -242,6 +251,8 @@ class Process:
         }
         if self.local_grpc.address:
             said["grpc"] = self.local_grpc.address
+        if self.envoy.address:
+            said["envoy"] = self.envoy.address
         if self.doors.doors:
             said["listeners"] = self.doors.listener_addresses
         print(json.dumps(said), flush=True)
@@ -249,6 +260,7 @@ class Process:
     async def _end(self) -> None:
         await self.doors.close(0)
         await self.local_grpc.drain(0)
+        await self.envoy.drain(0)
         await self.doors.close_admin()
         self._journal.close()
         for task in self._tasks:
@@ -261,7 +273,7 @@ async def run_alone(settings: Settings, load: Callable[[], Settings]) -> int:
     """The only process of a sidecar. Returns the exit code."""
     try:
         adopt(Path(settings.data_dir), 0)
-        process = Process(settings, load, grpc_address=settings.grpc_address)
+        process = Process(settings, load)
     except (OSError, JournalError) as error:
         print(f"bursar sidecar: {error}", file=sys.stderr)
         return 1
@@ -279,8 +291,7 @@ async def run_worker(channel_fd: int) -> int:
             lambda: link.settings or given.settings,
             given=given.sockets,
             shared_dir=given.shared_dir,
-            # Reservations are known to the process that made them.
-            grpc_address="" if given.number else given.settings.grpc_address,
+            first=not given.number,
         )
     except (OSError, JournalError) as error:
         print(f"bursar sidecar: {error}", file=sys.stderr)

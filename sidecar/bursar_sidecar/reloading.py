@@ -24,6 +24,8 @@ LIVE: Final = frozenset(
         "debug_page",
         "default_max_output",
         "drain_s",
+        "envoy_hold_s",
+        "envoy_tier",
         "exhausted_status",
         "finish_after_hang_up_s",
         "listeners",

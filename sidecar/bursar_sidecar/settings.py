@@ -87,6 +87,28 @@ class Settings(msgspec.Struct, frozen=True):
     """Speak plaintext there although it is not on loopback."""
     max_reservations: int = 4_096
     """Reservations that apps hold there at one time; more are refused."""
+    envoy_address: str = ""
+    """Where an Envoy asks about the calls that it carries: `host:port` or `unix:/path`; "" for
+    nowhere. Of several workers the first serves it."""
+    envoy_tls_cert: str = ""
+    """PEM file of the certificate shown there; with `envoy_tls_key`. "" for plaintext."""
+    envoy_tls_key: str = ""
+    """PEM file of its private key."""
+    envoy_tls_client_ca: str = ""
+    """PEM file of the authority that must have signed Envoy's own certificate; "": any client is
+    let in. What Envoy says of a call is believed, so that nobody else may speak here."""
+    envoy_insecure: bool = False
+    """Let anybody speak there, although it is not on loopback: without TLS, or without a
+    certificate of Envoy's own."""
+    envoy_tier: str = "strict"
+    """How calls of Envoy's routes are settled that say nothing of it: "strict" by the answer, which
+    goes through the sidecar's processing; "light" by what Envoy logs of it."""
+    envoy_hold_s: int = 1_800
+    """How long after its admission a call of the light tier may be settled by what Envoy logs; then
+    it is charged at what was reserved. At most `longest_call_s`. A call of the strict tier that no
+    processing began for within a minute is charged so then."""
+    envoy_max_calls: int = 4_096
+    """Calls that Envoy carries at one time, or that wait to be settled; more are refused."""
     workers: int = 1
     """Processes that serve the same addresses, each with its own session, journal and share of
     what is lent. One serves what one core can; more are for sidecars that serve many apps."""
@@ -284,6 +306,8 @@ def _check_addresses(settings: Settings, faults: list[str]) -> None:
     places = {"http_address": settings.http_address, "admin_address": settings.admin_address}
     if settings.grpc_address:
         places["grpc_address"] = settings.grpc_address
+    if settings.envoy_address:
+        places["envoy_address"] = settings.envoy_address
     places |= {f"listeners[{i}].address": one.address for i, one in enumerate(settings.listeners)}
     taken: dict[str, str] = {}
     for where, address in places.items():
@@ -293,6 +317,21 @@ def _check_addresses(settings: Settings, faults: list[str]) -> None:
             faults.append(f"{where} is {address!r}; expected another than {taken[address]}")
         taken[address] = where
     _check_transport(settings, faults)
+    _check_envoy_transport(settings, faults)
+
+
+def _check_envoy_transport(settings: Settings, faults: list[str]) -> None:
+    address, is_secured = settings.envoy_address, bool(settings.envoy_tls_cert)
+    if is_secured != bool(settings.envoy_tls_key):
+        faults.append("envoy_tls_cert, envoy_tls_key: expected both or none")
+    if settings.envoy_tls_client_ca and not is_secured:
+        faults.append("envoy_tls_client_ca: expected envoy_tls_cert and envoy_tls_key with it")
+    is_closed = is_secured and settings.envoy_tls_client_ca
+    if address and not is_local(address) and not is_closed and not settings.envoy_insecure:
+        faults.append(
+            f"envoy_address is {address!r}, which is not on loopback; expected envoy_tls_cert, "
+            "envoy_tls_key and envoy_tls_client_ca with it, or envoy_insecure = true"
+        )
 
 
 def _check_transport(settings: Settings, faults: list[str]) -> None:
@@ -324,6 +363,14 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "grpc_tls_key": text("a PEM file"),
     "grpc_insecure": flag,
     "max_reservations": whole(1, 10_000),
+    "envoy_address": grpc_listen_address,
+    "envoy_tls_cert": text("a PEM file"),
+    "envoy_tls_key": text("a PEM file"),
+    "envoy_tls_client_ca": text("a PEM file"),
+    "envoy_insecure": flag,
+    "envoy_tier": word("strict", "light"),
+    "envoy_hold_s": whole(1, 86_400),
+    "envoy_max_calls": whole(1, 10_000),
     "workers": whole(1, MAX_WORKERS),
     "data_dir": text("a directory"),
     "tls_ca": text("a PEM file"),

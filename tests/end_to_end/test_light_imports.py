@@ -7,7 +7,7 @@ LOADED = """
 from bursar_sidecar.light_imports import lighten
 lighten()
 import bursar_sidecar.program, sys
-print([n for n in ("rich", "greenlet") if sys.modules.get(n)])
+print([n for n in ("rich", "greenlet", "envoy") if sys.modules.get(n)])
 print(type(sys.modules["typing_extensions"]).__name__)
 """
 ASKED = """

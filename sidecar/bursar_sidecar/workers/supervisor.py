@@ -148,6 +148,8 @@ class Supervisor:
         if settings.grpc_address and not settings.grpc_address.endswith(":0"):
             # Of the first worker, which alone knows which free port it took.
             said["grpc"] = settings.grpc_address
+        if settings.envoy_address and not settings.envoy_address.endswith(":0"):
+            said["envoy"] = settings.envoy_address
         if settings.listeners:
             said["listeners"] = [self._sockets.where(one.address) for one in settings.listeners]
         print(json.dumps(said), flush=True)

@@ -1,0 +1,93 @@
+"""Envoy's services from their start to their end."""
+
+import asyncio
+from typing import Any, Final
+
+import grpc
+from prometheus_client import CollectorRegistry
+
+from bursar_sidecar.clock import Clock
+from bursar_sidecar.desk import Desk
+from bursar_sidecar.envoy import services
+from bursar_sidecar.envoy.held_calls import HeldCalls
+from bursar_sidecar.envoy.parts import Parts
+from bursar_sidecar.grpc_listening import GrpcListening, Place
+from bursar_sidecar.local_grpc.handed_out import Evidence
+from bursar_sidecar.proxy import Proxy
+from bursar_sidecar.settings import Settings
+
+MOST_CONCURRENT_RPCS: Final = 16_384
+"""A processing stream for each answer in flight, beside Checks and logs. Past this,
+RESOURCE_EXHAUSTED, which Envoy takes for a failure of the service."""
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+"""A Check carries the whole body of a request; `max_request_bytes` is what is really taken."""
+LAST_WORDS_S: Final = 1.0
+"""After the last call has ended, how long answers may take to leave."""
+
+
+class EnvoyServices:
+    """The held calls, who tells them the time, and the server before them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        proxy: Proxy,
+        desk: Desk,
+        clock: Clock,
+        evidence: Evidence,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._settings = settings
+        self.held = HeldCalls(settings, clock, proxy.admission, proxy.servings, evidence)
+        self._parts = Parts(settings, proxy, desk, clock, self.held, registry)
+        self._listening: GrpcListening | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    @property
+    def address(self) -> str:
+        """Where it listens, once started; "" where it does not."""
+        return "" if self._listening is None else self._listening.address
+
+    async def start(self) -> None:
+        """Listen, where the settings say so. Raises OSError."""
+        settings = self._settings
+        if not settings.envoy_address:
+            return
+        made = services.made(self._parts)
+        place = Place(
+            "envoy_address",
+            settings.envoy_address,
+            settings.socket_mode,
+            settings.envoy_tls_cert,
+            settings.envoy_tls_key,
+            settings.envoy_tls_client_ca,
+        )
+        listening = GrpcListening(
+            place, most_concurrent=MOST_CONCURRENT_RPCS, max_message_bytes=MAX_MESSAGE_BYTES
+        )
+        listening.server.add_generic_rpc_handlers(
+            tuple(
+                grpc.method_handlers_generic_handler(one.name, dict(one.methods())) for one in made
+            )
+        )
+        await listening.start([one.name for one in made])
+        self._listening = listening
+        self._tasks = [asyncio.create_task(one.run(), name=one.name) for one in made]
+        self._tasks.append(asyncio.create_task(self.held.run(), name="envoy-held-calls"))
+
+    def apply(self, settings: Settings) -> None:
+        """What holds for calls from now on; where it listens stays."""
+        self.held.apply(settings)
+
+    async def drain(self, drain_s: float) -> None:
+        """Admit nothing more, let calls end for `drain_s`, charge the rest, close."""
+        listening, self._listening = self._listening, None
+        if listening is None:
+            return
+        await listening.retire()
+        await self.held.drain(drain_s)
+        await listening.stop(LAST_WORDS_S)
+        self.held.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
