@@ -11,27 +11,22 @@ from typing import Final
 import structlog
 
 from bursar_sidecar.admission import Admission
-from bursar_sidecar.app_headers import (
-    cost_headers,
-    key_of,
-    unpack,
-)
+from bursar_sidecar.app_headers import key_of, unpack
 from bursar_sidecar.attempt import Attempt
-from bursar_sidecar.call_log import HUNG_UP, CallLog
+from bursar_sidecar.call_log import CallLog
 from bursar_sidecar.counting.counter import LlmTokenCounter
 from bursar_sidecar.desk import Clock, Desk, Refusal, Spender
 from bursar_sidecar.dialects.dialect import Dialect, Endpoint, Found, Listed, refused_field
 from bursar_sidecar.dialects.facts import DialectError, Facts
 from bursar_sidecar.dialects.registry import find, served, speaking
-from bursar_sidecar.http_messages import JSON_HEADERS, Headers, Request, Responder
+from bursar_sidecar.endings import Endings
+from bursar_sidecar.http_messages import JSON_HEADERS, Request, Responder
 from bursar_sidecar.metrics import Metrics
-from bursar_sidecar.progressive_answering import answering_of
 from bursar_sidecar.provider_pool import ProviderPool
 from bursar_sidecar.recount import Recount
-from bursar_sidecar.refusals import render
 from bursar_sidecar.serving import Serving, Servings
 from bursar_sidecar.settings import Settings
-from bursar_sidecar.upstream import Broken, Dial, Exchange, NeverSent, dial
+from bursar_sidecar.upstream import Dial, NeverSent, dial
 
 log = structlog.get_logger("bursar.proxy")
 
@@ -59,6 +54,7 @@ class Proxy:
         self.metrics = Metrics()
         self.call_log = CallLog(clock.monotonic, access=settings.access_log)
         self.recount = Recount(counter, self.metrics)
+        self.endings = Endings(lambda: self.settings, self.metrics, self.recount)
         self.admission = Admission(desk, clock, self.metrics, self.call_log)
 
     @property
@@ -117,7 +113,7 @@ class Proxy:
             allow = (b"allow", ", ".join(methods).encode())
             refusal = Refusal("method_not_allowed", f"Only {' or '.join(methods)} is served here.")
             self.call_log.refused(refusal.reason)
-            self._tell(respond, endpoint.dialect, refusal, extra=[allow])
+            self.endings.tell(respond, endpoint.dialect, refusal, extra=[allow])
             return
         started = self._clock.monotonic()
         spender = await self._desk.identify(key_of(request, endpoint.dialect))
@@ -177,70 +173,21 @@ class Proxy:
             attempt.sent = True
             exchange.send(*wire)
         except NeverSent as never:
-            attempt.sent = False
-            attempt.release()
-            attempt.fault = "provider_timeout" if never.timed_out else "provider_unreachable"
-            refusal = Refusal(attempt.fault, f"{_sentence(never)} Nothing was charged.")
-            self._tell(respond, endpoint.dialect, refusal)
+            self.endings.never_sent(endpoint.dialect, attempt, never, respond)
             return
-        respond.on_hang_up(lambda: self._hang_up(attempt, exchange, stream=facts.stream))
-        try:
-            answering = answering_of(
-                endpoint, upstream.server, facts, attempt, exchange, respond, self.recount
-            )
-            await answering.bring_back()
+        if await self.endings.bring_back(
+            endpoint,
+            upstream.server,
+            facts,
+            attempt,
+            exchange,
+            respond,
+            may_resend=resends > 0,
+        ):
             return
-        except Broken as broken:
-            if not (broken.untaken and resends):
-                await self._broke(endpoint.dialect, attempt, broken, facts, respond)
-                return
-        finally:
-            respond.on_hang_up(None)
-            exchange.close()
         attempt.sent = False  # proven not to have been taken
         log.info("call sent again", charge_id=attempt.charge_id, host=upstream.pool.host)
         await self._forward(endpoint, attempt, facts, upstream, wire, respond, resends - 1)
-
-    def _hang_up(self, attempt: Attempt, exchange: Exchange, *, stream: bool) -> None:
-        if attempt.flow is not None:
-            attempt.flow.close()
-        grace_s = self.settings.finish_after_hang_up_s
-        if stream or not grace_s:
-            exchange.abort("the app hung up")
-        else:
-            exchange.shorten(grace_s)
-
-    async def _broke(
-        self,
-        dialect: Dialect,
-        attempt: Attempt,
-        broken: Broken,
-        facts: Facts,
-        respond: Responder,
-    ) -> None:
-        hung_up = respond.gone
-        attempt.fault = "provider_timeout" if broken.timed_out else "provider_broke"
-        if hung_up:
-            attempt.fault = HUNG_UP
-        reason = "the app hung up" if hung_up else broken.reason
-        if respond.started and not hung_up:
-            respond.cut()
-        if attempt.receipt is None:
-            waiting = facts.stream and hung_up and attempt.status == 0
-            if attempt.reading is not None or waiting:
-                await self.recount.count(attempt, facts, cut=True, unread=broken.unread)
-            attempt.cut(reason, nothing_produced=waiting, hung_up=not broken.by_provider)
-        if hung_up or respond.started:
-            return
-        charged = {
-            "provider_error": "Nothing was charged.",
-            "unknown": "What was reserved is charged until it is known what it cost.",
-        }.get(str(attempt.kind), "What it produced is charged.")
-        refusal = Refusal(attempt.fault, f"{_sentence(broken)} {charged}")
-        headers: Headers = []
-        if attempt.receipt is not None:
-            headers = cost_headers(attempt.receipt, attempt.usage.total_llm_tokens)
-        self._tell(respond, dialect, refusal, extra=headers)
 
     def _refuse(
         self,
@@ -251,19 +198,7 @@ class Proxy:
     ) -> None:
         """Tell a call that was not sent why."""
         self.call_log.refused(refusal.reason, spender, refusal.model)
-        self._tell(respond, dialect, refusal)
-
-    def _tell(
-        self,
-        respond: Responder,
-        dialect: Dialect,
-        refusal: Refusal,
-        extra: Headers | None = None,
-    ) -> None:
-        self.metrics.refused(refusal.reason)
-        exhausted_status = self.settings.exhausted_status
-        status, headers, body = render(refusal, dialect, exhausted_status=exhausted_status)
-        respond.send(status, headers + (extra or []), body)
+        self.endings.tell(respond, dialect, refusal)
 
     def _models(self, serving: Serving, spender: Spender, found: Found, respond: Responder) -> None:
         dialect = found.endpoint.dialect
@@ -327,8 +262,3 @@ def build_proxy(
     `handle` serves a request; `start()` before the first, `close()` after the last.
     """
     return Proxy(settings, desk, clock, readiness, dial, counter)
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return f"{text[:1].upper()}{text[1:]}."
