@@ -25,6 +25,8 @@ BINARY = Path(sys.prefix) / "envoy" / "envoy" / "_bin" / "envoy"
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "envoy"
 PASS_THROUGH = "pass_through"
 """The one cluster of `pass_through()`."""
+OURS = "bursar_"
+"""What the names of the clusters begin with where shipped configurations ask the sidecar."""
 READY_S = 2.0
 """How long one question to the admin may take; it is asked again until `until`'s deadline."""
 
@@ -33,10 +35,32 @@ Endpoint = str | tuple[str, int]
 """A unix socket's path, or host and port."""
 
 
-def shipped(name: str) -> Config:
-    """A configuration of `deploy/envoy/` as it ships, e.g. "strict"."""
-    found: Config = yaml.safe_load((DEPLOYED / f"{name}.yaml").read_text())
+def shipped(name: str, replaced: Mapping[str, str] | None = None) -> Config:
+    """A configuration of `deploy/envoy/`, e.g. "strict", as it ships but for texts `replaced` in it
+    (paths of files, say), each of which has to be there."""
+    text = (DEPLOYED / f"{name}.yaml").read_text()
+    for old, new in (replaced or {}).items():
+        assert old in text, f"{name}.yaml has no {old!r}"
+        text = text.replace(old, new)
+    found: Config = yaml.safe_load(text)
     return found
+
+
+def before(config: Config, *, sidecar: Endpoint, provider: Endpoint) -> Config:
+    """A shipped configuration that asks this sidecar's `envoy_address` and forwards every
+    provider's calls to this one."""
+    names = [cluster["name"] for cluster in clusters_of(config)]
+    ours = {name: sidecar for name in names if name.startswith(OURS)}
+    assert ours, names
+    return with_endpoints(config, {**dict.fromkeys(names, provider), **ours})
+
+
+def endpoint_of(address: str) -> Endpoint:
+    """Of `host:port`, `http://host:port` or `unix:/path`."""
+    if address.startswith("unix:"):
+        return address.removeprefix("unix:")
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    return host, int(port)
 
 
 def validate(path: Path) -> "subprocess.CompletedProcess[str]":
