@@ -25,6 +25,7 @@ BINARY = Path(sys.prefix) / "envoy" / "envoy" / "_bin" / "envoy"
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "envoy"
 PASS_THROUGH = "pass_through"
 """The one cluster of `pass_through()`."""
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 OURS = "bursar_"
 """What the names of the clusters begin with where shipped configurations ask the sidecar."""
 READY_S = 2.0
@@ -82,8 +83,11 @@ def with_endpoints(config: Config, endpoints: Mapping[str, Endpoint]) -> Config:
     for name, endpoint in endpoints.items():
         cluster = clusters[name]
         cluster["type"] = "STATIC"
-        for field in ("transport_socket", "dns_lookup_family"):
-            cluster.pop(field, None)
+        if cluster.pop("transport_socket", None):
+            # What TLS would have agreed upon.
+            http = cluster["typed_extension_protocol_options"][HTTP_OPTIONS]
+            http.pop("auto_config", None)
+            http["explicit_http_config"] = {"http_protocol_options": {}}
         cluster["load_assignment"] = _assignment(name, endpoint)
     return changed
 
