@@ -3,14 +3,14 @@
 Ours never go to a provider: everything that begins with one of `OURS` stays here.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
 from bursar.money import format_nanos
 from bursar_sidecar.content_coding import READABLE, Undecodable, coding_of, decoded
 from bursar_sidecar.desk import Receipt, Refusal, Spender
 from bursar_sidecar.dialects.dialect import Dialect
 from bursar_sidecar.dialects.facts import Facts, check_label, check_tags
-from bursar_sidecar.http_messages import Headers, Request, Responder
+from bursar_sidecar.http_messages import Headers, Request
 
 MAX_USER_AGENT: Final = 128
 """Characters kept of an app's name in reports."""
@@ -18,6 +18,14 @@ APP_HEADER: Final = b"x-bursar-app"
 """What the app calls itself, or its listener calls it, instead of its user agent."""
 OURS: Final = (b"x-bursar-", b"x-litellm-")
 """Beginnings of the names of headers that concern us alone."""
+
+
+class Room(Protocol):
+    """Where bytes are counted that are held for a request."""
+
+    def hold(self, size: int) -> bool:
+        """Count so many more; False: too many are held."""
+        ...
 
 
 def key_of(request: Request, dialect: Dialect) -> str:
@@ -40,7 +48,7 @@ def _presented_key(request: Request, dialect: Dialect) -> str:
     raise Refusal("key_missing")
 
 
-def unpack(request: Request, respond: Responder, most: int) -> None:
+def unpack(request: Request, room: Room, most: int) -> None:
     """Decompress a body that came compressed, to at most `most` bytes, so that it can be read.
 
     Raises Refusal for what cannot be read, and for what another reader might read differently.
@@ -59,7 +67,7 @@ def unpack(request: Request, respond: Responder, most: int) -> None:
         plain = decoded(request.body, coding, most, strict=True)
     except Undecodable as error:
         raise Refusal("body_encoded", f"The body cannot be read: {error}.") from None
-    if not respond.hold(len(plain)):
+    if not room.hold(len(plain)):
         raise Refusal("overloaded", "Too many large requests at once; try again.")
     request.encoded, request.body = request.body, plain
 

@@ -169,6 +169,17 @@ class RequestWriter:
         return b"".join(lines)
 
 
+def withheld(headers: Headers) -> list[bytes]:
+    """The names of a request's headers that no provider gets, but for those of one connection;
+    names in lower case, each once, in their order."""
+    names = dict.fromkeys(name for name, _ in headers)
+    return [
+        name
+        for name in names
+        if (name in _STAY and name not in HOP_BY_HOP) or name.startswith(OURS)
+    ]
+
+
 def _without(headers: Headers, named: frozenset[bytes]) -> Headers:
     return [pair for pair in headers if pair[0].lower() not in named]
 

@@ -45,11 +45,21 @@ class ProviderPool:
             "credential": "set" if self._api_key else "none",
         }
 
-    def _made_writer(self) -> RequestWriter:
+    def own_headers(self) -> dict[str, str]:
+        """The headers of the operator that every request to it carries, its credential among them;
+        names in lower case. Of two with one name the last counts."""
+        pairs = (line.partition(": ") for line in self._lines())
+        return {name.lower(): value for name, _, value in pairs}
+
+    def _lines(self) -> list[str]:
         provider = self._provider
         lines = [f"{name}: {value}" for name, value in provider.headers]
         if self._api_key:
             lines.insert(0, f"{provider.spoken.credential}{self._api_key}")
+        return lines
+
+    def _made_writer(self) -> RequestWriter:
+        lines = self._lines()
         return RequestWriter(self.pool.authority, self.pool.path, [line.encode() for line in lines])
 
     def request(

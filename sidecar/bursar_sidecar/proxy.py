@@ -98,7 +98,7 @@ class Proxy:
             elif request.path == b"/healthz":  # says nothing of money: for whoever routes to us
                 respond.send(200, JSON_HEADERS, b"{}")
             else:
-                raise Refusal("unknown_path", _not_served(request))
+                raise Refusal("unknown_path", not_served(request))
         except Refusal as refusal:
             self._refuse(respond, dialect, refusal)
         except DialectError as error:
@@ -120,7 +120,7 @@ class Proxy:
         serving = self.servings.begin()
         try:
             if endpoint.rule == "models":
-                self._models(serving, spender, found, respond)
+                respond.send(200, JSON_HEADERS, self.models(serving, spender, found))
             else:
                 await self._call(serving, spender, started, found, request, respond)
         except Refusal as refusal:
@@ -200,25 +200,25 @@ class Proxy:
         self.call_log.refused(refusal.reason, spender, refusal.model)
         self.endings.tell(respond, dialect, refusal)
 
-    def _models(self, serving: Serving, spender: Spender, found: Found, respond: Responder) -> None:
+    def models(self, serving: Serving, spender: Spender, found: Found) -> bytes:
+        """What the key may call: the answer of an endpoint of the rule "models". Raises Refusal."""
         dialect = found.endpoint.dialect
         listed = [
             Listed(model, provider)
             for model, provider in serving.router.listed(dialect.name, self._desk.prices(), spender)
         ]
         if not found.named:
-            respond.send(200, JSON_HEADERS, dialect.models(listed))
-            return
+            return dialect.models(listed)
         for one in listed:
             if one.model == found.named:
-                respond.send(200, JSON_HEADERS, dialect.model(one))
-                return
+                return dialect.model(one)
         raise Refusal(
             "model_not_found", f"Model {found.named[:80]!r} is not among those of this key."
         )
 
 
-def _not_served(request: Request) -> str:
+def not_served(request: Request) -> str:
+    """Why a path that no dialect knows is refused."""
     if request.header(b"upgrade").strip().lower() == b"websocket":
         return "Websockets are not served: nothing meters what flows through them."
     return (

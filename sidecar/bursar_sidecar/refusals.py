@@ -70,6 +70,14 @@ REASONS: Final[dict[str, Rule]] = {
     "model_not_found": Rule(404, "invalid_request_error", "The model is not known."),
     "unknown_path": Rule(404, "invalid_request_error", "This path is not served."),
     "method_not_allowed": Rule(405, "invalid_request_error", "This method is not served here."),
+    "body_too_large": Rule(413, "invalid_request_error", "The body is too large."),
+    "not_as_it_is": Rule(
+        400, "invalid_request_error", "The call would have to be edited, and nobody can."
+    ),
+    "envoy_misconfigured": Rule(
+        503, "server_error", "Envoy is not set up so that the call can be judged."
+    ),
+    "internal_error": Rule(500, "server_error", "A fault of the sidecar; nothing was sent."),
     "body_encoded": Rule(415, "invalid_request_error", "The body's compression cannot be read."),
     "provider_unreachable": Rule(
         502, "server_error", "The provider cannot be reached; nothing was charged.", True

@@ -4,6 +4,7 @@ New settings are another snapshot, for the calls that begin from then on. A prov
 change keeps its pool; the pool of one that did ends when the last call that uses it has.
 """
 
+import copy
 from collections.abc import Mapping
 
 import structlog
@@ -25,6 +26,7 @@ class Serving:
     """One snapshot."""
 
     __slots__ = (
+        "_of_one",
         "_unmetered",
         "assembles",
         "calls",
@@ -41,6 +43,7 @@ class Serving:
         self.pairs = Pairs(settings.progressive)
         self.assembles = settings.when_short == "assemble"
         """Plain calls may be run as streams."""
+        self._of_one: dict[str, Serving] = {}
         self.calls = 0
         """That began with it and have not ended."""
         self._unmetered = [
@@ -55,6 +58,20 @@ class Serving:
                 flat_price=one.flat_price,
                 provider=one.provider,
             )
+
+    def of_one(self, provider: str) -> "Serving | None":
+        """The same with that provider alone to route to; None where there is none of that name.
+
+        What begins and ends with it is still counted here.
+        """
+        known = self._of_one.get(provider)
+        if known is None:
+            found = [one for one in self.settings.providers if one.name == provider]
+            if not found:
+                return None
+            known = self._of_one[provider] = copy.copy(self)
+            known.router = Router({provider: found[0]})
+        return known
 
     def unmetered(self, request: Request) -> Found | None:
         """What a path that nobody meters is served by, where the settings allow it."""

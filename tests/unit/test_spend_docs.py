@@ -51,7 +51,8 @@ def test_every_reason_of_the_table_is_one_that_is_given() -> None:
 
 def test_every_refusal_of_a_call_has_a_status_of_its_own() -> None:
     """What is not in the table would be UNAVAILABLE, and retried."""
-    http_alone = {"unknown_path", "method_not_allowed", "body_encoded"}
+    http_alone = {"unknown_path", "method_not_allowed", "body_encoded", "body_too_large"}
+    http_alone |= {"not_as_it_is"}
     told = {
         reason
         for reason, rule in refusals.REASONS.items()

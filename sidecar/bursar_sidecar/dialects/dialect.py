@@ -78,6 +78,10 @@ class Dialect(ABC):
         """The key that the query holds, b"" where none; such a dialect takes it off in `target`."""
         return b""
 
+    def without_key(self, query: bytes) -> bytes:
+        """The query without that key."""
+        return query
+
     @abstractmethod
     def error(self, refused: Refused) -> bytes:
         """The body that tells of an error."""

@@ -51,7 +51,7 @@ Word = Callable[[Attempt], Receipt]
 class HeldCall:
     """One call that may go on, and what is needed to bring its answer back."""
 
-    __slots__ = ("admitted", "endpoint", "late", "over", "request", "serving", "tier")
+    __slots__ = ("admitted", "edited", "endpoint", "late", "over", "request", "serving", "tier")
 
     def __init__(
         self,
@@ -60,12 +60,16 @@ class HeldCall:
         serving: Serving,
         request: Request,
         tier: Tier,
+        edited: bytes | None = None,
     ) -> None:
         self.admitted = admitted
         self.endpoint = endpoint
         self.serving = serving
         """Begun with `Servings.begin`; ended with the call."""
         self.request = request
+        self.edited = edited
+        """The body to send instead of the app's, without any coding; None: the app's goes on as it
+        came."""
         self.tier = tier
         self.over = False
         """Counted and logged, its serving given back."""

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from bursar_sidecar.envoy.parts import Parts, Service
 
-SERVICES: Final[tuple[str, ...]] = ()
+SERVICES: Final = ("bursar_sidecar.envoy.checking",)
 """Modules; each has `service(parts)`, which makes a Service."""
 PACKAGE: Final = "xds-protos"
 

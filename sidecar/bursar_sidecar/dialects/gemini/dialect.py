@@ -56,6 +56,9 @@ class Gemini(Dialect):
                 return unquote_to_bytes(pair[4:])
         return b""
 
+    def without_key(self, query: bytes) -> bytes:
+        return without_key(query)
+
     def error(self, refused: Refused) -> bytes:
         return msgspec.json.encode({"error": error_object(refused)})
 
