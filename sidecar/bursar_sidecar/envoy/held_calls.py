@@ -213,6 +213,10 @@ class HeldCalls:
         entry = self._registry.find(_HOLDER, charge_id)
         return None if entry is None else entry.held
 
+    def knows(self, charge_id: str) -> bool:
+        """Whether there was such a call, as far as what ended is remembered."""
+        return self._registry.find(_HOLDER, charge_id) is not None
+
     def settle(self, charge_id: str, word: Word) -> Receipt | None:
         """Evidence of what a call cost: `word` settles the attempt that it is given.
 
