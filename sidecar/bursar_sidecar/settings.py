@@ -107,6 +107,10 @@ class Settings(msgspec.Struct, frozen=True):
     """How long after its admission a call of the light tier may be settled by what Envoy logs; then
     it is charged at what was reserved. At most `longest_call_s`. A call of the strict tier that no
     processing began for within a minute is charged so then."""
+    envoy_access_log: str = ""
+    """File that Envoy writes its access log to, in the fields of deploy/envoy/light.yaml: calls of
+    the light tier are settled by its lines too; "" for none. What the file misses nobody else has:
+    Envoy drops what it logs over gRPC while the sidecar is away."""
     envoy_max_calls: int = 4_096
     """Calls that Envoy carries at one time, or that wait to be settled; more are refused."""
     workers: int = 1
@@ -324,6 +328,8 @@ def _check_envoy_transport(settings: Settings, faults: list[str]) -> None:
     address, is_secured = settings.envoy_address, bool(settings.envoy_tls_cert)
     if is_secured != bool(settings.envoy_tls_key):
         faults.append("envoy_tls_cert, envoy_tls_key: expected both or none")
+    if settings.envoy_access_log and not address:
+        faults.append("envoy_access_log: expected envoy_address with it")
     if settings.envoy_tls_client_ca and not is_secured:
         faults.append("envoy_tls_client_ca: expected envoy_tls_cert and envoy_tls_key with it")
     is_closed = is_secured and settings.envoy_tls_client_ca
@@ -370,6 +376,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "envoy_insecure": flag,
     "envoy_tier": word("strict", "light"),
     "envoy_hold_s": whole(1, 86_400),
+    "envoy_access_log": text("a file"),
     "envoy_max_calls": whole(1, 10_000),
     "workers": whole(1, MAX_WORKERS),
     "data_dir": text("a directory"),

@@ -35,12 +35,14 @@ class EnvoyCalls:
             self.evidence,
         )
 
-    async def admit(self, tier: Tier = "strict", body: bytes = CHAT) -> str:
-        """One chat call, as a Check admits it; returns its charge id."""
+    async def admit(
+        self, tier: Tier = "strict", body: bytes = CHAT, path: bytes = b"/v1/chat/completions"
+    ) -> str:
+        """One call, as a Check admits it; returns its charge id."""
         seat = self.held.seat()
         serving = self.proxy.servings.begin()
         headers: Headers = [(b"authorization", b"Bearer " + KEY.encode())]
-        request = Request(b"POST", b"/v1/chat/completions", headers, body)
+        request = Request(b"POST", path, headers, body)
         found = find(request)
         assert found is not None
         admitted = await self.proxy.admission.admit(

@@ -91,7 +91,7 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str = ""
     content_encoding: str = ""
     request_id: str = ""
-    """The provider's own, from its headers."""
+    """The provider's own, from its header `request-id`. `x-request-id` may be Envoy's."""
     answer: Mapping[str, object] = {}
     """What the answer said of itself: numbers, texts and truth values by name."""
 
@@ -128,7 +128,7 @@ def of_grpc(entry: Any) -> LogEntry | None:
         attempts=int(common.upstream_request_attempt_count),
         content_type=_cut(headers.get("content-type", "")),
         content_encoding=_cut(headers.get("content-encoding", "")),
-        request_id=_cut(headers.get("x-request-id", "") or headers.get("request-id", "")),
+        request_id=_cut(headers.get("request-id", "")),
         answer=_answer_of_grpc(metadata),
     )
 
