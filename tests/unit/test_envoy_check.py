@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -184,13 +185,39 @@ async def test_an_envoy_that_sends_no_bodies_is_told_so(envoy: Checks) -> None:
     assert "with_request_body" in answer.error["message"]
 
 
-async def test_an_envoy_that_sends_text_is_told_so(envoy: Checks) -> None:
-    check = asked()
+def as_text(body: bytes, **headers: str) -> Any:
+    """A Check of an Envoy whose ext_authz has no `pack_as_bytes`, as Envoy Gateway's has none."""
+    check = asked(body=body, headers=BEARER | headers)
     check.attributes.request.http.ClearField("raw_body")
-    check.attributes.request.http.body = CHAT.decode()
-    answer = Answer(await envoy.call(check))
+    check.attributes.request.http.body = body.decode()
+    return check
+
+
+async def test_a_body_that_came_as_text_leaves_as_it_was_judged(envoy: Checks) -> None:
+    answer = Answer(await envoy.call(as_text(CHAT)))
+    assert answer.is_allowed
+    call = envoy.held.take(answer.charge_id)
+    assert call is not None
+    assert call.edited == CHAT
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"content-type": "multipart/form-data; boundary=x"}, {"content-encoding": "gzip"}],
+)
+async def test_text_that_can_not_be_what_the_app_sent_is_refused(
+    envoy: Checks, headers: dict[str, str]
+) -> None:
+    answer = Answer(await envoy.call(as_text(CHAT, **headers)))
     assert (answer.status, answer.error["code"]) == (503, "envoy_misconfigured")
     assert "pack_as_bytes" in answer.error["message"]
+
+
+async def test_in_the_light_tier_text_is_refused(envoy: Checks) -> None:
+    check = as_text(CHAT)
+    check.attributes.context_extensions["bursar.tier"] = "light"
+    answer = Answer(await envoy.call(check))
+    assert (answer.status, answer.error["code"]) == (503, "envoy_misconfigured")
 
 
 async def test_a_compressed_body_is_read(envoy: Checks) -> None:

@@ -16,12 +16,13 @@ from bursar_sidecar.request_rules import has_dot_segments
 PARTIAL: Final = b"x-envoy-auth-partial-body"
 _METHOD: Final = re.compile(rb"[A-Z]{1,32}")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_JSON: Final = re.compile(rb"application/(\w+\+)?json\s*(;|$)", re.IGNORECASE)
 
 
 class Asked:
     """One request, and what is known of its body."""
 
-    __slots__ = ("is_partial", "is_told", "length", "request")
+    __slots__ = ("is_partial", "is_text", "is_told", "length", "request")
 
     def __init__(self, http: Any, *, prefix: str = "", tags: tuple[str, ...] = ()) -> None:
         """`http` is an AttributeContext.HttpRequest; `prefix` and `tags` are the route's.
@@ -33,12 +34,11 @@ class Asked:
         self.is_told = bool(told)
         """Envoy said how much of the body it sends: it sends bodies at all."""
         body: bytes = http.raw_body
-        if http.body and not body:
-            raise Refusal(
-                "envoy_misconfigured",
-                "Envoy sends bodies as text, which are not what the app sent where they are no "
-                "UTF-8; set with_request_body.pack_as_bytes of its ext_authz filter to true.",
-            )
+        self.is_text = bool(http.body) and not body
+        """Envoy sent the body as text, with a "!" for each byte that is no UTF-8."""
+        if self.is_text:
+            body = http.body.encode()
+            _check_readable(headers)
         self.length = _length(headers)
         """Of the whole body, as the app announced it; None where it did not."""
         self.is_partial = b"true" in told or (
@@ -85,6 +85,25 @@ def _headers(http: Any) -> Headers:
     else:
         pairs = [(name.encode(), value.encode()) for name, value in http.headers.items()]
     return [(name.lower(), value) for name, value in pairs if not name.startswith(b":")]
+
+
+def sent_as_text() -> Refusal:
+    """Why a body that came as text is not taken."""
+    return Refusal(
+        "envoy_misconfigured",
+        "Envoy sends bodies as text, which are not what the app sent where they are no UTF-8; set "
+        "with_request_body.pack_as_bytes of its ext_authz filter to true. Without it only the "
+        "strict tier takes bodies, and only JSON that is not compressed.",
+    )
+
+
+def _check_readable(headers: Headers) -> None:
+    """A body that came as text may be what the app sent: JSON is UTF-8 (RFC 8259, 8.1). Raises
+    Refusal."""
+    kinds = [value for name, value in headers if name == b"content-type"]
+    codings = [value for name, value in headers if name == b"content-encoding"]
+    if any(not _JSON.match(kind) for kind in kinds) or set(codings) - {b"identity"}:
+        raise sent_as_text()
 
 
 def _length(headers: Headers) -> int | None:

@@ -23,7 +23,7 @@ from bursar_sidecar.dialects.registry import DEFAULT_DIALECT, find, speaking
 from bursar_sidecar.dialects.unmetered import UnmeteredEndpoint
 from bursar_sidecar.envoy import metadata
 from bursar_sidecar.envoy.answers import allowed, answered
-from bursar_sidecar.envoy.asked import Asked
+from bursar_sidecar.envoy.asked import Asked, sent_as_text
 from bursar_sidecar.envoy.held_calls import HeldCall
 from bursar_sidecar.envoy.parts import Answering, Parts
 from bursar_sidecar.envoy.route_settings import ANY_PROVIDER, RouteReader, RouteSettings
@@ -121,7 +121,9 @@ class Checking(Answering):
                 return answered(200, JSON_HEADERS, body)
             if not isinstance(endpoint, UnmeteredEndpoint):
                 asked.check_whole(serving.settings.max_request_bytes)
-            answer = await self._admit(serving, routed, spender, started, found, request, route)
+            if asked.is_text and route.tier == "light":
+                raise sent_as_text()
+            answer = await self._admit(serving, routed, spender, started, found, asked, route)
             held = True
             return answer
         except Refusal as refusal:
@@ -137,11 +139,12 @@ class Checking(Answering):
         spender: Spender,
         started: float,
         found: Found,
-        request: Request,
+        asked: Asked,
         route: RouteSettings,
     ) -> Any:
         """Set money aside and say how the call goes on; raises, and nothing is set aside."""
-        admission, is_strict = self._proxy.admission, route.tier == "strict"
+        request, is_strict = asked.request, route.tier == "strict"
+        admission = self._proxy.admission
         room = _Room(self)
         seat = self._held.seat()
         try:
@@ -158,6 +161,8 @@ class Checking(Answering):
             # From here to the answer nothing is awaited.
             call = HeldCall(admitted, found.endpoint, serving, request, route.tier)
             call.edited = _edited(call)
+            if asked.is_text and call.edited is None:
+                call.edited = request.body  # what was judged is what leaves
             answer = _answer(call, found, route)
         except BaseException:
             admitted.attempt.release()
