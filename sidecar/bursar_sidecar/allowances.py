@@ -44,6 +44,7 @@ class Plan(NamedTuple):
 
 
 EMPTY_PLAN: Final = Plan()
+ANY_REST: Final = -(10**30)  # less than any pool has left, also one that is overdrawn
 
 
 @dataclass(slots=True)
@@ -153,11 +154,19 @@ class Book:
                     return None
         return self._take(plan, ceiling_nanos, now)
 
-    def _take(self, plan: Plan, ceiling_nanos: int, now: int) -> Reservation | None:
+    def enter(self, plan: Plan, now: int) -> Reservation | None:
+        """Open a call that was made already: nothing is set aside for it, and so no budget can lack
+        it. None where a window is not known yet."""
+        return self._take(plan, 0, now, ANY_REST)
+
+    def _take(
+        self, plan: Plan, ceiling_nanos: int, now: int, rest_nanos: int | None = None
+    ) -> Reservation | None:
+        least_nanos = ceiling_nanos if rest_nanos is None else rest_nanos
         leg = self.organization
         if leg is None:
             return None
-        pools = fitting_pools(leg, plan.organization, ceiling_nanos, now)
+        pools = fitting_pools(leg, plan.organization, least_nanos, now)
         if pools is None:
             return None
         if not plan.platform:
@@ -169,7 +178,7 @@ class Book:
         second = self.platform
         if second is None:
             return None
-        more = fitting_pools(second, plan.platform, ceiling_nanos, now)
+        more = fitting_pools(second, plan.platform, least_nanos, now)
         if more is None:
             return None
         parts = []

@@ -121,6 +121,8 @@ class Cashier(GrowingCalls):
         # A key that was revoked since it was identified stops here.
         current = _spender_of(known)
         plan = self._plan(call, current)
+        if call.is_made and (entered := self._book.enter(plan, now)) is not None:
+            return self._open(call, entered)
         ceiling_nanos = min(call.ceiling_nanos, settlements.MAX_NANOS)
         if call.begin_nanos and begins_small(self._book, plan, call, now):
             ceiling_nanos = min(call.begin_nanos, ceiling_nanos)

@@ -92,6 +92,9 @@ class Call(msgspec.Struct, frozen=True):
     """Where it is not the spender's; else ""."""
     exchange_rate: str = ""
     """With it: what `ceiling_nanos` was converted by (see `bursar.exchange.Conversion.text`)."""
+    is_made: bool = False
+    """It was made already, and what it used is known: nothing is set aside for it, and a budget
+    without money is no reason to refuse it. Its ceiling is 0."""
     started_at: int = 0
     """Wall clock, nanoseconds."""
 

@@ -67,6 +67,12 @@ REASONS: Final[dict[str, Rule]] = {
         403, "permission_error", "The answer does not tell the cost, under a hard budget."
     ),
     "split_required": Rule(403, "permission_error", "A budget needs a value to split by."),
+    "limit_unknown": Rule(
+        403, "permission_error", "No limit is set up for what this request is counted as."
+    ),
+    "descriptor_invalid": Rule(
+        403, "permission_error", "What this request is counted as cannot be read."
+    ),
     "model_not_found": Rule(404, "invalid_request_error", "The model is not known."),
     "unknown_path": Rule(404, "invalid_request_error", "This path is not served."),
     "method_not_allowed": Rule(405, "invalid_request_error", "This method is not served here."),

@@ -25,6 +25,8 @@ LIVE: Final = frozenset(
         "default_max_output",
         "drain_s",
         "envoy_hold_s",
+        "envoy_limit_unknown",
+        "envoy_limits",
         "envoy_tier",
         "exhausted_status",
         "finish_after_hang_up_s",

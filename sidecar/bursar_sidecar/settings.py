@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from bursar_sidecar.credential_settings import read_credential_file
+from bursar_sidecar.envoy_limit_settings import EnvoyLimit, read_limits
 from bursar_sidecar.extra_call_settings import (
     CallBound,
     Unmetered,
@@ -113,6 +114,10 @@ class Settings(msgspec.Struct, frozen=True):
     Envoy drops what it logs over gRPC while the sidecar is away."""
     envoy_max_calls: int = 4_096
     """Calls that Envoy carries at one time, or that wait to be settled; more are refused."""
+    envoy_limit_unknown: str = "refuse"
+    """What Envoy's rate limit filter is answered for a descriptor that no `[[envoy_limits]]` is
+    for, or that can't be read: "refuse", over the limit; "error", an error, which Envoy lets pass
+    unless its filter has `failure_mode_deny`."""
     workers: int = 1
     """Processes that serve the same addresses, each with its own session, journal and share of
     what is lent. One serves what one core can; more are for sidecars that serve many apps."""
@@ -180,9 +185,13 @@ class Settings(msgspec.Struct, frozen=True):
     tables `[[unmetered]]`."""
     bounds: tuple[CallBound, ...] = ()
     """The most that calls cost which nothing else bounds: tables `[[bounds]]`."""
+    envoy_limits: tuple[EnvoyLimit, ...] = ()
+    """What hits of Envoy's rate limit filters cost, and who pays: tables `[[envoy_limits]]`."""
 
 
-TABLES: Final = frozenset({"providers", "progressive", "listeners", "unmetered", "bounds"})
+TABLES: Final = frozenset(
+    {"providers", "progressive", "listeners", "unmetered", "bounds", "envoy_limits"}
+)
 """Settings that are tables of the file; no variable holds one."""
 SECRETS: Final = frozenset({"sidecar_key"})
 
@@ -199,6 +208,7 @@ def load_settings(
     listeners = table.pop("listeners", [])
     rows = table.pop("progressive", [])
     unmetered, bounds = table.pop("unmetered", []), table.pop("bounds", [])
+    limits = table.pop("envoy_limits", [])
     given = {**table, **_from_environment(environ)}
     known = {field.name for field in msgspec.structs.fields(Settings)} - TABLES
     values: dict[str, Any] = {}
@@ -218,6 +228,7 @@ def load_settings(
     named = frozenset(provider.name for provider in values["providers"])
     values["unmetered"] = read_unmetered(unmetered, named, faults)
     values["bounds"] = read_bounds(bounds, faults)
+    values["envoy_limits"] = read_limits(limits, environ, faults)
     _read_sidecar_key(values, faults)
     if not faults:
         _check_addresses(Settings(**values), faults)
@@ -242,6 +253,10 @@ def effective(settings: Settings) -> dict[str, Any]:
     shown["listeners"] = [
         {**msgspec.to_builtins(listener), "api_key": _masked(listener.api_key)}
         for listener in settings.listeners
+    ]
+    shown["envoy_limits"] = [
+        {**msgspec.to_builtins(limit), "api_key": _masked(limit.api_key)}
+        for limit in settings.envoy_limits
     ]
     return shown
 
@@ -378,6 +393,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "envoy_hold_s": whole(1, 86_400),
     "envoy_access_log": text("a file"),
     "envoy_max_calls": whole(1, 10_000),
+    "envoy_limit_unknown": word("refuse", "error"),
     "workers": whole(1, MAX_WORKERS),
     "data_dir": text("a directory"),
     "tls_ca": text("a PEM file"),

@@ -127,10 +127,7 @@ def agree(
     if free or facts.free:
         return _free_terms(rates)
     if facts.flat_price:
-        flat_nanos = ceil_to_nanos(Decimal(facts.flat_price))
-        return msgspec.structs.replace(
-            _free_terms(rates), ceiling_nanos=flat_nanos, least_nanos=flat_nanos, settles="flat"
-        )
+        return agree_flat(ceil_to_nanos(Decimal(facts.flat_price)), rates)
     hard = budgeted or facts.any_model
     if most_nanos is not None:
         try:
@@ -144,6 +141,13 @@ def agree(
             if hard:
                 return bounded
     return _bounded_terms(facts, route, hard, rates, default_max_output, may_clamp)
+
+
+def agree_flat(nanos: int, rates: CallRates) -> Terms:
+    """The terms of a call at a price of its own, in nanos of the organization's currency."""
+    return msgspec.structs.replace(
+        _free_terms(rates), ceiling_nanos=nanos, least_nanos=nanos, settles="flat"
+    )
 
 
 def _terms_by_setting(facts: Facts, route: Route, rates: CallRates, most_nanos: int) -> Terms:

@@ -76,7 +76,7 @@ class FakeDesk:
         if call.begin_nanos and not self.in_tail:
             ceiling_nanos = min(ceiling_nanos, call.begin_nanos)
         least_nanos = min(call.least_nanos, ceiling_nanos)
-        if standing is not None:
+        if standing is not None and not call.is_made:
             left = standing.limit_nanos - standing.settled_nanos
             if least_nanos > left:
                 raise Refusal("budget_exhausted", budgets=(standing,))

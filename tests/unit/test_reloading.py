@@ -68,6 +68,12 @@ def test_no_setting_is_forgotten() -> None:
     assert restart == {
         "address",
         "admin_address",
+        "envoy_address",
+        "envoy_insecure",
+        "envoy_max_calls",
+        "envoy_tls_cert",
+        "envoy_tls_client_ca",
+        "envoy_tls_key",
         "grpc_address",
         "grpc_insecure",
         "grpc_tls_cert",

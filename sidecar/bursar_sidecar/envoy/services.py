@@ -10,8 +10,9 @@ from typing import Final, cast
 from bursar_sidecar.envoy.parts import Parts, Service
 
 SERVICES: Final = (
-    "bursar_sidecar.envoy.checking",
     "bursar_sidecar.envoy.access_logs",
+    "bursar_sidecar.envoy.checking",
+    "bursar_sidecar.envoy.rate_limits",
 )
 """Modules; each has `service(parts)`, which makes a Service."""
 PACKAGE: Final = "xds-protos"
