@@ -106,7 +106,7 @@ class Admission:
             refusal.ceiling_nanos, refusal.model = terms.ceiling_nanos, route.model
             raise
         attempt = Attempt(self._desk, self._clock, book, reservation, route, terms)
-        if facts.flat_price:
+        if facts.flat_price and endpoint.rule == "metered":
             _log_unmetered(request, attempt, facts)
         try:
             if start is not None and reservation.grows:
@@ -175,7 +175,8 @@ def _route(
 ) -> Route:
     router = serving.router
     if facts.names_model:
-        route = router.route(facts.model, endpoint.dialect.name, book, spender)
+        named = f"{facts.provider}/{facts.model}" if facts.provider else facts.model
+        route = router.route(named, endpoint.dialect.name, book, spender)
         return route if facts.media is None else router.variant(route, facts.media.variants, book)
     if facts.any_model and spender.allowed_models:
         raise Refusal(

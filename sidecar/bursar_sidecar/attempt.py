@@ -133,9 +133,15 @@ class Attempt:
         """Whoever made the call says what it used; `reading` holds what the answer said besides."""
         return self._settle_used(kind, usage, reading)
 
-    def charge_cost(self, cost_nanos: int, usage: Usage, reading: Reading) -> Receipt:
+    def charge_cost(
+        self, cost_nanos: int, usage: Usage, reading: Reading, kind: OutcomeKind = "final"
+    ) -> Receipt:
         """Whoever made the call says what it cost."""
-        return self._settle("final", usage, cost_nanos, self.terms.price, reading)
+        return self._settle(kind, usage, cost_nanos, self.terms.price, reading)
+
+    async def extend(self, desk: Desk, ceiling_nanos: int) -> None:
+        """Let what is set aside grow to so much. Raises Refusal."""
+        await desk.extend(self._reservation, ceiling_nanos)
 
     def grow(self, desk: Desk, start: Start, facts: Facts) -> Facts:
         """The call was admitted with a part of its worst case, and grows. Returns its facts as it

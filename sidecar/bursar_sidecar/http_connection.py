@@ -18,6 +18,7 @@ from bursar_sidecar.http_messages import (
     JSON_HEADERS,
     Handler,
     Headers,
+    Heir,
     Request,
     Responder,
     error_body,
@@ -25,7 +26,7 @@ from bursar_sidecar.http_messages import (
 )
 from bursar_sidecar.repeated_heads import MAX_MISSES, RepeatedHead, repeated_head
 from bursar_sidecar.request_rules import Fault, Head, most_framing, origin_form
-from bursar_sidecar.upgrade_offers import UpgradeBody
+from bursar_sidecar.upgrade_offers import UpgradeBody, framing_of
 
 log = structlog.get_logger("bursar.http")
 
@@ -81,6 +82,8 @@ class Connection(asyncio.Protocol):
         self._paused_at = 0.0
         self._held = 0
         self._served_bytes = 0
+        self._offered = False  # an upgrade, by the last request that is read here
+        self._behind = 0  # bytes that came after it
         self.lost = False
         self.write_paused = False
         self._begin()
@@ -211,11 +214,9 @@ class Connection(asyncio.Protocol):
             self._enqueue_rejection(Fault(405, "method_not_allowed", "CONNECT is not served here."))
             return
         self._keep_alive = False
-        framing = b"".join(
-            b"%b: %b\r\n" % pair
-            for pair in self._headers
-            if pair[0] in (b"content-length", b"transfer-encoding")
-        )
+        self._offered = True
+        framing = framing_of(self._headers)
+        self._behind = 0 if framing else len(rest)
         self._parser = httptools.HttpRequestParser(UpgradeBody(self, method))
         self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n" + rest)
 
@@ -235,6 +236,7 @@ class Connection(asyncio.Protocol):
         """asyncio: bytes came."""
         self._last_bytes_at = self._server.now()
         if self._discarding:
+            self._behind += len(data)
             return
         free = self._active is None and not self.write_paused
         if free and not self._begun and self._repeated is not None:
@@ -307,6 +309,20 @@ class Connection(asyncio.Protocol):
             waiter.set_result(None)
         if not self.lost:
             self._next()
+
+    @property
+    def may_switch(self) -> bool:
+        """An upgrade was offered, and nothing came behind it."""
+        return self._offered and not self._behind
+
+    def hand_over(self, make: Heir) -> asyncio.Transport | None:
+        """Let another protocol have what comes from now on; None where that can't be."""
+        transport = self._transport
+        if not self.may_switch or self.lost or transport is None:
+            return None
+        transport.set_protocol(make(self))
+        self._resume_reading()
+        return transport
 
     # --- answering --------------------------------------------------------------------------
 
@@ -420,19 +436,12 @@ class Connection(asyncio.Protocol):
         return self._rejection
 
     def _head_too_large(self) -> Fault:
-        return self._reject(
-            431,
-            "headers_too_large",
-            f"Request line and headers exceed {self._limits.max_head_bytes} bytes.",
-        )
+        self._rejection = Fault.of_head(self._limits.max_head_bytes)
+        return self._rejection
 
     def _body_too_large(self, size: int) -> Fault:
-        return self._reject(
-            413,
-            "body_too_large",
-            f"The body has {size} bytes or more; at most {self._limits.max_body_bytes} bytes "
-            "are accepted.",
-        )
+        self._rejection = Fault.of_body(size, self._limits.max_body_bytes)
+        return self._rejection
 
     def _enqueue_rejection(self, rejection: Fault) -> None:
         self._discarding = True

@@ -41,6 +41,21 @@ class Channel(Protocol):
         """Wait until the peer has read on, or is gone."""
         ...
 
+    @property
+    def may_switch(self) -> bool:
+        """An upgrade was offered, and nothing has come behind the offer."""
+        ...
+
+    def hand_over(self, make: "Heir") -> asyncio.Transport | None:
+        """What comes from the peer from now on goes to what `make` makes of the present protocol.
+        None where it may not switch, or the peer is gone."""
+        ...
+
+
+Heir = Callable[[asyncio.Protocol], asyncio.Protocol]
+"""Makes a connection's next protocol, which tells the one before that the connection is lost, and
+when writing is paused and resumed."""
+
 
 class Request:
     """One whole request. Header names are in lower case, values as they came; `names` has the names
@@ -215,6 +230,21 @@ class Responder:
             return
         lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
         self._connection.write(b"%b%b\r\n" % (_status_line(status, reason), lines))
+
+    @property
+    def may_switch(self) -> bool:
+        """The app offered an upgrade, and sent nothing behind it."""
+        return self._connection.may_switch
+
+    def switch(self, headers: Headers, make: Heir) -> asyncio.Transport | None:
+        """Take the offered upgrade up: answer 101, and hand the connection over. None where that
+        can't be (see `Channel.hand_over`), and then nothing is written."""
+        transport = self._connection.hand_over(make)
+        if transport is not None:
+            self.started = self.finished = self._close = True
+            lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+            self._connection.write(b"%b%b\r\n" % (_status_line(101, None), lines))
+        return transport
 
     def send(self, status: int, headers: Headers, body: bytes, reason: bytes | None = None) -> None:
         """The whole answer at once. `reason` is the status line's phrase, None for the usual."""

@@ -124,6 +124,7 @@ class Process:
         self.envoy = EnvoyServices(settings, self.proxy, self._cashier, clock, amendments, registry)
         self._holdings = Holdings(self._book, self._journal, self._session, identity, clock)
         self._holdings.more["providers"] = self.proxy.described
+        self._holdings.more["websockets"] = self.proxy.tunnels.described
         self._holdings.more["credential_files"] = self._files.described
         self._holdings.more["reloads"] = self.reloading.described
         self._tasks: list[asyncio.Task[Any]] = []
@@ -226,7 +227,10 @@ class Process:
         await self._draining.stop()
         drain_s = self.reloading.settings.drain_s
         await asyncio.gather(
-            self.doors.close(drain_s), self.local_grpc.drain(drain_s), self.envoy.drain(drain_s)
+            self.doors.close(drain_s),
+            self.local_grpc.drain(drain_s),
+            self.envoy.drain(drain_s),
+            self.proxy.tunnels.drain(drain_s),
         )
         self.proxy.close()
         self._session.stopping()

@@ -26,7 +26,9 @@ from bursar_sidecar.provider_pool import ProviderPool
 from bursar_sidecar.recount import Recount
 from bursar_sidecar.serving import Serving, Servings
 from bursar_sidecar.settings import Settings
+from bursar_sidecar.tunnels import Tunnels
 from bursar_sidecar.upstream import Dial, NeverSent, dial
+from bursar_sidecar.websocket_handshake import read_offer
 
 log = structlog.get_logger("bursar.proxy")
 
@@ -56,6 +58,9 @@ class Proxy:
         self.recount = Recount(counter, self.metrics)
         self.endings = Endings(lambda: self.settings, self.metrics, self.recount)
         self.admission = Admission(desk, clock, self.metrics, self.call_log)
+        self.tunnels = Tunnels(
+            desk, clock, self.admission, self.endings, self.recount, self.metrics.registry
+        )
 
     @property
     def settings(self) -> Settings:
@@ -67,8 +72,9 @@ class Proxy:
         return self._readiness()
 
     def start(self) -> None:
-        """Begin to keep pools; needs a running loop."""
+        """Begin to keep pools and time; needs a running loop."""
         self.servings.start()
+        self.tunnels.start()
 
     def apply(self, settings: Settings) -> None:
         """Serve what begins from now on with these. Raises OSError, and has changed nothing."""
@@ -81,6 +87,7 @@ class Proxy:
 
     def close(self) -> None:
         """Once no call is in flight."""
+        self.tunnels.stop()
         self.recount.close()
         self.servings.close()
 
@@ -90,10 +97,15 @@ class Proxy:
 
     async def handle(self, request: Request, respond: Responder) -> None:
         """One request of an app."""
-        found = find(request) or self.servings.current.unmetered(request)
+        serving = self.servings.current
+        websocket = serving.websocket(request)
+        found = websocket or find(request) or serving.unmetered(request)
         dialect = speaking(request) if found is None else found.endpoint.dialect
         try:
-            if found is not None:
+            if websocket is not None:
+                offer = read_offer(request)
+                await self._serve(Found(websocket.endpoint, offer.model), offer.request, respond)
+            elif found is not None:
                 await self._serve(found, request, respond)
             elif request.path == b"/healthz":  # says nothing of money: for whoever routes to us
                 respond.send(200, JSON_HEADERS, b"{}")
@@ -121,6 +133,8 @@ class Proxy:
         try:
             if endpoint.rule == "models":
                 respond.send(200, JSON_HEADERS, self.models(serving, spender, found))
+            elif endpoint.rule == "tunnel":
+                await self.tunnels.carry(serving, spender, started, found, request, respond)
             else:
                 await self._call(serving, spender, started, found, request, respond)
         except Refusal as refusal:
@@ -220,7 +234,11 @@ class Proxy:
 def not_served(request: Request) -> str:
     """Why a path that no dialect knows is refused."""
     if request.header(b"upgrade").strip().lower() == b"websocket":
-        return "Websockets are not served: nothing meters what flows through them."
+        return (
+            "Websockets are not served here, because nothing meters what flows through them; an "
+            "operator can allow a path at a flat price with [[websockets]] in the sidecar's "
+            "settings."
+        )
     return (
         "This path is not served, because nothing meters it; an operator can allow it at a flat "
         f"price with [[unmetered]] in the sidecar's settings. Served are {served()}."

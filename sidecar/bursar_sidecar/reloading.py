@@ -40,6 +40,7 @@ LIVE: Final = frozenset(
         "reserve_wait_ms",
         "stall_timeout_s",
         "unmetered",
+        "websockets",
         "when_short",
     }
 )

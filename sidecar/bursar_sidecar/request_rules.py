@@ -25,6 +25,17 @@ class Fault(Exception):
         self.status = status
         self.body = error_body(code, message)
 
+    @classmethod
+    def of_head(cls, most: int) -> "Fault":
+        """A head of more bytes than that."""
+        return cls(431, "headers_too_large", f"Request line and headers exceed {most} bytes.")
+
+    @classmethod
+    def of_body(cls, size: int, most: int) -> "Fault":
+        """A body of so many bytes, or more."""
+        told = f"The body has {size} bytes or more; at most {most} bytes are accepted."
+        return cls(413, "body_too_large", told)
+
 
 class Head:
     """What the framing fields of a head say, read in one pass; raises Fault."""

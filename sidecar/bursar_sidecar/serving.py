@@ -18,6 +18,8 @@ from bursar_sidecar.provider_pool import ProviderPool
 from bursar_sidecar.routing import Router
 from bursar_sidecar.settings import Settings
 from bursar_sidecar.upstream import Dial
+from bursar_sidecar.websocket_endpoint import WebsocketEndpoint
+from bursar_sidecar.websocket_handshake import is_offer
 
 log = structlog.get_logger("bursar.serving")
 
@@ -28,6 +30,7 @@ class Serving:
     __slots__ = (
         "_of_one",
         "_unmetered",
+        "_websockets",
         "assembles",
         "calls",
         "pairs",
@@ -58,6 +61,29 @@ class Serving:
                 flat_price=one.flat_price,
                 provider=one.provider,
             )
+
+        providers = {provider.name: provider for provider in settings.providers}
+        self._websockets = [
+            (line, WebsocketEndpoint(line, providers[line.provider]))
+            for line in settings.websockets
+        ]
+        for line in settings.websockets:
+            log.warning(
+                "websocket_path_allowed",
+                path=line.path,
+                flat_price=line.flat_price,
+                price_per_minute=line.price_per_minute,
+                provider=line.provider,
+            )
+
+    def websocket(self, request: Request) -> Found | None:
+        """What a websocket is served by, where one is asked for and the settings allow it."""
+        if not self._websockets or not is_offer(request):
+            return None
+        for line, endpoint in self._websockets:
+            if line.allows(request.path):
+                return Found(endpoint, "")
+        return None
 
     def of_one(self, provider: str) -> "Serving | None":
         """The same with that provider alone to route to; None where there is none of that name.

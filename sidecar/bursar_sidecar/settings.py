@@ -18,8 +18,11 @@ from bursar_sidecar.envoy_limit_settings import EnvoyLimit, read_limits
 from bursar_sidecar.extra_call_settings import (
     CallBound,
     Unmetered,
+    Websocket,
+    check_longest,
     read_bounds,
     read_unmetered,
+    read_websockets,
 )
 from bursar_sidecar.listener_settings import Listener, read_listeners
 from bursar_sidecar.progressive_pairs import Row, read_rows
@@ -183,6 +186,9 @@ class Settings(msgspec.Struct, frozen=True):
     unmetered: tuple[Unmetered, ...] = ()
     """Paths that nobody meters and that may be called all the same, each call at a flat price:
     tables `[[unmetered]]`."""
+    websockets: tuple[Websocket, ...] = ()
+    """Paths on which apps may open websockets, each connection at a flat price and, where that is
+    set, a price for each minute: tables `[[websockets]]`."""
     bounds: tuple[CallBound, ...] = ()
     """The most that calls cost which nothing else bounds: tables `[[bounds]]`."""
     envoy_limits: tuple[EnvoyLimit, ...] = ()
@@ -190,7 +196,15 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 TABLES: Final = frozenset(
-    {"providers", "progressive", "listeners", "unmetered", "bounds", "envoy_limits"}
+    {
+        "providers",
+        "progressive",
+        "listeners",
+        "unmetered",
+        "websockets",
+        "bounds",
+        "envoy_limits",
+    }
 )
 """Settings that are tables of the file; no variable holds one."""
 SECRETS: Final = frozenset({"sidecar_key"})
@@ -208,6 +222,7 @@ def load_settings(
     listeners = table.pop("listeners", [])
     rows = table.pop("progressive", [])
     unmetered, bounds = table.pop("unmetered", []), table.pop("bounds", [])
+    websockets = table.pop("websockets", [])
     limits = table.pop("envoy_limits", [])
     given = {**table, **_from_environment(environ)}
     known = {field.name for field in msgspec.structs.fields(Settings)} - TABLES
@@ -227,11 +242,14 @@ def load_settings(
     values["listeners"] = read_listeners(listeners, environ, faults)
     named = frozenset(provider.name for provider in values["providers"])
     values["unmetered"] = read_unmetered(unmetered, named, faults)
+    values["websockets"] = read_websockets(websockets, named, faults)
     values["bounds"] = read_bounds(bounds, faults)
     values["envoy_limits"] = read_limits(limits, environ, faults)
     _read_sidecar_key(values, faults)
     if not faults:
-        _check_addresses(Settings(**values), faults)
+        settings = Settings(**values)
+        _check_addresses(settings, faults)
+        check_longest(settings.websockets, settings.longest_call_s, faults)
     if faults:
         raise SettingsError(faults)
     return Settings(**values)

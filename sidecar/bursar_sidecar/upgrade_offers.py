@@ -6,6 +6,8 @@ body, and tells it to what is here.
 
 from typing import Protocol
 
+from bursar_sidecar.http_messages import Headers
+
 
 class Reader(Protocol):
     """What reads the request."""
@@ -41,3 +43,12 @@ class UpgradeBody:
             self._whole = True
             self._connection.stop_parsing()
             self._connection.enqueue(self._method)
+
+
+def framing_of(headers: Headers) -> bytes:
+    """The lines of a head that say how its body is framed; b"" where it has none."""
+    return b"".join(
+        b"%b: %b\r\n" % pair
+        for pair in headers
+        if pair[0] in (b"content-length", b"transfer-encoding")
+    )

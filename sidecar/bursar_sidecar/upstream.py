@@ -113,13 +113,14 @@ class Pool:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def open(self) -> Exchange:
-        """A connection for one call, pooled or new. Raises NeverSent."""
-        connection = self._reuse()
+    async def open(self, make: "Make | None" = None) -> Exchange:
+        """A connection for one call, pooled or new; with `make` a new one of its kind, which never
+        comes back into the pool. Raises NeverSent."""
+        connection = self._reuse() if make is None else None
         if connection is None:
             try:
                 async with asyncio.timeout(self.limits.connect_s):
-                    connection = await self._obtain()
+                    connection = await self._obtain(make)
             except TimeoutError:
                 raise NeverSent(
                     f"no connection to {self.host}:{self.port} within {self.limits.connect_s:g} s",
@@ -140,8 +141,10 @@ class Pool:
             connection.abort()
         return None
 
-    async def _obtain(self) -> UpstreamConnection:
+    async def _obtain(self, make: "Make | None") -> UpstreamConnection:
         while len(self._all) + self._opening >= self.limits.max_connections:
+            if make is not None and self._idle:
+                self._idle.pop().abort()  # its place is free as soon as it is gone
             if len(self._waiters) >= MAX_POOL_WAITERS or self._closed:
                 raise NeverSent(f"too many calls wait for {self.host}:{self.port}")
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -154,17 +157,17 @@ class Pool:
                 else:  # the place was ours, and goes to the next
                     self._wake_one()
                 raise
-            connection = self._reuse()
+            connection = self._reuse() if make is None else None
             if connection is not None:
                 return connection
-        return await self._connect()
+        return await self._connect(make)
 
-    async def _connect(self) -> UpstreamConnection:
+    async def _connect(self, make: "Make | None") -> UpstreamConnection:
         if self._secure and self._tls is None:
             self._tls = ssl.create_default_context()
         self._opening += 1
         try:
-            connection = UpstreamConnection(self)
+            connection = UpstreamConnection(self) if make is None else make(self)
             await self._dial(
                 lambda: connection, self.host, self.port, self._tls if self._secure else None
             )
@@ -197,3 +200,7 @@ class Pool:
             if not waiter.done():
                 waiter.set_result(None)
                 return
+
+
+Make = Callable[[Pool], UpstreamConnection]
+"""Makes a connection of another kind than calls use."""

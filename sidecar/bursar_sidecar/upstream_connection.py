@@ -137,6 +137,10 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if isinstance(error, httptools.HttpParserUpgrade) and self.switched(
+                data[error.args[0] :]
+            ):
+                return
             if not self._complete:
                 reason = error.__context__ if isinstance(error.__context__, Malformed) else error
                 exchange.fail(Broken(f"the provider's answer is not valid HTTP/1.1: {reason}"))
@@ -150,6 +154,11 @@ class UpstreamConnection(asyncio.Protocol):
         elif self._raw_bytes > MAX_HEAD_BYTES + FRAMING_BYTES_PER_BYTE * self._body_bytes:
             what = "framing of its chunks" if exchange.status else "headers"
             exchange.fail(Broken(f"the provider's {what} exceed {MAX_HEAD_BYTES} bytes"))
+
+    def switched(self, rest: bytes) -> bool:
+        """The provider took an upgrade up, and `rest` came behind its answer; whether one was
+        offered. No call offers any."""
+        return False
 
     def on_message_begin(self) -> None:
         """llhttp: an answer starts."""

@@ -41,6 +41,11 @@ class MemoryTransport(asyncio.Transport):
         """There is no socket to speak of."""
         return self.peername if name == "peername" else default
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Who is told from now on."""
+        assert isinstance(protocol, asyncio.Protocol)
+        self.protocol = protocol
+
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Bytes the peer may leave unread before this end is told to pause."""
         self._high = 64 * 1024 if high is None else high

@@ -14,9 +14,9 @@ from bursar_sidecar.dialects.facts import DialectError, Facts
 from bursar_sidecar.dialects.kinds import Server
 from bursar_sidecar.dialects.reading import Reading
 
-Rule = Literal["metered", "models"]
+Rule = Literal["metered", "models", "tunnel"]
 """How an endpoint is served: "metered" is the life of a call; "models" is answered by us, with what
-the key may call."""
+the key may call; "tunnel" is a websocket."""
 
 POST: Final = frozenset({b"POST"})
 READS: Final = frozenset({b"GET", b"HEAD"})
