@@ -16,6 +16,7 @@ from bursar_sidecar.listener_settings import Listener
 from bursar_sidecar.listening import bound, inode_of, removed, shown
 from bursar_sidecar.setting_checks import UNIX, split_address
 from bursar_sidecar.settings import Settings
+from bursar_sidecar.websocket_handshake import is_offer, presented_key
 
 KEY_PREFIX: Final = b"bk-"
 """How Bursar's own keys begin. What else an app sends is what its SDK demanded of it."""
@@ -83,7 +84,9 @@ def _brings_key(request: Request) -> bool:
         if name in KEY_HEADERS and value.rpartition(b" ")[2].startswith(KEY_PREFIX):
             return True
     wanted = KEY_PARAMETER + KEY_PREFIX
-    return any(pair.startswith(wanted) for pair in request.query.split(b"&"))
+    if any(pair.startswith(wanted) for pair in request.query.split(b"&")):
+        return True
+    return is_offer(request) and presented_key(request).startswith(KEY_PREFIX)
 
 
 class Doors:

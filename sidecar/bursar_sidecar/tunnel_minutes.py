@@ -36,6 +36,11 @@ class Minutes:
         """Minutes that are reserved."""
 
     @property
+    def first_nanos(self) -> int:
+        """What a connection begins with."""
+        return self._flat_nanos + self._minute_nanos
+
+    @property
     def reserved_nanos(self) -> int:
         """What is set aside."""
         return self._flat_nanos + self.paid * self._minute_nanos

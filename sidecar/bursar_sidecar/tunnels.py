@@ -32,7 +32,7 @@ from bursar_sidecar.http_messages import Request, Responder
 from bursar_sidecar.passed_headers import answer_headers
 from bursar_sidecar.progressive_answering import answering_of
 from bursar_sidecar.recount import Recount
-from bursar_sidecar.refusals import REASONS
+from bursar_sidecar.refusals import REASONS, told
 from bursar_sidecar.serving import Serving
 from bursar_sidecar.tallies import Level
 from bursar_sidecar.tunnel import CLOSE_GRACE_S, HIGH_WATER_BYTES, Tunnel
@@ -93,8 +93,8 @@ class _Open:
         elif full_since is not None and now - full_since >= self.idle_s:
             tunnel.close(GOING_AWAY, "stall_timeout_s: nothing was read for so long", "stalled")
         elif (refusal := self.purse.look(tunnel.lasted_s)) is not None:
-            reason = refusal.reason
-            tunnel.close(_code_of(reason), f"{reason}: {_told(refusal)}", reason)
+            code = _code_of(refusal, self.purse.minutes)
+            tunnel.close(code, f"{refusal.reason}: {told(refusal)}", refusal.reason)
 
     def described(self) -> dict[str, Any]:
         """For people."""
@@ -287,6 +287,9 @@ class Tunnels:
         if not accepted(request.header(b"sec-websocket-key"), exchange.headers):
             raise Broken("the provider's answer takes another offer up than was made")
         attempt, endpoint = admitted.attempt, cast(WebsocketEndpoint, found.endpoint)
+        ids = endpoint.dialect.request_id_headers
+        named = [value for name, value in exchange.headers if name in ids]
+        attempt.request_id = named[-1].decode("latin-1") if named else ""
         line, tunnel = endpoint.line, Tunnel(self._clock.monotonic)
         minutes = Minutes(line.flat_nanos, line.minute_nanos, _longest_s(serving, endpoint))
         passed = answer_headers(exchange.headers, exchange.names, trailers=False)
@@ -375,14 +378,14 @@ def _too_early() -> DialectError:
     return DialectError("Bytes came before the websocket was open.", None, "malformed_http")
 
 
-def _code_of(reason: str) -> int:
+def _code_of(refusal: Refusal, minutes: Minutes) -> int:
     """Whether an app may connect again: later, or not."""
-    if reason == "internal_error":
+    if refusal.reason == "internal_error":
         return FAILED
-    rule = REASONS.get(reason)
-    return LATER if rule is not None and rule.retry else NOT_ALLOWED
-
-
-def _told(refusal: Refusal) -> str:
+    for budget in refusal.budgets:
+        # What this one holds does not come home: it is about to be charged.
+        spent = budget.settled_nanos + budget.in_doubt_nanos + minutes.reserved_nanos
+        if budget.limit_nanos - spent < minutes.first_nanos:
+            return NOT_ALLOWED
     rule = REASONS.get(refusal.reason)
-    return refusal.message if rule is None or refusal.message != refusal.reason else rule.message
+    return LATER if rule is not None and rule.retry else NOT_ALLOWED

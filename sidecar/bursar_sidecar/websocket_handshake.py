@@ -62,8 +62,7 @@ def read_offer(request: Request) -> Offer:
         raise DialectError(
             "sec-websocket-key must be given once, 16 bytes in base64.", "sec-websocket-key"
         )
-    pairs = [_parameter(pair) for pair in request.query.split(b"&")] if request.query else []
-    return Offer(_keyed(request, pairs), nonces[0], _model(pairs))
+    return Offer(_keyed(request), nonces[0], _model(_parameters(request)))
 
 
 def accepted(nonce: bytes, headers: Headers) -> bool:
@@ -84,6 +83,10 @@ class _Parameter(NamedTuple):
     value: bytes
 
 
+def _parameters(request: Request) -> "list[_Parameter]":
+    return [_parameter(pair) for pair in request.query.split(b"&")] if request.query else []
+
+
 def _parameter(pair: bytes) -> _Parameter:
     name, _, value = pair.partition(b"=")
     plain = [unquote_to_bytes(part.replace(b"+", b" ")) for part in (name, value)]
@@ -99,8 +102,8 @@ def _model(pairs: list[_Parameter]) -> str:
     return checked_model(named[0].value.decode("utf-8", "replace"))
 
 
-def _keyed(request: Request, pairs: list[_Parameter]) -> Request:
-    key = _presented(request, pairs)
+def _keyed(request: Request) -> Request:
+    key = presented_key(request)
     headers: Headers = []
     names: list[bytes] = []
     for (name, value), written in zip(request.headers, request.names, strict=True):
@@ -115,35 +118,27 @@ def _keyed(request: Request, pairs: list[_Parameter]) -> Request:
     if key:
         headers.append((b"authorization", b"Bearer " + key))
         names.append(b"Authorization")
-    kept = [pair.raw for pair in pairs if pair.name not in _KEPT_PARAMETERS]
+    kept = [pair.raw for pair in _parameters(request) if pair.name not in _KEPT_PARAMETERS]
     target = request.path + (b"?" + b"&".join(kept) if kept else b"")
     return Request(request.method, target, headers, b"", names=names, keep_alive=False)
 
 
-def _presented(request: Request, pairs: list[_Parameter]) -> bytes:
-    """The first key that is found, b"" where there is none."""
+def presented_key(request: Request) -> bytes:
+    """The first key that an offer shows, b"" where there is none."""
     scheme, _, bearer = request.header(b"authorization").partition(b" ")
     if scheme.lower() == b"bearer" and bearer.strip():
         return bearer.strip()
     for name in _KEY_HEADERS:
         if found := request.header(name).strip():
             return found
-    for protocol in protocols(request.headers):
-        if protocol.startswith(KEY_PROTOCOL):
-            return protocol.removeprefix(KEY_PROTOCOL)
-    told = [pair.value for pair in pairs if pair.name in KEY_PARAMETERS and pair.value]
-    return told[0] if told else b""
-
-
-def protocols(headers: Headers) -> list[bytes]:
-    """The subprotocols that are offered, as they are written."""
-    return [
-        part.strip()
-        for name, value in headers
-        if name == _PROTOCOL
-        for part in value.split(b",")
-        if part.strip()
-    ]
+    for value in _values(request.headers, _PROTOCOL):
+        for part in value.split(b","):
+            if part.strip().startswith(KEY_PROTOCOL):
+                return part.strip().removeprefix(KEY_PROTOCOL)
+    for pair in _parameters(request):
+        if pair.name in KEY_PARAMETERS and pair.value:
+            return pair.value
+    return b""
 
 
 def _protocols_passed(value: bytes) -> bytes:

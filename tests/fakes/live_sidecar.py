@@ -61,7 +61,7 @@ class LiveSidecar:
         self.address = f"http://{apps.address}"
         self._started.set()
         await self._stop.wait()
-        await apps.drain(DRAIN_S)
+        await asyncio.gather(apps.drain(DRAIN_S), proxy.tunnels.drain(DRAIN_S))
         proxy.close()
         server.close()
         for connection in list(self.provider.connections):

@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from bursar_sidecar.doors import Door
+from bursar_sidecar.http_limits import Limits
+from bursar_sidecar.listener_settings import Listener
 from tests.fakes.desk import KEY, FakeDesk, spender
 from tests.fakes.raw_wire import RawEnd
 from tests.fakes.websockets_raw import (
@@ -298,3 +301,29 @@ async def test_an_idle_connection_gives_its_place_up() -> None:
     provider = await bench.opened()
     await echoed(bench, provider)
     assert len(bench.provider.ends) == 2
+
+
+@pytest.mark.parametrize("own_keys", ["allow", "forbid"])
+@pytest.mark.parametrize(
+    ("shown", "is_own"),
+    [
+        ({}, False),
+        ({"Sec_WebSocket_Protocol": "realtime, openai-insecure-api-key.bk-own"}, True),
+        ({"target": "/v1/realtime?api-key=bk-own"}, True),
+        ({"Sec_WebSocket_Protocol": "openai-insecure-api-key.sk-any"}, False),
+    ],
+)
+async def test_an_app_without_a_key_is_whom_its_door_says(
+    own_keys: str, shown: dict[str, str], is_own: bool
+) -> None:
+    spenders = {KEY: spender(tags=("door",)), "bk-own": spender()}
+    bench = TunnelBench(desk=FakeDesk(spenders=spenders))
+    listener = Listener("unix:/a", api_key=KEY, own_keys=own_keys)
+    bench.server = Door(listener, bench.proxy.handle, Limits()).server
+    bench.app = bench.connect()
+    bench.app.send(offer(**{"target": "/v1/realtime", **shown}, key=""))
+    received = (await bench.provider_end()).received
+    assert b"bk-" not in received
+    assert b"sk-any" not in received
+    by_door = bench.desk.calls[0].tags == ("door",)
+    assert by_door == (own_keys == "forbid" or not is_own)

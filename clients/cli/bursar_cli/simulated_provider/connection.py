@@ -23,9 +23,11 @@ from bursar_cli.simulated_provider.behaviour import (
 from bursar_cli.simulated_provider.call import Call
 from bursar_cli.simulated_provider.dialect import Asked, Dialect, Endpoint
 from bursar_cli.simulated_provider.openai_stored import Stored
+from bursar_cli.simulated_provider.realtime import PATHS as REALTIME_PATHS
+from bursar_cli.simulated_provider.realtime import RealtimeSession, accepting
 from bursar_cli.simulated_provider.record_pages import calls_page
 from bursar_cli.simulated_provider.requests import ProviderError
-from bursar_cli.simulated_provider.served_calls import DEFAULT_KEPT_CALLS, ServedCalls
+from bursar_cli.simulated_provider.served_calls import DEFAULT_KEPT_CALLS, Ended, ServedCalls
 
 MAX_BODY_BYTES = 16 * 1024 * 1024  # a few times the longest context window as text
 MAX_HEADERS_BYTES = 64 * 1024  # all headers of a request; ample for cookies nobody sends here
@@ -143,6 +145,7 @@ class Connection(asyncio.Protocol):
         self._incoming = _Incoming()
         self._waiting: deque[_Incoming] = deque()
         self._call: Call | None = None
+        self._session: RealtimeSession | None = None
         self._keep_alive = True
         self._is_serving = False
         self._is_paused = False
@@ -166,14 +169,19 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         if self._call is not None:
             self._call.gone()
+        if self._session is not None:
+            self._session.over(Ended.CANCELLED)
 
     def data_received(self, data: bytes) -> None:
         if self._is_closing:
             return
+        if self._session is not None:
+            self._session.feed(data)
+            return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fail(ProviderError(400, "Protocol upgrades are not supported."))
+        except httptools.HttpParserUpgrade as upgrade:
+            self._switch(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._fail(ProviderError(400, f"The request is not valid HTTP: {error}."))
 
@@ -237,7 +245,7 @@ class Connection(asyncio.Protocol):
             self._fail(error)
 
     def on_message_complete(self) -> None:
-        if self._is_closing:
+        if self._is_closing or self._parser.should_upgrade():
             return
         self._waiting.append(self._incoming)
         if self._is_serving:
@@ -292,10 +300,44 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         """Close when the call being served is over; at once if there is none."""
         self._keep_alive = False
-        if not self._is_serving:
+        if self._session is not None:
+            self._session.going_away()
+        elif not self._is_serving:
             self.close()
 
     # Our own.
+
+    def _switch(self, rest: bytes) -> None:
+        """A websocket is wanted, behind whatever is being served."""
+        incoming, provider = self._incoming, self._provider
+        path, _, query = incoming.target.partition(b"?")
+        asked = _last_of_each(query)
+        try:
+            if self._is_serving or path not in REALTIME_PATHS:
+                raise ProviderError(400, "Protocol upgrades are not supported here.")
+            self._admit(endpoints.realtime_dialect(path), incoming.headers, asked)
+            behaviour = provider.behaviour_for(incoming.headers.get(BEHAVIOUR_HEADER.encode()))
+            answer = accepting(incoming.headers)
+        except ProviderError as error:
+            self._fail(error)
+            return
+        call_id, response_id, _ = provider.identify(incoming.call_id, "sess")
+        provider.calls.started()
+        self._session = RealtimeSession(
+            self._write,
+            self.close,
+            provider.calls,
+            behaviour,
+            call_id=call_id,
+            response_id=response_id,
+            model=asked.get("model") or asked.get("deployment") or "gpt-realtime",
+        )
+        self._write(
+            answer.replace(b"\r\n\r\n", b"\r\nx-request-id: %b\r\n\r\n" % response_id.encode())
+        )
+        self._session.start()
+        if rest:
+            self._session.feed(rest)
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():

@@ -44,6 +44,11 @@ def find(path: bytes) -> tuple[Endpoint, str] | None:
     return None
 
 
+def realtime_dialect(path: bytes) -> Dialect:
+    """In which dialect a realtime session is asked for."""
+    return openai.AZURE if path.startswith(b"/openai/") else openai.OPENAI
+
+
 def lists_models(path: bytes) -> bool:
     """Whether GET of `path` lists models."""
     return path in _LISTS
