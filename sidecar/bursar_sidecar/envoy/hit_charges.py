@@ -39,8 +39,8 @@ LAST_TRY_S: Final = 1.0
 """At the end of the process, for what is owed still."""
 _SHORT: Final = frozenset({"budget_exhausted", "budget_reserved", "rate_limited"})
 """Refusals that say there is no money; a fact posts all the same."""
-_LATER: Final = _SHORT | {"no_allowance", "overloaded"}
-"""Refusals of what costs nothing any more: nothing can be posted now."""
+LATER: Final = _SHORT | {"no_allowance", "overloaded"}
+"""Refusals that say that there is no money, or nobody to ask: it may go another time."""
 
 
 class Charged(msgspec.Struct, frozen=True):
@@ -99,10 +99,18 @@ class HitCharges:
         paid = []
         for bill, (attempt, spender) in zip(bills, opened, strict=True):
             nanos = attempt.terms.ceiling_nanos
-            receipt = attempt.release() if bill.asks else settled(attempt, bill)
-            self._ended(attempt, spender, receipt)
-            paid.append(Charged(receipt, spender, nanos))
+            paid.append(Charged(self.close(attempt, spender, bill), spender, nanos))
         return paid
+
+    def close(self, attempt: Attempt, spender: Spender, bill: Bill) -> Receipt:
+        """Settle what was opened at what a bill says was used."""
+        receipt = attempt.release() if bill.asks else _settled(attempt, bill)
+        self._ended(attempt, spender, receipt)
+        return receipt
+
+    def close_unknown(self, attempt: Attempt, spender: Spender, reason: str) -> None:
+        """Nothing says what became of it: all that was set aside."""
+        self._ended(attempt, spender, attempt.charge_reserved(reason))
 
     async def open(
         self, bill: Bill, *, least_nanos: int | None = None, is_made: bool = False
@@ -147,7 +155,7 @@ class HitCharges:
         try:
             return await self._post(bill)
         except Refusal as refusal:
-            if refusal.reason not in _LATER:
+            if refusal.reason not in LATER:
                 self.lost(bill, refusal)
                 raise
             self._owe(bill, refusal)
@@ -163,9 +171,7 @@ class HitCharges:
             # posts in full.
             attempt, spender = await self.open(bill, is_made=True)
         nanos = attempt.terms.ceiling_nanos
-        receipt = settled(attempt, bill)
-        self._ended(attempt, spender, receipt)
-        return Charged(receipt, spender, nanos)
+        return Charged(self.close(attempt, spender, bill), spender, nanos)
 
     def _owe(self, bill: Bill, refusal: Refusal) -> None:
         limit = bill.limit
@@ -211,7 +217,7 @@ class HitCharges:
             try:
                 await self._post(bill)
             except Refusal as refusal:
-                if refusal.reason not in _LATER:
+                if refusal.reason not in LATER:
                     self.lost(bill, refusal)
                     continue
                 self._owe(bill, refusal)
@@ -277,7 +283,7 @@ class HitCharges:
         self._call_log.ended(attempt, spender, 0.0, stream=False)
 
 
-def settled(attempt: Attempt, bill: Bill) -> Receipt:
+def _settled(attempt: Attempt, bill: Bill) -> Receipt:
     """Close an attempt at what a bill says was used."""
     if bill.is_flat:
         usage = Usage(extra={"request": bill.requests})

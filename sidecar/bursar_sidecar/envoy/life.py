@@ -10,7 +10,7 @@ from bursar_sidecar.clock import Clock
 from bursar_sidecar.desk import Desk
 from bursar_sidecar.envoy import services
 from bursar_sidecar.envoy.held_calls import HeldCalls
-from bursar_sidecar.envoy.parts import Parts
+from bursar_sidecar.envoy.parts import Parts, Service
 from bursar_sidecar.grpc_listening import GrpcListening, Place
 from bursar_sidecar.local_grpc.handed_out import Evidence
 from bursar_sidecar.proxy import Proxy
@@ -42,6 +42,8 @@ class EnvoyServices:
         self._parts = Parts(settings, proxy, desk, clock, self.held, registry)
         self._listening: GrpcListening | None = None
         self._tasks: list[asyncio.Task[Any]] = []
+        self.served: list[Service] = []
+        """Once started."""
 
     @property
     def address(self) -> str:
@@ -53,7 +55,7 @@ class EnvoyServices:
         settings = self._settings
         if not settings.envoy_address:
             return
-        made = services.made(self._parts)
+        made = self.served = services.made(self._parts)
         place = Place(
             "envoy_address",
             settings.envoy_address,

@@ -12,6 +12,7 @@ from bursar_sidecar.envoy.parts import Parts, Service
 SERVICES: Final = (
     "bursar_sidecar.envoy.access_logs",
     "bursar_sidecar.envoy.checking",
+    "bursar_sidecar.envoy.quotas",
     "bursar_sidecar.envoy.rate_limits",
 )
 """Modules; each has `service(parts)`, which makes a Service."""
