@@ -85,6 +85,9 @@ REASONS: Final[dict[str, Rule]] = {
     ),
     "internal_error": Rule(500, "server_error", "A fault of the sidecar; nothing was sent."),
     "body_encoded": Rule(415, "invalid_request_error", "The body's compression cannot be read."),
+    "not_reserved": Rule(
+        503, "server_error", "Nothing is reserved for this call at the sidecar that Envoy asks."
+    ),
     "provider_unreachable": Rule(
         502, "server_error", "The provider cannot be reached; nothing was charged.", True
     ),

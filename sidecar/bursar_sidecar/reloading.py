@@ -28,6 +28,7 @@ LIVE: Final = frozenset(
         "envoy_limit_unknown",
         "envoy_limits",
         "envoy_tier",
+        "envoy_unreserved",
         "exhausted_status",
         "finish_after_hang_up_s",
         "listeners",

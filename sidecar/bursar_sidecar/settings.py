@@ -115,6 +115,10 @@ class Settings(msgspec.Struct, frozen=True):
     """File that Envoy writes its access log to, in the fields of deploy/envoy/light.yaml: calls of
     the light tier are settled by its lines too; "" for none. What the file misses nobody else has:
     Envoy drops what it logs over gRPC while the sidecar is away."""
+    envoy_unreserved: str = "refuse"
+    """What becomes of a request that Envoy shows to its processing (the strict tier) and that
+    nothing is reserved for, because its Check failed or was answered elsewhere: "refuse" with 503,
+    or "pass" unmetered."""
     envoy_max_calls: int = 4_096
     """Calls that Envoy carries at one time, or that wait to be settled; more are refused."""
     envoy_limit_unknown: str = "refuse"
@@ -408,6 +412,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "envoy_tls_client_ca": text("a PEM file"),
     "envoy_insecure": flag,
     "envoy_tier": word("strict", "light"),
+    "envoy_unreserved": word("refuse", "pass"),
     "envoy_hold_s": whole(1, 86_400),
     "envoy_access_log": text("a file"),
     "envoy_max_calls": whole(1, 10_000),

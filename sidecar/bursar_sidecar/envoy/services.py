@@ -14,6 +14,7 @@ SERVICES: Final = (
     "bursar_sidecar.envoy.checking",
     "bursar_sidecar.envoy.quotas",
     "bursar_sidecar.envoy.rate_limits",
+    "bursar_sidecar.envoy.processing",
 )
 """Modules; each has `service(parts)`, which makes a Service."""
 PACKAGE: Final = "xds-protos"
