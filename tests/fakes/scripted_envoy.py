@@ -21,6 +21,7 @@ from tests.fakes.envoy_calls import EnvoyCalls
 from tests.fakes.until import DEADLINE_S
 from tests.fakes.wire import delivered
 
+EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in its stubs
 DUPLEX = modes.ProcessingMode.FULL_DUPLEX_STREAMED
 NONE = modes.ProcessingMode.NONE
 SSE = {"content-type": "text/event-stream"}
@@ -80,6 +81,7 @@ class ScriptedStream:
         """What was answered to the request's head."""
         self.seen = Seen()
         self._present: dict[str, str] = {}
+        self._trailers: dict[str, str] = {}
         self._first = True
 
     async def ask(
@@ -134,13 +136,14 @@ class ScriptedStream:
     async def trailers(self, **trailers: str) -> None:
         """What comes after the body."""
         message = ext_proc.ProcessingRequest()
+        self._trailers = trailers
         _fill(message.response_trailers.trailers, trailers)
         await self.call.write(message)
 
     async def hear(self) -> bool:
         """The next thing that is answered, as the app sees it; False: Envoy will end the stream."""
         answer = await self.call.read()
-        assert answer is not grpc.aio.EOF, "the sidecar ended the stream: the answer would flow on"
+        assert answer is not EOF, "the sidecar ended the stream: the answer would flow on"
         seen, kind = self.seen, answer.WhichOneof("response")
         assert not seen.ended, f"{kind} after the end"
         if kind == "immediate_response":
@@ -158,7 +161,7 @@ class ScriptedStream:
             seen.pieces.append(part.body)
             seen.ended = part.end_of_stream
         elif kind == "response_trailers":
-            self._present = {}
+            self._present = self._trailers
             seen.trailers = self._changed(answer.response_trailers.header_mutation)
             seen.ended = True
         return not seen.ended
@@ -173,7 +176,7 @@ class ScriptedStream:
     async def close(self) -> None:
         """Envoy is done with the request."""
         await self.call.done_writing()
-        assert await self.call.read() is grpc.aio.EOF
+        assert await self.call.read() is EOF
         await delivered()
 
     async def hang_up(self) -> None:
@@ -251,7 +254,7 @@ async def scripted_envoy(calls: EnvoyCalls, directory: Path) -> AsyncIterator[Sc
     async with grpc.aio.insecure_channel(address) as channel:
         made = ScriptedEnvoy(calls, ext_proc_grpc.ExternalProcessorStub(channel))
         server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(made.service.name, made.service.methods()),)
+            (grpc.method_handlers_generic_handler(made.service.name, dict(made.service.methods())),)
         )
         assert server.add_insecure_port(address)
         await server.start()

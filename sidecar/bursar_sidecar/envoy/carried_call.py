@@ -106,6 +106,7 @@ class CarriedCall:
         self._skips_body = overrides and call.endpoint.known_before and not facts.stream
         self._exchange = Exchange(limits, _Reading(flow))
         self._exchange.sent = True
+        self._exchange.chunked = True  # trailers may follow, and Envoy does the framing
         self._respond = CarriedResponder(conversation, call.request, skips_body=self._skips_body)
 
     @property

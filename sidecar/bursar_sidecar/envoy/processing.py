@@ -98,7 +98,7 @@ class Processing:
             # The last line of defence: whatever went wrong, nothing flows on unmetered.
             log.exception("envoy_call_failed", charge_id=charge_id)
         finally:
-            if not carried.finished:
+            if not (carried.finished or carried.passes):
                 body = error_body("internal_error", "The sidecar failed.", "server_error")
                 conversation.immediate(500, JSON_HEADERS, body)
             del self._carried[carried]
