@@ -194,6 +194,9 @@ class Responder:
         "started",
     )
 
+    ends_provider = False
+    """The provider is hung up on by the end of the app's answer, and by nothing else."""
+
     def __init__(self, connection: Channel, request: Request) -> None:
         self._connection = connection
         self._request = request

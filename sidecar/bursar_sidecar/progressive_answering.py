@@ -188,7 +188,9 @@ class ProgressiveAnswering(Answering):
         for payload in payloads(rest):
             reading.unflow(payload)
         self._flow_of.close()
-        await self._recount.count(attempt, self._facts, cut=True, unread=False)
+        await self._recount.count(
+            attempt, self._facts, cut=True, unread=False, goes_on=self._respond.ends_provider
+        )
         attempt.was_cut = True
         attempt.cut(CUT_REASON)
         return self._endpoint.cut_events(reading, attempt.usage)

@@ -21,6 +21,8 @@ END_WAITS_S: Final = 0.25
 """How long the end of a stream without usage is held back for a count: the app waits for it."""
 CUT_WAITS_S: Final = 2.0
 """How long a cut call stays reserved for a count; nobody waits. Covers the process's start."""
+ENDS_WAITS_S: Final = 0.1
+"""How long, where the provider goes on producing until the app's answer is ended."""
 
 
 class Recount:
@@ -49,9 +51,18 @@ class Recount:
         reading = attempt.reading
         return self._counter is not None and reading is not None and lacks_usage(reading, cut=False)
 
-    async def count(self, attempt: Attempt, facts: Facts, *, cut: bool, unread: bool) -> None:
+    async def count(
+        self,
+        attempt: Attempt,
+        facts: Facts,
+        *,
+        cut: bool,
+        unread: bool,
+        goes_on: bool = False,
+    ) -> None:
         """Tell the attempt how many LLM tokens went in and are seen to have come out, if that can
-        be known in time. `unread`: more came out than was seen."""
+        be known in time. `unread`: more came out than was seen; `goes_on`: more comes until the
+        answer is ended, which waits for the count."""
         reading = attempt.reading
         if self._counter is None or (reading is not None and not lacks_usage(reading, cut=cut)):
             return
@@ -68,7 +79,7 @@ class Recount:
             tokenizer_of(model).encoding,
             () if kept is None else kept.texts(),
             messages,
-            CUT_WAITS_S if cut else END_WAITS_S,
+            ENDS_WAITS_S if goes_on else CUT_WAITS_S if cut else END_WAITS_S,
         )
         self._metrics.recounted("bytes" if counted is None else "counted")
         if counted is None:

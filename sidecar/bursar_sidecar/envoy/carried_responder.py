@@ -51,6 +51,7 @@ class _EnvoysConnection:
 class CarriedResponder(Responder):
     """The app's side of a call that Envoy carries."""
 
+    ends_provider = True
     __slots__ = ("_bodiless", "_conversation", "_present", "_skips_body", "_trailers")
 
     def __init__(
