@@ -12,7 +12,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from bursar_sidecar.envoy import header_changes
 from bursar_sidecar.envoy.conversation import Conversation
-from bursar_sidecar.http_messages import Headers, Request, Responder
+from bursar_sidecar.http_messages import Headers, Heir, Request, Responder
 
 _FAILED = 500
 
@@ -23,6 +23,7 @@ class _EnvoysConnection:
     lost = False
     draining = False
     peer = ""
+    may_switch = False
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
@@ -43,6 +44,9 @@ class _EnvoysConnection:
 
     def hold(self, size: int) -> bool:
         return size >= 0
+
+    def hand_over(self, make: Heir) -> None:
+        return None
 
     async def drain(self) -> None:
         await self._conversation.drain()
