@@ -57,15 +57,23 @@ class LiveSidecar:
         proxy = self._proxy()
         apps = HttpServer(proxy.handle)
         proxy.start()
+        await self._started_beside(proxy)
         await apps.start("127.0.0.1", 0)
         self.address = f"http://{apps.address}"
         self._started.set()
         await self._stop.wait()
+        await self._ended_beside()
         await asyncio.gather(apps.drain(DRAIN_S), proxy.tunnels.drain(DRAIN_S))
         proxy.close()
         server.close()
         for connection in list(self.provider.connections):
             connection.close()
+
+    async def _started_beside(self, proxy: Proxy) -> None:
+        """What else the sidecar serves."""
+
+    async def _ended_beside(self) -> None:
+        """It ends."""
 
     def _proxy(self) -> Proxy:
         version = "" if self._upstream.get("kind") == "azure" else "/v1"

@@ -38,6 +38,9 @@ log = structlog.get_logger("bursar.envoy")
 SERVICE: Final = "envoy.service.auth.v3.Authorization"
 MOST_UNPACKED_BYTES: Final = 256 * 1024 * 1024
 """Of compressed bodies that are being judged at one time."""
+COMPLAIN_EVERY_S: Final = 10.0
+MOST_COMPLAINTS: Final = 64
+"""Faults that are told apart; a configuration has a few."""
 _ROUTERS_ORDERS: Final = b"x-envoy-"
 """Headers by which an app could have Envoy's router retry, hedge or shorten a call that is paid for
 once (its documentation, "HTTP headers consumed from downstream")."""
@@ -55,6 +58,7 @@ class Checking(Answering):
         self._held = parts.held
         self._routes = RouteReader()
         self._unpacked_bytes = 0
+        self._complained: dict[str, float] = {}
 
     def methods(self) -> Mapping[str, Any]:
         """The one there is."""
@@ -208,10 +212,20 @@ class Checking(Answering):
     ) -> Any:
         self._count(refusal.reason, spender, refusal.model)
         if refusal.reason == "envoy_misconfigured":
-            log.error("envoy_misconfigured", why=refusal.message)
+            self._complain(refusal.message)
         exhausted_status = self._proxy.settings.exhausted_status
         status, headers, body = render(refusal, dialect, exhausted_status=exhausted_status)
         return answered(status, headers + (extra or []), body)
+
+    def _complain(self, why: str) -> None:
+        """Of a fault of Envoy's configuration, which every call would tell of."""
+        now = self._clock.monotonic()
+        if now - self._complained.get(why, -COMPLAIN_EVERY_S) < COMPLAIN_EVERY_S:
+            return
+        if len(self._complained) >= MOST_COMPLAINTS:
+            self._complained.clear()
+        self._complained[why] = now
+        log.error("envoy_misconfigured", why=why)
 
     def _count(self, reason: str, spender: Spender | None = None, model: str = "") -> None:
         self._proxy.metrics.refused(reason)
