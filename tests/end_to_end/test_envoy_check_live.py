@@ -264,7 +264,7 @@ def test_a_check_that_takes_too_long_is_refused_and_has_reserved_nothing(mesh: M
     status, _, _ = mesh.asked(headers=BEARER | {"x-bursar-customer": "wait"})
     assert status == 503
     until(lambda: not waiting(mesh), "the Check is given up")
-    until(lambda: mesh.sidecar.services.held.open_count == held, "nothing more is held")
+    until(lambda: mesh.sidecar.services.held.open_count <= held, "nothing more is held")
     assert not mesh.upstream.taken
     assert not mesh.sidecar.desk.calls
 
@@ -280,5 +280,5 @@ def test_an_app_that_hangs_up_while_its_check_waits_has_reserved_nothing(mesh: M
         )
         until(lambda: waiting(mesh) == 1, "the Check waits")
     until(lambda: not waiting(mesh), "the Check is given up")
-    until(lambda: mesh.sidecar.services.held.open_count == held, "nothing more is held")
+    until(lambda: mesh.sidecar.services.held.open_count <= held, "nothing more is held")
     assert not mesh.sidecar.desk.calls

@@ -414,3 +414,12 @@ async def test_a_flat_price_is_charged_for_a_body_of_any_size() -> None:
         answer = await envoy.check("/v1/odd", b"x", partial="true")
         assert answer.is_allowed
         assert envoy.desk.calls[0].ceiling_nanos == 50_000_000
+
+
+async def test_a_websocket_is_not_opened_at_the_price_of_a_request() -> None:
+    flat = Unmetered(path="/v1/odd", method="GET", flat_price="0.05", provider="openai")
+    offer = BEARER | {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-key": "x"}
+    async with checks(unmetered=(flat,), providers=(OPENAI,)) as envoy:
+        answer = await envoy.check("/v1/odd", b"", method="GET", headers=offer)
+        assert (answer.status, answer.error["code"]) == (404, "unknown_path")
+        assert (await envoy.check("/v1/odd", b"", method="GET")).is_allowed

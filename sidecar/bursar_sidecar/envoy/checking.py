@@ -32,6 +32,7 @@ from bursar_sidecar.passed_headers import withheld
 from bursar_sidecar.proxy import not_served
 from bursar_sidecar.refusals import render
 from bursar_sidecar.serving import Serving
+from bursar_sidecar.websocket_handshake import is_offer
 
 log = structlog.get_logger("bursar.envoy")
 
@@ -95,6 +96,12 @@ class Checking(Answering):
 
     def _found(self, request: Request, route: RouteSettings) -> Found | None:
         found = find(request) or self._proxy.servings.current.unmetered(request)
+        if found is not None and is_offer(request):
+            raise Refusal(
+                "unknown_path",
+                "Websockets are not served through Envoy, where nothing meters what flows in them; "
+                "let Envoy's route lead to the sidecar's own http_address.",
+            )
         if found is None or route.dialect is None:
             return found
         is_other = found.endpoint.dialect is not route.dialect
