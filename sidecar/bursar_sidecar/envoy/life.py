@@ -1,9 +1,8 @@
 """Envoy's services from their start to their end."""
 
 import asyncio
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import grpc
 from prometheus_client import CollectorRegistry
 
 from bursar_sidecar.clock import Clock
@@ -11,16 +10,14 @@ from bursar_sidecar.desk import Desk
 from bursar_sidecar.envoy import services
 from bursar_sidecar.envoy.held_calls import HeldCalls
 from bursar_sidecar.envoy.parts import Parts, Service
-from bursar_sidecar.grpc_listening import GrpcListening, Place
+from bursar_sidecar.grpc_listening import Place
 from bursar_sidecar.local_grpc.handed_out import Evidence
 from bursar_sidecar.proxy import Proxy
 from bursar_sidecar.settings import Settings
 
-MOST_CONCURRENT_RPCS: Final = 16_384
-"""A processing stream for each answer in flight, beside Checks and logs. Past this,
-RESOURCE_EXHAUSTED, which Envoy takes for a failure of the service."""
-MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
-"""A Check carries the whole body of a request; `max_request_bytes` is what is really taken."""
+if TYPE_CHECKING:
+    from bursar_sidecar.grpc_wire.listening import WireListening
+
 LAST_WORDS_S: Final = 1.0
 """After the last call has ended, how long answers may take to leave."""
 
@@ -40,7 +37,7 @@ class EnvoyServices:
         self._settings = settings
         self.held = HeldCalls(settings, clock, proxy.admission, proxy.servings, evidence)
         self._parts = Parts(settings, proxy, desk, clock, self.held, registry)
-        self._listening: GrpcListening | None = None
+        self._listening: WireListening | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self.served: list[Service] = []
         """Once started."""
@@ -64,14 +61,9 @@ class EnvoyServices:
             settings.envoy_tls_key,
             settings.envoy_tls_client_ca,
         )
-        listening = GrpcListening(
-            place, most_concurrent=MOST_CONCURRENT_RPCS, max_message_bytes=MAX_MESSAGE_BYTES
-        )
-        listening.server.add_generic_rpc_handlers(
-            tuple(
-                grpc.method_handlers_generic_handler(one.name, dict(one.methods())) for one in made
-            )
-        )
+        listening = services.server(place)
+        for one in made:
+            listening.add(one.name, one.methods())
         await listening.start([one.name for one in made])
         self._listening = listening
         self._tasks = [asyncio.create_task(one.run(), name=one.name) for one in made]
