@@ -70,6 +70,8 @@ class ProviderPool:
         `body` is `request.body` itself where nothing was edited. Streams are asked for without
         compression, because events of ours come among theirs.
         """
+        if request.target[-1:] == b"?" and b"?" not in target:
+            target += b"?"  # a query with nothing in it
         return self._writer.pieces(target, request, body, packed=not stream)
 
 

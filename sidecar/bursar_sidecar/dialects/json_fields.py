@@ -5,6 +5,7 @@ depends on it, and whatever is wrong is told by the field's own name.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -119,8 +120,72 @@ def raw(value: object) -> msgspec.Raw:
 def changed(
     body: bytes, fields: Mapping[str, msgspec.Raw], changes: Mapping[str, msgspec.Raw | None]
 ) -> bytes:
-    """The body with some fields set, or taken off (None); itself when nothing changes."""
+    """The body with some fields set, or taken off (None); itself when nothing changes.
+
+    `fields` are the top level of that very body. Every other byte stays, white space too: a field
+    that is set keeps its place, one that is taken off goes with the comma before it (the first with
+    the one behind it), and a new one comes behind the last.
+    """
     if not changes:
         return body
-    merged: dict[str, msgspec.Raw | None] = {**fields, **changes}
-    return msgspec.json.encode({k: v for k, v in merged.items() if v is not None})
+    new = [
+        b"%b:%b" % (msgspec.json.encode(name), raw)
+        for name, raw in changes.items()
+        if raw is not None and name not in fields
+    ]
+    wanted = [name for name in changes if name in fields]
+    pieces: list[bytes] = []
+    at, kept = (
+        _rewritten(body, fields, changes, len(wanted), pieces) if wanted else (0, len(fields))
+    )
+    if new:
+        end = _behind_the_last(body)
+        pieces += (body[at:end], b"," if kept else b"", b",".join(new))
+        at = end
+    pieces.append(body[at:])
+    return b"".join(pieces)
+
+
+def _behind_the_last(body: bytes) -> int:
+    """Where the last value of an object ends, or where its first would begin."""
+    end = body.rindex(b"}")
+    while body[end - 1] in _SPACE:
+        end -= 1
+    return end
+
+
+def _rewritten(
+    body: bytes,
+    fields: Mapping[str, msgspec.Raw],
+    changes: Mapping[str, msgspec.Raw | None],
+    left: int,
+    pieces: list[bytes],
+) -> tuple[int, int]:
+    """Add to `pieces` the body with the `left` fields changed that it has; how far that reaches in
+    the body, and how many of its fields are kept."""
+    at, copied, kept = body.index(b"{") + 1, 0, len(fields)
+    is_first, drops = True, False  # whether all before it went, and went up to here
+    for name, raw in fields.items():
+        found = _NAME.match(body, at)
+        if found is None:
+            raise ValueError("these are not the fields of this body")
+        if drops:
+            copied, drops = found.start(1), False
+        begin, end = found.end(), found.end() + len(memoryview(raw))
+        if name not in changes:
+            is_first = False
+        elif (value := changes[name]) is not None:
+            pieces += (body[copied:begin], bytes(value))
+            copied, is_first, left = end, False, left - 1
+        else:
+            pieces.append(body[copied : found.start(1) if is_first else at])
+            copied, drops, kept, left = end, is_first, kept - 1, left - 1
+        at = end
+        if not left and not drops:
+            break
+    return copied, kept
+
+
+_SPACE: Final = b" \t\n\r"
+_NAME: Final = re.compile(rb'[ \t\n\r,]*("(?:[^"\\]|\\.)*"[ \t\n\r]*:[ \t\n\r]*)')
+"""A field of an object up to its value, with what is before it."""
