@@ -22,14 +22,17 @@ from tests.fakes.envoy import (
 NAMES = sorted(path.stem for path in DEPLOYED.glob("*.yaml"))
 ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 """Debian's and Ubuntu's file of root certificates; other systems have another."""
+LOGS = "/var/log/envoy"
 STREAMS = 10_000
 AUTHZ = "envoy.filters.http.ext_authz"
 PROC = "envoy.filters.http.ext_proc"
 MUTATION = "envoy.filters.http.header_mutation"
 
 
-def on_this_machine(text: str) -> str:
-    """The text with this machine's file of root certificates, which has to exist to be valid."""
+def on_this_machine(text: str, directory: Path) -> str:
+    """The text with this machine's file of root certificates, and its logs in the directory: both
+    have to exist to be valid."""
+    text = text.replace(LOGS, str(directory))
     here = ssl.get_default_verify_paths().cafile
     return text if Path(ROOTS).exists() or here is None else text.replace(ROOTS, here)
 
@@ -60,7 +63,7 @@ def test_both_tiers_ship() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_envoy_takes_it_as_it_ships(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.yaml"
-    path.write_text(on_this_machine((DEPLOYED / f"{name}.yaml").read_text()))
+    path.write_text(on_this_machine((DEPLOYED / f"{name}.yaml").read_text(), tmp_path))
     checked = validate(path)
     assert checked.returncode == 0, checked.stderr
     assert "deprecated" not in checked.stderr.lower(), checked.stderr
@@ -70,7 +73,7 @@ def test_envoy_refuses_one_with_a_fault(tmp_path: Path) -> None:
     config = shipped("strict")
     filter_of(config, AUTHZ)["with_request_body"]["max_request_byte"] = 1
     path = tmp_path / "broken.yaml"
-    path.write_text(on_this_machine(yaml.safe_dump(config)))
+    path.write_text(on_this_machine(yaml.safe_dump(config), tmp_path))
     checked = validate(path)
     assert checked.returncode != 0
     assert "max_request_byte" in checked.stderr

@@ -106,6 +106,14 @@ def http_filters_of(config: Config) -> list[Config]:
     return found
 
 
+def file_logs_of(config: Config) -> list[Config]:
+    """The settings of a configuration's access logs that are files, to read or to change."""
+    listener = config["static_resources"]["listeners"][0]
+    (connections,) = listener["filter_chains"][0]["filters"]
+    logs = connections["typed_config"].get("access_log", [])
+    return [log["typed_config"] for log in logs if "path" in log["typed_config"]]
+
+
 def filter_of(config: Config, name: str) -> Config:
     """The settings of one HTTP filter, e.g. "envoy.filters.http.ext_authz", to read or change."""
     (found,) = [each["typed_config"] for each in http_filters_of(config) if each["name"] == name]
@@ -158,7 +166,8 @@ class Envoy(Program):
     """One Envoy: at most one process at a time. It keeps its port when it is started again."""
 
     def __init__(self, directory: Path, config: Config, name: str = "envoy") -> None:
-        """`config` is read at each start, with the ports of its listeners and its admin changed."""
+        """`config` is read at each start, with the ports of its listeners and its admin changed;
+        its log files are in the directory."""
         self.config = config
         self._directory = directory
         self._file = directory / f"{name}.json"
@@ -170,6 +179,8 @@ class Envoy(Program):
             [
                 str(_binary()), "-c", str(self._file), "--concurrency", "1",
                 "--disable-hot-restart", "-l", "warning",
+                # Its default of ten seconds is for disks.
+                "--file-flush-interval-msec", "50",
                 "--admin-address-path", str(self._admin_file),
             ],
             {},
@@ -194,6 +205,8 @@ class Envoy(Program):
         for listener in config["static_resources"]["listeners"]:
             port = self._ports.get(listener["name"], 0)
             listener["address"] = _address(("127.0.0.1", port))
+        for log in file_logs_of(config):
+            log["path"] = str(self._directory / Path(log["path"]).name)
         self._file.write_text(json.dumps(config))
         super().launch()
 
@@ -224,6 +237,13 @@ class Envoy(Program):
         with urllib.request.urlopen(f"http://{address}{path}", timeout=READY_S) as answer:
             content: bytes = answer.read()
         return content.decode()
+
+    def order(self, path: str) -> None:
+        """Tell its admin to do something."""
+        address = self._admin_file.read_text()
+        order = urllib.request.Request(f"http://{address}{path}", method="POST")
+        with urllib.request.urlopen(order, timeout=READY_S) as answer:
+            answer.read()
 
     def counted(self, statistic: str) -> int:
         """A counter or gauge by its whole name; 0 where it has none so far."""

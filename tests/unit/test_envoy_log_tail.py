@@ -97,6 +97,17 @@ def test_a_file_that_was_moved_away_is_read_to_its_end(followed: Followed) -> No
     assert followed.read() == ["five"]
 
 
+def test_a_file_that_comes_and_goes_between_two_looks_is_read(followed: Followed) -> None:
+    followed.write("one\n")
+    followed.read()
+    followed.rotate("access.log.2")
+    followed.write("two\n")
+    followed.rotate("access.log.1")
+    assert followed.read() == ["two"]
+    followed.write("three\n")
+    assert followed.read() == ["three"]
+
+
 def test_the_present_file_is_followed_however_quiet_it_is(followed: Followed) -> None:
     followed.write("one\n")
     followed.read()

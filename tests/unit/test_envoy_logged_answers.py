@@ -13,7 +13,8 @@ from tests.fakes.envoy_calls import ANTHROPIC, CHAT, OPENAI, EnvoyCalls
 from tests.fakes.envoy_logs import BODY_BYTES, CHAT_ANSWER, CHAT_NANOS, HEADER_BYTES, SSE, entry
 
 GEMINI = Provider("gemini", "http://gemini.test", kind="gemini", api_key="g")
-COMPATIBLE = Provider("openai", "http://vllm.test/v1", kind="groq")
+COMPATIBLE = Provider("openai", "http://vllm.test/v1", kind="compatible")
+GROQ = Provider("openai", "http://groq.test/v1", kind="groq")
 CHAT_PATH = b"/v1/chat/completions"
 STREAM = CHAT.replace(b"{", b'{"stream":true,"stream_options":{"include_usage":true},', 1)
 MESSAGE = json.dumps(
@@ -313,6 +314,11 @@ async def test_what_is_billed_by_lists_is_charged_as_reserved() -> None:
 async def test_endpoints_that_the_rules_do_not_cover_are_charged_as_reserved() -> None:
     body = b'{"model":"gpt-image-1","prompt":"a cat","size":"1024x1024","quality":"low"}'
     proof, outcome, reserved = await settled(b"/v1/images/generations", body, answer={})
+    assert (proof, outcome.cost_nanos) == ("untold", reserved)
+
+
+async def test_a_server_that_says_more_than_the_rules_take_is_charged_as_reserved() -> None:
+    proof, outcome, reserved = await settled(providers=(GROQ,))
     assert (proof, outcome.cost_nanos) == ("untold", reserved)
 
 

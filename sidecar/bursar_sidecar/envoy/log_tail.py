@@ -8,7 +8,8 @@ lines has to bear repetitions.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -28,6 +29,8 @@ MOST_FILES: Final = 4
 """Files that are followed at a time: the present one, and those that it was before."""
 MOST_NAMES: Final = 1_000
 """Names in the file's directory that are looked at for what it was called before."""
+MOST_SIBLINGS: Final = 16
+"""Of them, those that are opened to see."""
 ROTATED_QUIET_S: Final = 60
 """How long after its last line a file that was moved away is followed: its writer goes on with it
 until it is told to open another."""
@@ -72,6 +75,10 @@ class _File:
     def size(self) -> int:
         """Bytes in it."""
         return os.fstat(self.descriptor).st_size
+
+    def modified(self) -> int:
+        """When it was last written to, in nanoseconds of the wall clock."""
+        return os.fstat(self.descriptor).st_mtime_ns
 
     def place(self) -> _Place:
         """How far it was read."""
@@ -166,26 +173,24 @@ class LogTail:
             self._begun = True
             return
         known = {(place.device, place.inode): place for place in places}
-        found: list[tuple[int, _File]] = []
+        found: list[_File] = []
         latest = -1
         for path in self._siblings():
             file = self._open(path)
             if file is None:
                 continue
-            modified = os.fstat(file.descriptor).st_mtime_ns
             place = known.get(file.identity)
             if place is not None and file.is_at(place):
                 file.offset = place.offset
                 file.head = os.pread(file.descriptor, place.head_bytes, 0)
-                latest = max(latest, modified)
-            found.append((modified, file))
+                latest = max(latest, file.modified())
+            found.append(file)
         if latest < 0:
             log.warning("envoy_log_missed", path=str(self._path))
         # The present one last; what is older than what was read, and was not read, was left behind.
-        found.sort(key=lambda one: (self._is_present(one[1]), one[0]))
-        files = [file for modified, file in found if self._is_wanted(file, modified, latest)]
-        self._files = files[-MOST_FILES:]
-        for _, file in found:
+        wanted = [file for file in found if self._is_wanted(file, file.modified(), latest)]
+        self._files = sorted(wanted, key=self._by_age)[-MOST_FILES:]
+        for file in found:
             if file not in self._files:
                 file.close()
         self._begun = True
@@ -203,13 +208,17 @@ class LogTail:
             log.warning("envoy_log_place_unreadable", path=str(self._place), error=str(error))
             return []
 
-    def _siblings(self) -> Iterator[Path]:
-        """The file, and what it may have been renamed to."""
+    def _siblings(self) -> list[Path]:
+        """The file, and what it may have been renamed to: those that were last written to."""
+        found: list[tuple[int, Path]] = []
         with os.scandir(self._path.parent) as names:
-            for _, one in zip(range(MOST_NAMES), names, strict=False):
-                is_plain = not one.name.endswith(_COMPRESSED) and one.is_file(follow_symlinks=False)
-                if is_plain and one.name.startswith(self._path.name):
-                    yield self._path.parent / one.name
+            for one in islice(names, MOST_NAMES):
+                if one.name.startswith(self._path.name) and not one.name.endswith(_COMPRESSED):
+                    with suppress(FileNotFoundError):  # moved on while we looked
+                        if one.is_file(follow_symlinks=False):
+                            written_at = one.stat(follow_symlinks=False).st_mtime_ns
+                            found.append((written_at, self._path.parent / one.name))
+        return [path for _, path in sorted(found)[-MOST_SIBLINGS:]]
 
     def _is_present(self, file: _File) -> bool:
         try:
@@ -219,18 +228,27 @@ class LogTail:
         return file.identity == (status.st_dev, status.st_ino)
 
     def _follow(self) -> None:
-        """The file of the path is another one than before."""
+        """The file of the path is another one than before: also those that came and were moved away
+        between two looks."""
         if self._files and self._is_present(self._files[-1]):
             return
-        file = self._open(self._path)
-        if file is None:
-            return
-        if any(file.identity == one.identity for one in self._files):
-            file.close()
-            return
-        self._files.append(file)
-        if len(self._files) > MOST_FILES:
+        known = {file.identity for file in self._files}
+        latest = max((file.modified() for file in self._files), default=-1)
+        new = []
+        for path in self._siblings() if known else (self._path,):
+            file = self._open(path)
+            if file is None:
+                continue
+            if file.identity not in known and self._is_wanted(file, file.modified(), latest):
+                new.append(file)
+            else:
+                file.close()
+        self._files += sorted(new, key=self._by_age)
+        while len(self._files) > MOST_FILES:
             self._files.pop(0).close()
+
+    def _by_age(self, file: _File) -> tuple[bool, int]:
+        return self._is_present(file), file.modified()
 
     def _open(self, path: Path) -> _File | None:
         try:

@@ -50,6 +50,11 @@ _READ: Final[Mapping[str, frozenset[str]]] = {
 }
 """Endpoints, by dialect, whose answers tell their usage in the fields that the shipped rules take.
 Others are billed by what stands in lists (pictures, segments), which Envoy's filters can't read."""
+_READERS: Final = frozenset(
+    {"", "deepseek_chat", "deepseek_completions", "mistral_chat", "mistral_embeddings"}
+)
+"""Of servers whose answers say more than OpenAI's do, the readers that need no more than the rules
+take."""
 _COUNTS_ONCE: Final = frozenset({"openai", "azure"})
 """Kinds of servers whose chats count at their end alone; others may count along the way, so that
 the counts of a stream that was cut are not its last."""
@@ -85,7 +90,7 @@ def judge(entry: LogEntry, endpoint: Endpoint, facts: Facts, server: Server) -> 
         reading = endpoint.reading(facts, server)
         reading.whole(b"")
         return Verdict("counted", reading=reading)
-    hidden = _hidden(entry, endpoint, facts, is_stream=is_stream)
+    hidden = _hidden(entry, endpoint, facts, server, is_stream=is_stream)
     if not hidden:
         answer = _put_together(entry.answer)
         if is_stream:
@@ -164,11 +169,14 @@ def _is_stream(entry: LogEntry, facts: Facts) -> bool:
     return entry.content_type.startswith(SSE) if entry.content_type else facts.stream
 
 
-def _hidden(entry: LogEntry, endpoint: Endpoint, facts: Facts, *, is_stream: bool) -> str:
+def _hidden(
+    entry: LogEntry, endpoint: Endpoint, facts: Facts, server: Server, *, is_stream: bool
+) -> str:
     """Why what the answer costs can't be seen in the fields of it that Envoy shows; "" where it
     can."""
     dialect = endpoint.dialect.name
-    if endpoint.name not in _READ.get(dialect, ()):
+    is_covered = server.kind.readers.get(endpoint.name, "") in _READERS
+    if endpoint.name not in _READ.get(dialect, ()) or not is_covered:
         return f"what {endpoint.name} costs is told where Envoy can't read it"
     if entry.content_encoding not in ("", "identity"):
         return f"the answer is compressed ({entry.content_encoding[:40]}), and Envoy can't read it"
