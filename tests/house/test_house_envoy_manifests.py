@@ -173,6 +173,8 @@ def envoy_filters() -> dict[str, Resource]:
 
 def test_istio_inserts_the_filters_that_are_run() -> None:
     strict = shipped("strict")
+    run = [each["name"] for each in http_filters_of(strict)]
+    assert [AUTHZ, *envoy_filters(), "envoy.filters.http.router"] == run, "the same, in their order"
     for name, inserted in envoy_filters().items():
         service = inserted.get("grpc_service", {}).get("envoy_grpc", {})
         if service:
@@ -272,8 +274,11 @@ def test_envoy_gateway_asks_the_way_that_is_run() -> None:
     # What Envoy Gateway makes of this is the mode above.
     assert processing["processingMode"] == {
         "request": {},
-        "response": {"body": "FullDuplexStreamed"},
+        "response": {"body": "FullDuplexStreamed", "attributes": proc["response_attributes"]},
     }
+    (traffic,) = of_kind(ENVOY_GATEWAY, "BackendTrafficPolicy")
+    buffer = filter_of(strict, "envoy.filters.http.buffer")
+    assert int(traffic["spec"]["requestBuffer"]["limit"]) == buffer["max_request_bytes"]
     namespaces = proc["metadata_options"]["forwarding_namespaces"]["untyped"]
     assert processing["metadata"] == {"accessibleNamespaces": namespaces}
 
