@@ -26,7 +26,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PACKAGES := clients/python/bursar clients/cli/bursar_cli server/bursar_server sidecar/bursar_sidecar
 CODE := $(PACKAGES) tests proto benchmarks
-BENCHMARKS := proxied_call open_streams admission settle_throughput price_a_call read_usage llm_tokens sidecar_start \
+BENCHMARKS := proxied_call envoy open_streams admission settle_throughput price_a_call read_usage llm_tokens sidecar_start \
 	revocation utilisation_simulated utilisation ledger_verification
 COMPILE := $(BIN)/uv pip compile --quiet --no-config --system-certs --universal \
 	--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
@@ -72,7 +72,7 @@ proto-check: $(STAMP) ## protos: lint, breaking changes, generated code up to da
 tests: $(STAMP) ## pytest alone
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGUMENTS)
 
-bench: $(STAMP) ## measure against baselines of the same run (docs/performance.md); 8 minutes
+bench: $(STAMP) ## measure against baselines of the same run (docs/performance.md); 10 minutes
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 simulate: $(STAMP) ## run SEEDS=n simulated histories from FIRST=n on, or SIMULATE=--mutants

@@ -18,25 +18,30 @@ LENGTHS = (10, 9, 12, 10, 40, 7, 11)
 """Sentences; some of these requests are as long as others, most are not."""
 
 
-def requests(api_key: str, *, stream: bool) -> list[bytes]:
+def requests(api_key: str, *, stream: bool, chunks: int = CHUNKS) -> list[bytes]:
     """Chat completions of several lengths: apps never send the same bytes twice."""
-    return [request(api_key, stream=stream, sentences=sentences) for sentences in LENGTHS]
+    return [
+        request(api_key, stream=stream, sentences=sentences, chunks=chunks) for sentences in LENGTHS
+    ]
 
 
-def request(api_key: str, *, stream: bool, sentences: int = 10, **behaves: object) -> bytes:
-    """A chat completion; as a stream its answer comes in 20 chunks. The simulated provider
+def request(
+    api_key: str, *, stream: bool, sentences: int = 10, chunks: int = CHUNKS, **behaves: object
+) -> bytes:
+    """A chat completion; as a stream its answer comes in so many chunks. The simulated provider
     `behaves` so."""
+    output = max(OUTPUT_LLM_TOKENS, chunks)
     body = {
         "model": MODEL,
-        "max_tokens": OUTPUT_LLM_TOKENS,
+        "max_tokens": output,
         "messages": [
             {"role": "system", "content": "You are terse. " * 10},
             {"role": "user", "content": "Say what you would say. " * sentences},
         ],
     }
     behaviour = {
-        "output_llm_tokens": OUTPUT_LLM_TOKENS,
-        "chunk_llm_tokens": OUTPUT_LLM_TOKENS // CHUNKS,
+        "output_llm_tokens": output,
+        "chunk_llm_tokens": output // chunks,
         "chunk_delay_ms": CHUNK_DELAY_MS,
         **behaves,
     }
