@@ -136,6 +136,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 def fresh(mesh: Mesh) -> None:
     mesh.upstream.taken.clear()
     mesh.upstream.status = 200
+    mesh.upstream.says.clear()
     mesh.sidecar.desk.calls.clear()
 
 
@@ -148,6 +149,7 @@ def test_what_goes_on_carries_the_providers_credential_and_nothing_of_ours(mesh:
         "accept-encoding": "br, gzip",
         "user-agent": "app/1",
     }
+    mesh.upstream.says["x-bursar-cost"] = "0"
     status, headers, _ = mesh.asked(headers=BEARER | told)
     assert status == 200
     (call,) = mesh.upstream.taken
@@ -160,6 +162,7 @@ def test_what_goes_on_carries_the_providers_credential_and_nothing_of_ours(mesh:
     assert not any(KEY in value for _, value in call.headers)
     assert set(mesh.sidecar.desk.calls[0].tags) == {"a:b", "c:d"}
     assert headers["x-bursar-charge-id"].startswith("7-")
+    assert "x-bursar-cost" not in headers
 
 
 def test_an_app_cannot_have_its_call_sent_more_than_once(mesh: Mesh) -> None:
@@ -174,6 +177,7 @@ def test_a_refusal_is_the_dialects_own(mesh: Mesh) -> None:
     status, headers, body = mesh.asked(headers={"authorization": "Bearer bk-nobody"})
     assert (status, headers["content-type"]) == (401, "application/json")
     assert json.loads(body)["error"]["code"] == "key_unknown"
+    assert headers["x-bursar-refused"] == "key_unknown"
     assert not mesh.upstream.taken
 
 

@@ -29,6 +29,8 @@ class RecordingUpstream:
     def __init__(self) -> None:
         self.taken: list[Taken] = []
         self.status = 200
+        self.says: dict[str, str] = {}
+        """More headers of its answers."""
         upstream = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,6 +47,8 @@ class RecordingUpstream:
                 self.send_response(upstream.status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(ANSWER)))
+                for name, value in upstream.says.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(ANSWER)
 
