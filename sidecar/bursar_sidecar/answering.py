@@ -74,6 +74,7 @@ class Answering:
         "_server",
         "_size",
         "_take",
+        "_write_chunk",
     )
 
     def __init__(
@@ -101,6 +102,7 @@ class Answering:
         self._size = 0
         self._meter: StreamMeter | None = None
         self._decoder: Decoder | None = None
+        self._write_chunk: Callable[[bytes], None] | None = None
 
     async def bring_back(self) -> None:
         """All of it."""
@@ -115,7 +117,7 @@ class Answering:
         finally:
             # Its own methods, held by itself and by what it holds, would keep the call and all its
             # bytes until the collector looks.
-            exchange.on_interim = None
+            exchange.on_interim = exchange.take_chunk = None
             self._take, self._finish = _taken, _finished
 
     def _interim(self, status: int, headers: Headers, reason: bytes) -> None:
@@ -219,6 +221,19 @@ class Answering:
             self._take, self._finish = self._take_stream, self._finish_stream
         self._headers.append((b"x-bursar-charge-id", attempt.charge_id.encode()))
         self._respond.start(attempt.status, self._headers, self._exchange.reason)
+        if not self._coding and attempt.flow is None:
+            self._write_chunk = self._respond.chunk_writer()
+            if self._write_chunk is not None:
+                self._exchange.take_chunk = self._take_chunk
+
+    def _take_chunk(self, chunk: bytes) -> bool:
+        """A chunk of text alone, as it came: most of a stream."""
+        if not cast(StreamMeter, self._meter).passes(chunk):
+            return False
+        cast(Callable[[bytes], None], self._write_chunk)(chunk)
+        if self._respond.paused:
+            self._exchange.stop()
+        return True
 
     def _take_stream(self, piece: bytes) -> bool:
         return self._pass(cast(StreamMeter, self._meter).feed(piece))

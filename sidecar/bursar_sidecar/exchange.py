@@ -112,7 +112,6 @@ class Exchange:
         "_error",
         "_pool",
         "_stopped",
-        "_take",
         "_waiter",
         "chunked",
         "deadline",
@@ -124,6 +123,8 @@ class Exchange:
         "sent",
         "stall_at",
         "status",
+        "take",
+        "take_chunk",
         "trailers",
     )
 
@@ -137,7 +138,11 @@ class Exchange:
         self._stopped = False
         self._waiter: asyncio.Future[None] | None = None
         self._begin: Callable[[], Take] | None = None
-        self._take: Take | None = None
+        self.take: Take | None = None
+        """Who takes the body now; None while nobody does."""
+        self.take_chunk: Take | None = None
+        """Takes a chunk of the body as it came, with its framing, where it need not be looked at;
+        False leaves it to `take`. Asked only while there is a `take`."""
         self.head_only = False
         """The request is a HEAD: its answer has no body, whatever its headers say."""
         self.on_interim: Callable[[int, Headers, bytes], None] | None = None
@@ -211,11 +216,11 @@ class Exchange:
                 raise self._error
             if self._done:
                 return False
-            self._take = take
+            self.take = take
             try:
                 await self._wait()
             finally:
-                self._take = self._begin = None
+                self.take = self._begin = None
             if self._stopped:
                 self._stopped = False
                 return True
@@ -258,6 +263,12 @@ class Exchange:
         finally:
             self._waiter = None
 
+    def stop(self) -> None:
+        """Whoever takes the body has to wait before the next piece."""
+        self.take = None
+        self._stopped = True
+        self._wake()
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -272,11 +283,11 @@ class Exchange:
         self.names = names
         begin, self._begin = self._begin, None
         if begin is None:
-            if self._take is None:
+            if self.take is None:
                 self._wake()
         else:
             try:
-                self._take = begin()
+                self.take = begin()
             except Exception as error:  # noqa: BLE001 - raised where `pump` is awaited
                 self._raise(error)
 
@@ -284,13 +295,11 @@ class Exchange:
         """A part of the body is here."""
         if self._connection is None:  # closed: nobody reads on
             return
-        take = self._take
+        take = self.take
         if take is not None:
             try:
                 if take(data):
-                    self._take = None
-                    self._stopped = True
-                    self._wake()
+                    self.stop()
             except Exception as error:  # noqa: BLE001 - raised where `pump` is awaited
                 self._raise(error)
             return
@@ -301,7 +310,7 @@ class Exchange:
         self._wake()
 
     def _raise(self, error: Exception) -> None:
-        self._take = None
+        self.take = None
         self._error = error
         self._wake()
 

@@ -297,6 +297,11 @@ class Responder:
         else:
             self._connection.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
 
+    def chunk_writer(self) -> Callable[[bytes], None] | None:
+        """Writes a whole chunk of a streamed answer with its framing, as `write` would; None where
+        the answer is not chunked."""
+        return self._connection.write if self._chunked and not self._no_body else None
+
     def finish(self, trailers: Headers | None = None) -> None:
         """End a streamed answer. `trailers` are sent where the app asked for them and the answer
         is chunked, else dropped."""

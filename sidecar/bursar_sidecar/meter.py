@@ -16,7 +16,7 @@ import msgspec
 from bursar.money import format_nanos
 from bursar.usage import Usage, estimated
 from bursar_sidecar.desk import Receipt
-from bursar_sidecar.dialects.reading import LAST, PASS, Reading
+from bursar_sidecar.dialects.reading import LAST, PASS, Reading, Usual
 from bursar_sidecar.produced import visible_bound
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
@@ -24,13 +24,17 @@ MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 charged at its reservation."""
 
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
+_MAX_SIZE_LINE: Final = 10
+"""Of a chunk: eight digits and the end of the line."""
+_plain_text = re.compile(rb"[ !#-\[\]-~]*").match
+"""Text that stands in JSON as it is, a byte for each character."""
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 class StreamMeter:
     """Reads a stream of server-sent events as it flows through, by a dialect's reading."""
 
-    __slots__ = ("_tail", "ended", "held", "reading")
+    __slots__ = ("_cut_at", "_tail", "_usual", "ended", "held", "reading")
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
@@ -38,6 +42,9 @@ class StreamMeter:
         self.ended = False
         """The dialect's last event has come; it and all after it is in `held`."""
         self.held = b""
+        self._usual: Usual | None = None
+        self._cut_at: Usual | None = None
+        """`_usual` as the chunk that brings such an event ends and begins."""
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; returns what may flow on: whole events, unchanged and in order."""
@@ -50,6 +57,8 @@ class StreamMeter:
                 payload = data[5:-2].strip()
                 verdict = self.reading.note(payload) if payload else PASS
                 if verdict == PASS:
+                    if self.reading.usual is not self._usual:
+                        self._know(self.reading.usual, data, payload)
                     return data
                 if verdict == LAST:
                     self.ended = True
@@ -67,6 +76,45 @@ class StreamMeter:
             passed, self._tail = self._tail, b""
             return (self._events(data[:whole]) if whole else b"") + passed
         return self._events(data[:whole]) if whole else b""
+
+    def _know(self, usual: Usual | None, event: bytes, payload: bytes) -> None:
+        """How the events that the reading knows begin and end, as they come in chunks."""
+        self._usual = self._cut_at = usual
+        if usual is None:
+            return
+        before, _, after = event.partition(payload)
+        after += b"\r\n"
+        if usual.behind is None:
+            self._cut_at = Usual(before + usual.before, usual.after + after)
+        else:
+            self._cut_at = Usual(before + usual.before, usual.after, usual.behind + after)
+
+    def passes(self, chunk: bytes) -> bool:
+        """Whether a whole chunk, its framing included, holds one event that says nothing but a
+        piece of text: it is counted and kept then, and flows as it came. False leaves it to
+        `feed`, which says the same of all that is answered here with True."""
+        usual, reading = self._cut_at, self.reading
+        if usual is None or reading.usual is not self._usual or self._tail or self.ended:
+            return False
+        begin = chunk.find(b"\r\n", 0, _MAX_SIZE_LINE) + 2
+        if not chunk.startswith(usual.before, begin):
+            return False
+        start = begin + len(usual.before)
+        end = _plain_text(chunk, start).end()  # type: ignore[union-attr]  # at least nothing
+        if not chunk.startswith(usual.after, end):
+            return False
+        stop = end + len(usual.after)
+        if usual.behind is not None:
+            stop = _plain_text(chunk, stop).end()  # type: ignore[union-attr]  # the same
+            if not chunk.startswith(usual.behind, stop):
+                return False
+            stop += len(usual.behind)
+        if stop != len(chunk) or chunk[:begin] != b"%x\r\n" % (stop - begin - 2):
+            return False
+        reading.produced_bytes += end - start
+        if reading.kept is not None and end > start:
+            reading.kept.keep(0, chunk[start:end].decode("ascii"))
+        return True
 
     def flush(self) -> bytes:
         """The stream has ended: the rest, should it have lacked its last blank line."""

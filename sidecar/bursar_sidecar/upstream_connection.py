@@ -73,6 +73,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._raw_bytes = 0
         self._body_bytes = 0
         self._complete = False
+        self._between_chunks = False
         self._keep_alive = False
         self._keep_alive_s = pool.limits.keep_alive_s
         self._acked_at_rest = _UNKNOWN
@@ -133,6 +134,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
             return
         exchange.stall_at = self._pool.now() + self._pool.limits.stall_s
+        take_chunk = exchange.take_chunk if exchange.take is not None else None
+        if take_chunk is not None and self._between_chunks and take_chunk(data):
+            return  # the parser, which has not seen it, stands where it stood: between two chunks
         self._raw_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -149,6 +153,7 @@ class UpstreamConnection(asyncio.Protocol):
             # on this connection from now on.
             self._keep_alive = False
             log.warning("a provider sent more than its answer", host=self._pool.host)
+        self._between_chunks = self._between_chunks and data.endswith(b"\r\n")
         if self._complete:
             self._end()
         elif self._raw_bytes > MAX_HEAD_BYTES + FRAMING_BYTES_PER_BYTE * self._body_bytes:
@@ -232,6 +237,14 @@ class UpstreamConnection(asyncio.Protocol):
         if self.exchange is not None:
             self.exchange.got_data(data)
 
+    def on_chunk_header(self) -> None:
+        """llhttp: the size of a chunk, or the end of the last one."""
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        """llhttp: a chunk is whole."""
+        self._between_chunks = True
+
     def on_message_complete(self) -> None:
         """llhttp: the answer is whole."""
         if not self._interim and not self._complete:
@@ -304,7 +317,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _end(self) -> None:
         exchange, self.exchange = self.exchange, None
-        self._complete = False
+        self._complete = self._between_chunks = False
         self._raw_bytes = self._body_bytes = 0
         self._acked_at_rest = _UNKNOWN
         keep = (

@@ -5,7 +5,7 @@ wins; where nothing was counted, what was seen bounds the estimate (see `bursar_
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -20,6 +20,19 @@ WITHHOLD: Final = 1
 """The event tells usage that the app did not ask for, and nothing else: it stays here."""
 LAST: Final = 2
 """The dialect's last event: the stream is settled, and its cost told, before it flows on."""
+
+
+class Usual(NamedTuple):
+    """An event that holds a piece of text, cut at that text: one that differs in the text alone
+    says nothing else than this one did."""
+
+    before: bytes
+    """All of it up to its text."""
+    after: bytes
+    """From the end of the text to `padding`, or to the end of the event."""
+    behind: bytes | None = None
+    """From the end of a padding, whose length some providers vary, to the end of the event; None
+    where there is none."""
 
 
 class Keeper(Protocol):
@@ -46,6 +59,7 @@ class Reading:
         "unreadable",
         "usage",
         "usage_is_final",
+        "usual",
     )
 
     def __init__(self) -> None:
@@ -64,6 +78,9 @@ class Reading:
         """Where produced text goes; None where it is not kept."""
         self.unreadable = ""
         """Why (a part of) the answer could not be read; "" when it could."""
+        self.usual: Usual | None = None
+        """The last event of text: one with another text need not be read again, but counted and
+        kept; None where nothing is known."""
 
     def note(self, payload: bytes) -> int:
         """Read the data of one event: PASS, WITHHOLD or LAST."""

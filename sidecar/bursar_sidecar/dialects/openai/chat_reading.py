@@ -1,12 +1,13 @@
 """What chat completions, whole or streamed, say of themselves."""
 
-from typing import Any, Final
+import re
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from bursar import usage as readers
 from bursar.usage import Usage, usage_from_openai
-from bursar_sidecar.dialects.reading import LAST, PASS, WITHHOLD, Reading
+from bursar_sidecar.dialects.reading import LAST, PASS, WITHHOLD, Reading, Usual
 
 _NOT_PRODUCED: Final = frozenset({"role", "index", "id", "type"})
 
@@ -38,6 +39,10 @@ class _LooseAnswer(msgspec.Struct):
 
 _answer = msgspec.json.Decoder(_Answer)
 _loose_answer = msgspec.json.Decoder(_LooseAnswer)
+_PADDING: Final = re.compile(rb'"obfuscation":"([ !#-\[\]-~]*)"')
+"""OpenAI's, so that the length of an event tells nothing of its text."""
+MAX_LEARNED: Final = 8
+"""Events of a stream that are looked at for what repeats in them."""
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
@@ -48,11 +53,15 @@ class ChatReading(Reading):
         "_ended",
         "_ended_at",
         "_fell",
+        "_learned",
         "_told_at",
         "created",
         "open_choices",
         "withholds_usage",
     )
+
+    learns: ClassVar[bool] = True
+    """An event of text says nothing but its text, so that the next one need not be read."""
 
     def __init__(self, *, withhold_usage: bool = False) -> None:
         super().__init__()
@@ -67,6 +76,7 @@ class ChatReading(Reading):
         """Bytes that had been produced when the usage was told."""
         self._fell = ""
         """Which count went down within the stream; "" while none did."""
+        self._learned = 0
 
     def note(self, payload: bytes) -> int:
         if payload == b"[DONE]":
@@ -79,10 +89,13 @@ class ChatReading(Reading):
         if answer.id and not self.request_id:
             self.request_id = answer.id
             self.created = answer.created
-        if answer.model:
+        usual, self.usual = self.usual, None
+        if answer.model and answer.model != self.model:
             self.model = answer.model
-        if answer.service_tier:
+            usual = None
+        if answer.service_tier and answer.service_tier != self.service_tier:
             self.service_tier = answer.service_tier
+            usual = None
         choices = answer.choices
         if choices and len(choices) == 1 and answer.usage is None:
             # Nearly always a chunk is one piece of one choice's text, of which this is all.
@@ -97,6 +110,9 @@ class ChatReading(Reading):
                     if size and self.kept is not None:
                         self.kept.keep(0, text)
                     self.open_choices.add(0)
+                    if usual is None and ascii_only and self._learned < MAX_LEARNED:
+                        usual = self._learn(payload, text)
+                    self.usual = usual
                     return PASS
         finished = False
         for choice in choices or ():
@@ -122,6 +138,21 @@ class ChatReading(Reading):
         self.usage_is_final = not choices or (finished and not self.open_choices)
         return WITHHOLD if self.withholds_usage and not answer.choices else PASS
 
+    def _learn(self, payload: bytes, text: str) -> Usual | None:
+        """The event cut at its text; None where it can't be told for certain where that is."""
+        self._learned += 1
+        # Without a backslash each quote begins or ends a string: what is found is the field.
+        if not self.learns or b"\\" in payload or payload.count(b'"content"') != 1:
+            return None
+        before, found, after = payload.partition(b'"content":"%b"' % text.encode())
+        if not found:
+            return None
+        before, after = before + b'"content":"', b'"' + after
+        padding = _PADDING.search(after)
+        if padding is None:
+            return Usual(before, after)
+        return Usual(before, after[: padding.start(1)], after[padding.end(1) :])
+
     def is_complete(self, choices: int) -> bool:
         # A server that goes on behind the end of its last choice is not believed.
         ended = self._ended >= choices and self.produced_bytes == self._ended_at
@@ -140,6 +171,7 @@ class ChatReading(Reading):
         # Some field has another type than the dialect says: all of it counts as produced, and of
         # the rest we take what can be read.
         self.produced_bytes += len(payload)
+        self.usual = None
         try:
             answer = _loose_answer.decode(payload)
         except _UNREADABLE:
@@ -200,6 +232,8 @@ class ProviderChatReading(ChatReading):
     provider's own reader of `bursar.usage`."""
 
     __slots__ = ("_body", "_stream", "_usage_name")
+
+    learns = False
 
     def __init__(self, usage_name: str, *, stream: bool, withhold_usage: bool = False) -> None:
         super().__init__(withhold_usage=withhold_usage)
