@@ -7,6 +7,7 @@ An open call that is to grow does the same, before all that have not begun.
 
 import asyncio
 import contextlib
+from functools import lru_cache
 from typing import Final
 
 import structlog
@@ -49,6 +50,8 @@ MAX_RESOLVING: Final = 1_024
 # The bound of a Settlement and of a Need. Beyond it a budget would be left out, which none may be.
 MAX_BUDGETS_OF_A_CALL: Final = 64
 _NO_USAGE: Final = Usage()
+_hash_of = lru_cache(256)(hash_of)
+"""Of the keys in use now."""
 
 
 class Cashier(GrowingCalls):
@@ -84,7 +87,7 @@ class Cashier(GrowingCalls):
         """The spender behind a key; usually answered from memory. Raises Refusal."""
         if not 1 <= len(api_key) <= MAX_KEY_LENGTH:
             raise Refusal("key_unknown")
-        key_hash = hash_of(api_key)
+        key_hash = _hash_of(api_key)
         if not self._session.began.is_set():
             await self._begin()
         self._check_open()
@@ -96,7 +99,10 @@ class Cashier(GrowingCalls):
     def is_budgeted(self, spender: Spender, provider: str, model: str) -> bool:
         """Whether a hard money budget applies to such a call."""
         plan = self._identity.plan(spender, provider, model, model)
-        return any(ref.hard for ref in plan.organization) or any(r.hard for r in plan.platform)
+        for ref in plan.organization:
+            if ref.hard:
+                return True
+        return any(ref.hard for ref in plan.platform)
 
     def prices(self) -> PriceBook:
         """The current price book."""

@@ -17,7 +17,7 @@ from bursar.pricing import (
     llm_token_price,
     snapshot,
 )
-from bursar.pricing.book import SNAPSHOT_FILE
+from bursar.pricing.book import MAX_KNOWN, SNAPSHOT_FILE
 from bursar.pricing.build_snapshot import MAP_FILE, built
 from bursar.pricing.compile_litellm import provider_family, read_map
 
@@ -181,6 +181,20 @@ def test_overlays_win_and_change_the_version() -> None:
     assert replaced is not None
     assert replaced.price_version == "v2"
     assert book.lookup("own-model") is None
+
+
+def test_an_answer_is_kept_and_invented_names_do_not_pile_up() -> None:
+    cheap = llm_token_price("openai", "gpt-4o", rates={"input": 1, "output": 1})
+    book = snapshot().with_overlay([cheap], "org-8")
+    for _ in "12":
+        assert book.lookup("gpt-4o", "openai") is book.listed("gpt-4o", "openai")
+        assert book.lookup("gpt-4o-mini", "openai") is book.listed("gpt-4o-mini", "openai")
+        assert book.lookup("gpt-4o", "azure") is book.listed("gpt-4o", "azure")
+        assert book.lookup("no-such-model", "openai") is None
+    for number in range(MAX_KNOWN + 2):
+        book.lookup(f"invented-{number}", "openai")
+    assert 0 < len(book._known) <= MAX_KNOWN
+    assert book.lookup("gpt-4o", "openai") is book.listed("gpt-4o", "openai")
 
 
 def test_a_model_that_two_providers_sell_is_ambiguous_until_one_is_named() -> None:

@@ -21,6 +21,8 @@ SNAPSHOT_FILE: Final = "prices.json.zlib"
 _VERSION_DIGITS: Final = 16
 # Instants whose books are kept: a re-rating goes through some years of prices, in any order.
 MAX_VIEWS: Final = 64
+# Answers kept: names come from callers and from providers, who could invent them without end.
+MAX_KNOWN: Final = 4_096
 
 # What the price map that it is made of is in, and says so nowhere.
 BUILT_IN_CURRENCY: Final = "USD"
@@ -79,8 +81,8 @@ class PriceBook:
     """
 
     __slots__ = (
-        "_built_in", "_contracted", "_contracts", "_laid", "_moments", "_overlaid", "_overlay",
-        "_views", "since", "until", "version",
+        "_built_in", "_contracted", "_contracts", "_known", "_laid", "_moments", "_overlaid",
+        "_overlay", "_views", "since", "until", "version",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +105,7 @@ class PriceBook:
         self._moments = sorted(moment for moment in bounds if moment is not None)
         self._views: dict[int, PriceBook] = {}
         self._contracted: dict[tuple[str, str], tuple[Price, Price]] = {}
+        self._known: dict[tuple[str, str | None], Price | None] = {}
         self.version = version
         self.since: datetime | None = None
         """Of a book of an instant: from when on it is the same. None: always was."""
@@ -142,8 +145,16 @@ class PriceBook:
         """
         if at is not None and self._moments:
             return self.at(at).lookup(model, provider)
+        question = (model, provider)
+        if question in self._known:
+            return self._known[question]
         found = self.listed(model, provider)
-        return self._with_terms(found) if found is not None and self._contracts else found
+        if found is not None and self._contracts:
+            found = self._with_terms(found)
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[question] = found
+        return found
 
     def listed(self, model: str, provider: str | None = None) -> Price | None:
         """As `lookup`, without contracts: the price of the list."""
