@@ -26,12 +26,13 @@ from bursar_sidecar.dialects.json_fields import (
     missing,
     raw,
     shown,
+    top_level,
 )
 from bursar_sidecar.dialects.kinds import Server
 from bursar_sidecar.dialects.openai.chat_assembling import ChatAssembler
 from bursar_sidecar.dialects.openai.chat_reading import ChatReading, ProviderChatReading
 from bursar_sidecar.dialects.openai.dialect import OpenAIEndpoint
-from bursar_sidecar.dialects.openai.request import common_changes, read_common
+from bursar_sidecar.dialects.openai.request import common_changes, common_of
 from bursar_sidecar.dialects.openai.usage_shape import usage_object
 from bursar_sidecar.dialects.reading import Reading
 
@@ -55,6 +56,32 @@ _FETCHING: Final = (
 )
 _ODD: Final = frozenset({"modalities", "web_search_options", "tools", *_FETCHING})
 """Fields that most requests have none of, so that there is nothing to look into."""
+
+
+MAX_KNOWN: Final = 256
+"""Requests that are known but for their messages: as many as apps that run at the same time."""
+MAX_KNOWN_FIELDS: Final = 12
+MAX_KNOWN_FIELD_BYTES: Final = 64
+"""Of a field that is looked at again each time instead: what tools and the like hold differs."""
+_Signature = tuple[str | bytes, ...]
+_known: Final[dict[_Signature | None, Facts]] = {}
+
+
+def _signature(fields: Fields, named: str) -> _Signature | None:
+    """All that the facts follow from but for the messages; None where that is much, or of what is
+    said."""
+    if len(fields) > MAX_KNOWN_FIELDS or "prediction" in fields:
+        return None
+    said: list[str | bytes] = [named]
+    for name, value in fields.items():
+        if name == "messages":
+            continue
+        said.append(name)
+        text = bytes(value)
+        if len(text) > MAX_KNOWN_FIELD_BYTES:
+            return None
+        said.append(text)
+    return tuple(said)
 
 
 class _Message(msgspec.Struct):
@@ -91,8 +118,28 @@ class Chat(OpenAIEndpoint):
     chunk_object = "chat.completion.chunk"
 
     def read(self, asked: Asked, named: str) -> Facts:
-        common = read_common(asked.body, named)
-        fields = common.fields
+        fields = top_level(asked.body)
+        signature = _signature(fields, named)
+        known = _known.get(signature)
+        if known is not None:
+            texts = _texts_in(fields)
+            if texts is not None:
+                return msgspec.structs.replace(
+                    known,
+                    messages=texts,
+                    body_bytes=len(asked.body),
+                    prompt=fields["messages"],
+                    fields=fields,
+                )
+        facts = self._read(asked, fields, named)
+        if signature is not None and facts.text_only and not facts.unbounded_input:
+            if len(_known) >= MAX_KNOWN:
+                _known.clear()
+            _known[signature] = msgspec.structs.replace(facts, prompt=None, fields={})
+        return facts
+
+    def _read(self, asked: Asked, fields: Fields, named: str) -> Facts:
+        common = common_of(fields, named)
         stream = bool(field(fields, "stream", OPTIONAL_BOOL, "true or false"))
         messages, unbounded, images, image_bytes = _messages(fields)
         reasoning = field(fields, "reasoning_effort", OPTIONAL_STRING, "a string") or "none"
@@ -214,6 +261,21 @@ def asks_usage(fields: Fields) -> bool:
         return bool(field(options, "include_usage", OPTIONAL_BOOL, "true or false"))
     except DialectError as error:
         raise DialectError(error.message, "stream_options.include_usage") from None
+
+
+def _texts_in(fields: Fields) -> int | None:
+    """How many messages; None where they are not text alone."""
+    value = fields.get("messages")
+    if value is None:
+        return None
+    try:
+        messages = _text_messages.decode(value)
+    except (*DEPENDS_ON_BODY, ValueError):
+        return None
+    for message in messages:
+        if message.audio is not None:
+            return None
+    return len(messages)
 
 
 _Input = tuple[int, str, list[ImagePart], int]
