@@ -24,9 +24,10 @@ class EnvoyCalls:
         self.desk = desk or FakeDesk()
         self.clock = MovedClock()
         self.evidence = FakeEvidence(self.desk)
+        counter = settings.pop("counter", None)
         base = Settings(envoy_address="127.0.0.1:0", providers=(OPENAI, ANTHROPIC), drain_s=0)
         self.settings = structs.replace(base, **settings)
-        self.proxy = build_proxy(self.settings, self.desk, self.clock)
+        self.proxy = build_proxy(self.settings, self.desk, self.clock, counter=counter)
         self.held = HeldCalls(
             self.settings,
             self.clock,

@@ -7,6 +7,8 @@ from pathlib import Path
 from openai.types.chat import ChatCompletion
 
 from bursar_sidecar.growth import LEAST_SLACK
+from bursar_sidecar.recount import CUT_WAITS_S, ENDS_WAITS_S
+from tests.fakes.counting import FakeCounter
 from tests.fakes.desk import FakeDesk
 from tests.fakes.envoy_calls import EnvoyCalls
 from tests.fakes.scripted_envoy import SSE, ScriptedStream, scripted_envoy
@@ -121,3 +123,16 @@ async def test_an_error_that_a_stream_tells_is_the_plain_calls_own(tmp_path: Pat
         assert (seen.status, json.loads(seen.body)["error"]["message"]) == (502, "busy")
         assert seen.headers["content-type"] == "application/json"
         await envoy.ended()
+
+
+async def test_no_count_keeps_a_provider_producing_that_only_the_answers_end_stops(
+    tmp_path: Path,
+) -> None:
+    counter = FakeCounter(700)
+    calls = EnvoyCalls(FakeDesk(SHORT), counter=counter)
+    async with scripted_envoy(calls, tmp_path) as envoy:
+        stream = await envoy.carry(STREAM)
+        await stream.head(headers=SSE)
+        await flood(stream)
+        assert (await envoy.ended()).kind == "aborted"
+        assert counter.asked[-1][2] == ENDS_WAITS_S < CUT_WAITS_S / 10
