@@ -124,6 +124,7 @@ class Process:
         self.envoy = EnvoyServices(settings, self.proxy, self._cashier, clock, amendments, registry)
         self._holdings = Holdings(self._book, self._journal, self._session, identity, clock)
         self._holdings.more["providers"] = self.proxy.described
+        self._holdings.more["envoy"] = self.envoy.described
         self._holdings.more["websockets"] = self.proxy.tunnels.described
         self._holdings.more["credential_files"] = self._files.described
         self._holdings.more["reloads"] = self.reloading.described

@@ -99,3 +99,16 @@ async def test_health_is_told() -> None:
         for service in ("", "envoy.service.auth.v3.Authorization"):
             told = await health.Check(health_pb2.HealthCheckRequest(service=service))
             assert told.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_what_is_held_is_shown(envoy: Checks) -> None:
+    first, second = await envoy.check(), await envoy.check()
+    call = envoy.held.take(first.charge_id)
+    assert second.charge_id
+    shown = envoy.services.described()
+    assert (shown["held"], shown["taken"], shown["ended"]["taken"]) == (1, 1, 1)
+    told = envoy.registry.get_sample_value
+    assert told("bursar_sidecar_envoy_calls", {"hand": "taken"}) == 1
+    assert told("bursar_sidecar_envoy_calls_ended_total", {"end": "expired"}) == 0
+    envoy.held.over(call)
+    assert told("bursar_sidecar_envoy_calls", {"hand": "taken"}) == 0

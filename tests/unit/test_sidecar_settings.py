@@ -179,6 +179,30 @@ def test_local_grpc_off_loopback_wants_a_certificate_or_to_be_told() -> None:
         load_settings({"BURSAR_GRPC_TLS_CERT": "c.pem"})
 
 
+def test_beyond_loopback_an_envoy_shows_a_certificate() -> None:
+    """What it says of a call is believed."""
+    address = {"BURSAR_ENVOY_ADDRESS": "0.0.0.0:7073"}
+    pair = {"BURSAR_ENVOY_TLS_CERT": "c.pem", "BURSAR_ENVOY_TLS_KEY": "k.pem"}
+    authority = {"BURSAR_ENVOY_TLS_CLIENT_CA": "ca.pem"}
+    for lacking in (address, {**address, **pair}):
+        with pytest.raises(SettingsError, match="envoy_tls_client_ca with it, or envoy_insecure"):
+            load_settings(lacking)
+    assert load_settings({**address, **pair, **authority}).envoy_tls_client_ca == "ca.pem"
+    assert load_settings({**address, "BURSAR_ENVOY_INSECURE": "true"}).envoy_insecure
+    assert load_settings({"BURSAR_ENVOY_ADDRESS": "unix:/run/envoy.sock"}).envoy_address
+    with pytest.raises(SettingsError, match="both or none"):
+        load_settings({"BURSAR_ENVOY_TLS_CERT": "c.pem"})
+    with pytest.raises(SettingsError, match="expected envoy_tls_cert and envoy_tls_key with it"):
+        load_settings(authority)
+
+
+def test_an_envoy_has_an_address_of_its_own() -> None:
+    both = {"BURSAR_ENVOY_ADDRESS": "127.0.0.1:7071"}
+    with pytest.raises(SettingsError, match="expected another than grpc_address"):
+        load_settings(both)
+    assert load_settings({"BURSAR_ENVOY_ADDRESS": "none"}).envoy_address == ""
+
+
 def test_the_control_planes_grpc_address_is_not_ours() -> None:
     assert load_settings({"BURSAR_GRPC_ADDRESS": "0.0.0.0:7443"}).grpc_address == "127.0.0.1:7071"
     assert load_settings({"BURSAR_SIDECAR_GRPC_ADDRESS": "none"}).grpc_address == ""

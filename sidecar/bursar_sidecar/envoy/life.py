@@ -9,6 +9,7 @@ from bursar_sidecar.clock import Clock
 from bursar_sidecar.desk import Desk
 from bursar_sidecar.envoy import services
 from bursar_sidecar.envoy.held_calls import HeldCalls
+from bursar_sidecar.envoy.held_metrics import HeldMetrics
 from bursar_sidecar.envoy.parts import Parts, Service
 from bursar_sidecar.grpc_listening import Place
 from bursar_sidecar.local_grpc.handed_out import Evidence
@@ -36,6 +37,7 @@ class EnvoyServices:
     ) -> None:
         self._settings = settings
         self.held = HeldCalls(settings, clock, proxy.admission, proxy.servings, evidence)
+        self._metrics = HeldMetrics(self.held)
         self._parts = Parts(settings, proxy, desk, clock, self.held, registry)
         self._listening: WireListening | None = None
         self._tasks: list[asyncio.Task[Any]] = []
@@ -66,8 +68,13 @@ class EnvoyServices:
             listening.add(one.name, one.methods())
         await listening.start([one.name for one in made])
         self._listening = listening
+        self._parts.registry.register(self._metrics)
         self._tasks = [asyncio.create_task(one.run(), name=one.name) for one in made]
         self._tasks.append(asyncio.create_task(self.held.run(), name="envoy-held-calls"))
+
+    def described(self) -> dict[str, Any]:
+        """For people; empty where no Envoy is served."""
+        return {"address": self.address, **self._metrics.described()} if self.address else {}
 
     def apply(self, settings: Settings) -> None:
         """What holds for calls from now on; where it listens stays."""
