@@ -246,3 +246,20 @@ def said(stream: int, payload: bytes, *, ended: bool = False) -> bytes:
 
 
 HELLO = frames.PREFACE + frames.settings({})
+
+
+class Raw:
+    """A client that writes frames, the server, its handlers."""
+
+    def __init__(self) -> None:
+        """Connected; nothing said."""
+        self.behaviours = Behaviours()
+        self.server = FakeServer(self.behaviours)
+        self.client = RawClient(self.server)
+
+
+async def greeted(*parts: bytes) -> Raw:
+    """One that has said hello, and these."""
+    raw = Raw()
+    await raw.client.say(HELLO, *parts)
+    return raw

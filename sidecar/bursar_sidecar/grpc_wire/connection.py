@@ -5,12 +5,13 @@ one turn of the loop leaves together.
 """
 
 import asyncio
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import grpc
 import structlog
 
 from bursar_sidecar.grpc_wire import frames
+from bursar_sidecar.grpc_wire.closed_streams import ClosedStreams
 from bursar_sidecar.grpc_wire.frames import WireError
 from bursar_sidecar.grpc_wire.heads import (
     ANSWER,
@@ -19,9 +20,11 @@ from bursar_sidecar.grpc_wire.heads import (
     UNSUPPORTED,
     Head,
     Heads,
+    MalformedError,
     trailers,
 )
 from bursar_sidecar.grpc_wire.rpc import WINDOW_BYTES, AbortError, RefusedError, Rpc
+from bursar_sidecar.grpc_wire.server import Server
 
 log = structlog.get_logger("bursar.grpc_wire")
 
@@ -30,34 +33,11 @@ CONNECTION_WINDOW_BYTES: Final = 1 << 28
 MOST_RPCS_ON_A_CONNECTION: Final = 16_384
 """Envoy opens a connection for each of its threads, and a stream for each answer in flight."""
 
+MOST_RESETS: Final = 50_000
+"""Streams that the other end may begin and reset between two sweeps: an Envoy resets one a call."""
+
 CONNECTION: Final = 0
 """The number of the stream that is none."""
-
-
-class Server(Protocol):
-    """Who listens, to its connections."""
-
-    max_message_bytes: int
-
-    def admit(self, connection: "Connection") -> bool:
-        """Take a new connection in; False when there are too many."""
-        ...
-
-    def forget(self, connection: "Connection") -> None:
-        """It is gone."""
-        ...
-
-    def begin(self) -> bool:
-        """An rpc begins; False when there are too many."""
-        ...
-
-    def over(self) -> None:
-        """An rpc that began is over."""
-        ...
-
-    def handler(self, path: str) -> Any:
-        """The `grpc.RpcMethodHandler` at a path, or None."""
-        ...
 
 
 class Connection(asyncio.Protocol):
@@ -75,6 +55,8 @@ class Connection(asyncio.Protocol):
         self._greeted = False
         self._last = 0
         """The greatest number of a stream that was begun."""
+        self._closed = ClosedStreams()
+        self._resets = 0
         self._block: tuple[int, int, bytearray] | None = None
         """A head that goes on in CONTINUATION frames: its stream, its flags, what came."""
         self._out: list[bytes] = []
@@ -178,16 +160,23 @@ class Connection(asyncio.Protocol):
             frames.number(payload)
             self._check_begun(number)
             if (rpc := self.rpcs.get(number)) is not None:
+                self._count_reset()
+                rpc.half_closed = True
                 self._cancel(rpc)
         elif kind == frames.SETTINGS:
             self._settings(flags, number, payload)
         elif kind == frames.PING:
-            if len(payload) != 8 or number:  # of bytes
+            if len(payload) != 8:  # of bytes
                 raise WireError(frames.FRAME_SIZE_ERROR, "a ping is eight octets")
+            _check_no_stream(number, "a ping")
             if not flags & frames.ACK:
                 self._out.append(frames.frame(frames.PING, frames.ACK, CONNECTION, payload))
         elif kind == frames.CONTINUATION:
             self._continuation(flags, payload)
+        elif kind == frames.GOAWAY:
+            _check_no_stream(number, "a GOAWAY")
+        elif kind == frames.PRIORITY:
+            frames.check_priority(number, payload)
         elif kind == frames.PUSH_PROMISE:
             raise WireError(frames.PROTOCOL_ERROR, "a client promised a push")
         # PRIORITY and GOAWAY change nothing here; what is unknown is ignored: RFC 9113, 4.1.
@@ -201,14 +190,18 @@ class Connection(asyncio.Protocol):
         if self._owed >= CONNECTION_WINDOW_BYTES // 2:
             self._out.append(frames.window_update(CONNECTION, self._owed))
             self._owed = 0
+        if flags & frames.PADDED:
+            payload = frames.content(frames.PADDED, payload)
         rpc = self.rpcs.get(number)
-        if rpc is None or rpc.half_closed:
-            # Of a stream that is over here: what was on its way.
+        if rpc is None:
             self._check_begun(number)
+            self._closed.check_data(number)
             return
+        if rpc.half_closed:
+            raise WireError(frames.STREAM_CLOSED, f"data of stream {number}, which was ended")
         try:
             if payload:
-                rpc.take(frames.content(flags & frames.PADDED, payload) if flags else payload)
+                rpc.take(payload)
             if flags & frames.END_STREAM:
                 rpc.end()
         except RefusedError as error:
@@ -218,23 +211,37 @@ class Connection(asyncio.Protocol):
         if not flags & frames.END_HEADERS:
             self._block = (number, flags, bytearray(block))
             return
-        head = self._heads.read(block)
-        rpc = self.rpcs.get(number)
-        if rpc is not None:
-            # Trailers of a request; gRPC has none that mean anything.
-            if not flags & frames.END_STREAM:
-                raise WireError(frames.PROTOCOL_ERROR, "a second head")
-            try:
-                rpc.end()
-            except RefusedError as error:
-                self._refuse(rpc, error)
+        rpc, ended = self.rpcs.get(number), bool(flags & frames.END_STREAM)
+        if rpc is None and number <= self._last and number % 2:
+            self._heads.skip(block)
+            self._closed.check_head(number)
             return
-        if number <= self._last and number % 2:
+        if rpc is not None:
+            self._heads.skip(block)
+            self._trailers(rpc, ended=ended)
             return
         if not number % 2:
             raise WireError(frames.PROTOCOL_ERROR, f"stream {number} is not a client's")
         self._last = number
-        self._begin(number, head, ended=bool(flags & frames.END_STREAM))
+        try:
+            head = self._heads.read(block)
+        except MalformedError as error:
+            log.info("rpc_malformed", peer=self.peer, why=str(error))
+            self._out.append(frames.reset(number, frames.PROTOCOL_ERROR))
+            self._closed.add(number, by_them=ended)
+            return
+        self._begin(number, head, ended=ended)
+
+    def _trailers(self, rpc: Rpc, *, ended: bool) -> None:
+        """Of a request; gRPC has none that mean anything."""
+        if rpc.half_closed:
+            raise WireError(frames.STREAM_CLOSED, f"a head of stream {rpc.number}, which was ended")
+        if not ended:
+            raise WireError(frames.PROTOCOL_ERROR, "a second head")
+        try:
+            rpc.end()
+        except RefusedError as error:
+            self._refuse(rpc, error)
 
     def _continuation(self, flags: int, payload: bytes) -> None:
         if self._block is None:
@@ -248,17 +255,18 @@ class Connection(asyncio.Protocol):
             self._headers(first_flags | frames.END_HEADERS, number, bytes(block))
 
     def _settings(self, flags: int, number: int, payload: bytes) -> None:
-        if number:
-            raise WireError(frames.PROTOCOL_ERROR, "settings of a stream")
+        _check_no_stream(number, "settings")
         if flags & frames.ACK:
+            if payload:
+                raise WireError(frames.FRAME_SIZE_ERROR, "an acknowledgement that says more")
             return
         for name, value in frames.read_settings(payload):
             if name == frames.INITIAL_WINDOW_SIZE:
                 # Of the streams that are open, too: section 6.9.2.
                 for rpc in self.rpcs.values():
-                    rpc.window = min(
-                        rpc.window + value - self._stream_window, frames.LARGEST_WINDOW
-                    )
+                    rpc.window += value - self._stream_window
+                    if rpc.window > frames.LARGEST_WINDOW:
+                        raise WireError(frames.FLOW_CONTROL_ERROR, "a stream's window overflows")
                 self._stream_window = value
             elif name == frames.MAX_FRAME_SIZE:
                 self._frame_bytes = value
@@ -278,7 +286,8 @@ class Connection(asyncio.Protocol):
         else:
             rpc.window += octets
             if rpc.window > frames.LARGEST_WINDOW:
-                raise WireError(frames.FLOW_CONTROL_ERROR, "a stream's window is too large")
+                self._out.append(frames.reset(number, frames.FLOW_CONTROL_ERROR))
+                self._cancel(rpc)
         self._send_waiting()
 
     # Rpcs
@@ -286,6 +295,7 @@ class Connection(asyncio.Protocol):
     def _begin(self, number: int, head: Head, *, ended: bool) -> None:
         if self._leaving or len(self.rpcs) >= MOST_RPCS_ON_A_CONNECTION:
             self._out.append(frames.reset(number, frames.REFUSED_STREAM))
+            self._closed.add(number, by_them=ended)
             return
         if head.method != b"POST" or not head.content_type.startswith(CONTENT_TYPE):
             self._end_at_once(number, UNSUPPORTED, ended=ended)
@@ -314,6 +324,12 @@ class Connection(asyncio.Protocol):
         self._out.append(frames.frame(frames.HEADERS, flags, number, block))
         if not ended:
             self._out.append(frames.reset(number, frames.NO_ERROR))
+        self._closed.add(number, by_them=ended)
+
+    def _count_reset(self) -> None:
+        self._resets += 1
+        if self._resets > MOST_RESETS:
+            raise WireError(frames.ENHANCE_YOUR_CALM, f"over {MOST_RESETS} resets in a short time")
 
     async def _run(self, rpc: Rpc, handler: Any) -> None:
         try:
@@ -367,7 +383,8 @@ class Connection(asyncio.Protocol):
             rpc.task.cancel()
 
     def _drop(self, rpc: Rpc) -> None:
-        self.rpcs.pop(rpc.number, None)
+        if self.rpcs.pop(rpc.number, None) is not None:
+            self._closed.add(rpc.number, by_them=rpc.half_closed)
         self._waiting.pop(rpc.number, None)
         rpc.drop()
         if self._leaving and not self.rpcs:
@@ -454,6 +471,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self.heard = False
+        self._resets = 0
         self._out.append(frames.frame(frames.PING, 0, CONNECTION, b"\0" * 8))
         self._flush()
 
@@ -467,6 +485,11 @@ class Connection(asyncio.Protocol):
         """Close now, whatever is in flight."""
         if self._transport is not None:
             self._transport.abort()
+
+
+def _check_no_stream(number: int, what: str) -> None:
+    if number:
+        raise WireError(frames.PROTOCOL_ERROR, f"{what} of stream {number}")
 
 
 def _only(code: grpc.StatusCode) -> bytes:

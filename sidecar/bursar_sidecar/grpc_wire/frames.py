@@ -23,8 +23,8 @@ END_HEADERS: Final = 0x4
 PADDED: Final = 0x8
 PRIORITIZED: Final = 0x20
 
-HEADER_TABLE_SIZE, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 1, 3, 4
-MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 5, 6
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS = 1, 2, 3
+INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 4, 5, 6
 
 NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED = 0, 1, 3, 5
 FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR = 6, 7, 8, 9
@@ -58,6 +58,8 @@ def read_settings(payload: bytes) -> list[tuple[int, int]]:
         raise WireError(FRAME_SIZE_ERROR, "SETTINGS are not whole")
     found = list(_SETTING.iter_unpack(payload))
     for name, value in found:
+        if name == ENABLE_PUSH and value > 1:
+            raise WireError(PROTOCOL_ERROR, f"ENABLE_PUSH is {value}, expected 0 or 1")
         if name == INITIAL_WINDOW_SIZE and value > LARGEST_WINDOW:
             raise WireError(FLOW_CONTROL_ERROR, f"an initial window of {value} octets")
         if name == MAX_FRAME_SIZE and not MAX_FRAME_BYTES <= value <= LARGEST_FRAME_BYTES:
@@ -70,6 +72,14 @@ def number(payload: bytes) -> int:
     if len(payload) != 4:  # of bytes
         raise WireError(FRAME_SIZE_ERROR, f"a number of {len(payload)} octets")
     return int.from_bytes(payload, "big")
+
+
+def check_priority(stream: int, payload: bytes) -> None:
+    """What a PRIORITY frame says means nothing any more; its form does. Raises WireError."""
+    if not stream:
+        raise WireError(PROTOCOL_ERROR, "the priority of no stream")
+    if len(payload) != 5:  # of bytes
+        raise WireError(FRAME_SIZE_ERROR, f"a priority of {len(payload)} octets")
 
 
 def window_update(stream: int, octets: int) -> bytes:

@@ -1,7 +1,8 @@
 """The head of an rpc's request, and the heads and trailers of its answer.
 
 We ask the other end to keep no table of headers (SETTINGS_HEADER_TABLE_SIZE 0), so the same head is
-the same bytes each time, and is looked up instead of read: an Envoy sends the same few.
+the same bytes each time, and is looked up instead of read: an Envoy sends the same few. Who keeps
+one all the same, as some clients do for a while, is read with it: it is no larger than by default.
 """
 
 from base64 import b64decode, b64encode
@@ -18,6 +19,10 @@ Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 MAX_HEAD_BYTES: Final = 65_536
 """Of a head, encoded and decoded each: far more than any gRPC client sends."""
+_ASKS: Final = frozenset({b":method", b":scheme", b":authority", b":path"})
+_OF_CONNECTIONS: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+)
 MOST_KNOWN_HEADS: Final = 256
 KNOWN_HEAD_BYTES: Final = 1_024
 """Longer heads are not kept."""
@@ -40,6 +45,10 @@ class Head(NamedTuple):
     """Every header whose name does not begin with a colon."""
 
 
+class MalformedError(Exception):
+    """A head that can be read and that no client may send: its stream ends (RFC 9113, 8.1.1)."""
+
+
 class Heads:
     """Of one connection: its decoder has a state."""
 
@@ -47,8 +56,16 @@ class Heads:
         self._decoder = Decoder(max_header_list_size=MAX_HEAD_BYTES)
         self._known: dict[bytes, Head] = {}
 
+    def skip(self, block: bytes) -> None:
+        """Read a head that means nothing here, because what follows is encoded by it. Raises
+        WireError."""
+        try:
+            self._decoder.decode(block, raw=True)
+        except HPACKError as error:
+            raise WireError(COMPRESSION_ERROR, str(error)) from error
+
     def read(self, block: bytes) -> Head:
-        """A head from its encoded form. Raises WireError."""
+        """A head from its encoded form. Raises WireError and MalformedError."""
         known = self._known.get(block)
         if known is not None:
             return known
@@ -66,6 +83,7 @@ class Heads:
 
 
 def _head(pairs: list[tuple[bytes, bytes]]) -> Head:
+    _check(pairs)
     found = dict(pairs)
     return Head(
         method=found.get(b":method", b""),
@@ -74,6 +92,26 @@ def _head(pairs: list[tuple[bytes, bytes]]) -> Head:
         encoding=found.get(b"grpc-encoding", b"identity"),
         metadata=tuple(_datum(name, value) for name, value in pairs if name[:1] != b":"),
     )
+
+
+def _check(pairs: list[tuple[bytes, bytes]]) -> None:
+    """RFC 9113, 8.2 and 8.3.1. Raises MalformedError."""
+    asked: dict[bytes, bytes] = {}
+    regular = False
+    for name, value in pairs:
+        if name[:1] != b":":
+            regular = True
+            if name != name.lower() or name in _OF_CONNECTIONS:
+                raise MalformedError(f"the header {name[:40]!r}")
+            if name == b"te" and value != b"trailers":
+                raise MalformedError(f"te is {value[:40]!r}, expected trailers")
+        elif regular or name in asked or name not in _ASKS:
+            raise MalformedError(f"{name[:40]!r} twice, unknown, or behind other headers")
+        else:
+            asked[name] = value
+    for name in (b":method", b":scheme", b":path"):
+        if not asked.get(name):
+            raise MalformedError(f"no {name.decode()}")
 
 
 def _datum(name: bytes, value: bytes) -> tuple[str, str | bytes]:

@@ -8,6 +8,7 @@ from typing import Any, Final, NoReturn, Protocol
 import grpc
 import grpc.aio
 
+from bursar_sidecar.grpc_wire.frames import FLOW_CONTROL_ERROR, WireError
 from bursar_sidecar.grpc_wire.heads import Head, Metadata
 
 EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]  # not in its stubs
@@ -111,8 +112,11 @@ class Rpc:
     # What came: the connection's side.
 
     def take(self, data: bytes) -> None:
-        """A part of the stream of messages. Raises RefusedError."""
+        """A part of the stream of messages. Raises RefusedError, and WireError where more comes
+        than was given leave to."""
         self._owed += len(data)
+        if self._owed > WINDOW_BYTES:
+            raise WireError(FLOW_CONTROL_ERROR, f"stream {self.number} exceeds its window")
         if self._parts:
             self._parts.append(data)
             self._parts_bytes += len(data)
