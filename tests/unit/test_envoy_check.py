@@ -403,6 +403,25 @@ async def test_a_path_that_nobody_meters_goes_on_where_the_route_says_so(envoy: 
     assert not envoy.desk.calls
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/%63hat/completions",
+        "/v1/%2563hat/completions",
+        "//v1/chat/completions",
+        "/v1/chat/completions/",
+        "/V1/Chat/Completions",
+        "/v1\\chat/completions",
+        "/v1/chat;x=1/completions",
+    ],
+)
+async def test_what_only_looks_unmetered_does_not_pass(envoy: Checks, path: str) -> None:
+    answer = await envoy.check(
+        path, extensions={"bursar.provider": "openai", "bursar.pass": "true"}
+    )
+    assert (answer.status, answer.charge_id) == (404, "")
+
+
 async def test_what_is_metered_is_paid_for_whatever_passes(envoy: Checks) -> None:
     await envoy.check(extensions=FOR_OPENAI | {"bursar.pass": "true"})
     assert len(envoy.desk.calls) == 1

@@ -170,3 +170,18 @@ async def test_draining_ends_with_the_last_call() -> None:
     calls.held.over(taken)
     calls.held.settle(light, used)
     await draining
+
+
+async def test_a_call_that_waits_for_evidence_keeps_no_body() -> None:
+    calls = EnvoyCalls(envoy_hold_s=1)
+    long = CHAT.replace(b'"hi"', b'"' + b"x" * 100_000 + b'"')
+    for tier in ("light", "strict"):
+        charge_id = await calls.admit("light" if tier == "light" else "strict", long)
+        calls.clock.skip(1 if tier == "strict" else 0)
+        calls.held.sweep()
+        call = calls.held.held(charge_id)
+        assert call is not None
+        assert (call.request.body, call.edited) == (b"", None)
+        kept = call.facts.fields
+        assert bytes(kept["model"]) == b'"gpt-4o-mini"'
+        assert bytes(kept["messages"]) == b"null"

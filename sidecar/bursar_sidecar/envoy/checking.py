@@ -6,8 +6,10 @@ gives up while it waits for money has reserved nothing. An answer that was given
 can't be told from one that did: its call is charged at its deadline.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 import grpc
 import msgspec
@@ -194,6 +196,12 @@ class Checking(Answering):
             )
         key = key_of(request, dialect)
         spender = await self._desk.identify(key)
+        if _could_be_known(request):
+            raise Refusal(
+                "unknown_path",
+                "A path that passes unpaid may not be written so that somebody could take it for "
+                "one that is paid for.",
+            )
         log.info(
             "envoy_passed",
             key=spender.key,
@@ -374,6 +382,15 @@ def _target(call: HeldCall, found: Found, route: RouteSettings) -> bytes | None:
         return None
     path = route.prefix.encode() + request.path
     return path + b"?" + query if query else path
+
+
+def _could_be_known(request: Request) -> bool:
+    """Whether a server that is lax about paths could take this one for a dialect's own."""
+    path = unquote_to_bytes(request.path)
+    if b"%" in path or b";" in path:
+        return True
+    plain = re.sub(rb"[/\\]+", b"/", path).rstrip(b"/").lower()
+    return find(Request(request.method, plain, [], b"")) is not None
 
 
 def _orders(request: Request) -> list[bytes]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Literal
 
+import msgspec
 import structlog
 
 from bursar_sidecar.admission import Admission, Admitted
@@ -42,6 +43,9 @@ SWEEP_EVERY_S: Final = 1.0
 MOST_REMEMBERED: Final = 4_096
 """Calls that ended, so that what is told twice is known as such."""
 RETRY_AFTER_S: Final = 1.0
+KEPT_FIELD_BYTES: Final = 256
+"""Of a body's fields, how large those are that are kept with a call; of others only the names."""
+_LARGE: Final = msgspec.Raw(b"null")
 _HOLDER: Final = b"envoy"
 
 Word = Callable[[Attempt], Receipt]
@@ -75,6 +79,18 @@ class HeldCall:
         """Counted and logged, its serving given back."""
         self.late: Late | None = None
         """Once it expired."""
+
+    def lighten(self) -> None:
+        """Let go of the body: nobody sends it any more, and the call may be kept for long."""
+        request, facts = self.request, self.facts
+        request.body, request.encoded, self.edited = b"", None, None
+        # A field is a part of the body, and keeps all of it.
+        fields = {
+            name: raw.copy() if memoryview(raw).nbytes <= KEPT_FIELD_BYTES else _LARGE
+            for name, raw in facts.fields.items()
+        }
+        facts = msgspec.structs.replace(facts, fields=fields, prompt=None)
+        self.admitted = self.admitted._replace(facts=facts)
 
     @property
     def attempt(self) -> Attempt:
@@ -176,6 +192,8 @@ class HeldCalls:
         hold_ns = self._hold_ns
         if call.tier == "strict":
             hold_ns = min(hold_ns, TAKE_WITHIN_S * NANOS_PER_SECOND)
+        else:
+            call.lighten()
         now = self._clock.boot_ns()
         self._registry.opened(seat.entry, attempt.charge_id, call, now, hold_ns)
         return attempt.charge_id
@@ -286,6 +304,7 @@ class HeldCalls:
             raise ValueError(f"nothing is kept with {entry.name}, which is {entry.state}")
         attempt = call.attempt
         attempt.charge_reserved(reason)
+        call.lighten()
         call.late = self._evidence.late(attempt.reservation)
         self.over(call)
         self._registry.end(entry, State.EXPIRED, b"", None, self._clock.boot_ns())
