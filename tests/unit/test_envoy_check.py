@@ -442,3 +442,8 @@ async def test_a_websocket_is_not_opened_at_the_price_of_a_request() -> None:
         answer = await envoy.check("/v1/odd", b"", method="GET", headers=offer)
         assert (answer.status, answer.error["code"]) == (404, "unknown_path")
         assert (await envoy.check("/v1/odd", b"", method="GET")).is_allowed
+        passing = {"bursar.pass": "true"}
+        realtime = await envoy.check(
+            "/v1/realtime", b"", method="GET", headers=offer, extensions=passing
+        )
+        assert "[[websockets]]" in realtime.error["message"]

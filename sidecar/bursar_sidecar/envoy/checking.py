@@ -98,11 +98,11 @@ class Checking(Answering):
 
     def _found(self, request: Request, route: RouteSettings) -> Found | None:
         found = find(request) or self._proxy.servings.current.unmetered(request)
-        if found is not None and is_offer(request):
+        if is_offer(request):
             raise Refusal(
                 "unknown_path",
-                "Websockets are not served through Envoy, where nothing meters what flows in them; "
-                "let Envoy's route lead to the sidecar's own http_address.",
+                "Websockets do not go on through Envoy, where nothing meters what flows in them; the "
+                "sidecar serves those of [[websockets]] at its own http_address.",
             )
         if found is None or route.dialect is None:
             return found
