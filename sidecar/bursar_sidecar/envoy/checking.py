@@ -101,8 +101,8 @@ class Checking(Answering):
         if is_offer(request):
             raise Refusal(
                 "unknown_path",
-                "Websockets do not go on through Envoy, where nothing meters what flows in them; the "
-                "sidecar serves those of [[websockets]] at its own http_address.",
+                "Websockets do not go on through Envoy, where nothing meters what flows in them; "
+                "the sidecar serves those of [[websockets]] at its own http_address.",
             )
         if found is None or route.dialect is None:
             return found
