@@ -138,6 +138,8 @@ async def test_a_farewell_goes_between_frames_and_nothing_behind_it() -> None:
     got = await bench.at_app()
     assert got[:1] == long[-1:]
     assert code_in(got[1:]) == 1001
+    provider.send(frame(b"nor this", masked=False))
+    assert await bench.at_app() == b""
     rest = frame(b"y" * 70_000, masked=True)[9:]
     bench.app.send(rest)
     got = await taken(provider)
