@@ -66,6 +66,7 @@ class Admission:
         endpoint, settings = found.endpoint, serving.settings
         facts = endpoint.read(request, found.named)
         tags, customer, run = labels_of(request, facts, spender)
+        when_short = serving.shortages.way_of(spender)
         book, started_at = self._desk.prices(), self._clock.wall_ns()
         route = _route(serving, endpoint, facts, request, book, spender)
         budgeted = self._desk.is_budgeted(spender, route.provider.name, route.listed)
@@ -75,11 +76,14 @@ class Admission:
             budgeted=budgeted,
             rates=CallRates(self._desk.exchange_rates(), spender.currency, started_at),
             default_max_output=settings.default_max_output,
-            may_clamp=edits and settings.when_short in ("assemble", "clamp"),
+            may_clamp=edits and when_short in ("assemble", "clamp"),
             free=endpoint.name in route.provider.spoken.free,
             most_nanos=serving.most_nanos(endpoint.name, route.listed),
         )
-        start = _start(serving, endpoint, facts, route, terms) if edits and budgeted else None
+        start = None
+        if edits and budgeted:
+            assembles = when_short == "assemble"
+            start = _start(serving, endpoint, facts, route, terms, assembles=assembles)
         exchanged = terms.conversion
         call = Call(
             spender=spender,
@@ -89,7 +93,7 @@ class Admission:
             ceiling_nanos=terms.ceiling_nanos,
             least_nanos=terms.least_nanos,
             begin_nanos=start.begin_nanos if start is not None else 0,
-            may_wait=settings.when_short != "refuse",
+            may_wait=when_short != "refuse",
             tags=tags,
             customer=customer,
             app=user_agent_of(request),
@@ -188,11 +192,18 @@ def _route(
 
 
 def _start(
-    serving: Serving, endpoint: Endpoint, facts: Facts, route: Route, terms: Terms
+    serving: Serving,
+    endpoint: Endpoint,
+    facts: Facts,
+    route: Route,
+    terms: Terms,
+    *,
+    assembles: bool,
 ) -> Start | None:
-    """With what a call under a hard budget begins if it is to grow; None where it may not."""
+    """With what a call under a hard budget begins if it is to grow; None where it may not.
+    `assembles`: a plain call may be run as a stream."""
     if not endpoint.progressive:
         return None
-    if not facts.stream and not (serving.assembles and endpoint.assembles):
+    if not facts.stream and not (assembles and endpoint.assembles):
         return None
     return start_of(facts, terms, serving.pairs.find(route.provider.name, route.listed))

@@ -104,7 +104,7 @@ def read_unmetered(
     """The `[[unmetered]]` tables; what is wrong is added to `faults`."""
     found = [
         (where, Unmetered(**values))
-        for where, values in _tables("unmetered", tables, _UNMETERED, (), faults)
+        for where, values in read_tables("unmetered", tables, _UNMETERED, (), faults)
     ]
     _check_providers(found, providers, faults)
     return tuple(one for _, one in found)
@@ -117,7 +117,7 @@ def read_websockets(
     optional = ("price_per_minute", "longest_s", "model")
     found = [
         (where, Websocket(**values))
-        for where, values in _tables("websockets", tables, _WEBSOCKETS, optional, faults)
+        for where, values in read_tables("websockets", tables, _WEBSOCKETS, optional, faults)
     ]
     _check_providers(found, providers, faults)
     return tuple(one for _, one in found)
@@ -148,17 +148,18 @@ def _check_providers(
 
 def read_bounds(tables: Any, faults: list[str]) -> tuple[CallBound, ...]:
     """The `[[bounds]]` tables; what is wrong is added to `faults`."""
-    found = _tables("bounds", tables, _BOUNDS, ("models",), faults)
+    found = read_tables("bounds", tables, _BOUNDS, ("models",), faults)
     return tuple(CallBound(**values) for _, values in found)
 
 
-def _tables(
+def read_tables(
     name: str,
     tables: Any,
     checks: Mapping[str, Callable[[Any], Any]],
     optional: tuple[str, ...],
     faults: list[str],
 ) -> list[tuple[str, dict[str, Any]]]:
+    """(where, values) of each table `[[name]]` without a fault; `checks` are its fields."""
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         faults.append(f"{name}: expected tables, such as [[{name}]]")
         return []
@@ -216,7 +217,8 @@ def _model(value: Any) -> str:
     return value
 
 
-def _globs(value: Any) -> tuple[str, ...]:
+def globs(value: Any) -> tuple[str, ...]:
+    """A list of them. Raises ValueError."""
     if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
         raise ValueError('a list of globs, such as ["gpt-4o-mini-tts"]')
     return tuple(value)
@@ -238,6 +240,6 @@ _WEBSOCKETS: Final[Mapping[str, Callable[[Any], Any]]] = {
 }
 _BOUNDS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "endpoint": text("an endpoint's name, such as batches"),
-    "models": _globs,
+    "models": globs,
     "most": _amount,
 }

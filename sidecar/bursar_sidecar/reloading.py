@@ -39,6 +39,7 @@ LIVE: Final = frozenset(
         "progressive",
         "providers",
         "reserve_wait_ms",
+        "shortages",
         "stall_timeout_s",
         "unmetered",
         "websockets",

@@ -17,6 +17,7 @@ from bursar_sidecar.progressive_pairs import Pairs
 from bursar_sidecar.provider_pool import ProviderPool
 from bursar_sidecar.routing import Router
 from bursar_sidecar.settings import Settings
+from bursar_sidecar.shortages import Shortages
 from bursar_sidecar.upstream import Dial
 from bursar_sidecar.websocket_endpoint import WebsocketEndpoint
 from bursar_sidecar.websocket_handshake import is_offer
@@ -31,11 +32,11 @@ class Serving:
         "_of_one",
         "_unmetered",
         "_websockets",
-        "assembles",
         "calls",
         "pairs",
         "router",
         "settings",
+        "shortages",
         "upstreams",
     )
 
@@ -44,8 +45,7 @@ class Serving:
         self.router = Router({provider.name: provider for provider in settings.providers})
         self.upstreams = dict(upstreams)
         self.pairs = Pairs(settings.progressive)
-        self.assembles = settings.when_short == "assemble"
-        """Plain calls may be run as streams."""
+        self.shortages = Shortages(settings.when_short, settings.shortages)
         self._of_one: dict[str, Serving] = {}
         self.calls = 0
         """That began with it and have not ended."""

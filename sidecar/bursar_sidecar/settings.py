@@ -40,6 +40,7 @@ from bursar_sidecar.setting_checks import (
     whole,
     word,
 )
+from bursar_sidecar.shortages import WAYS, Shortage, read_shortages
 
 __all__ = [
     "Listener",
@@ -193,6 +194,8 @@ class Settings(msgspec.Struct, frozen=True):
     websockets: tuple[Websocket, ...] = ()
     """Paths on which apps may open websockets, each connection at a flat price and, where that is
     set, a price for each minute: tables `[[websockets]]`."""
+    shortages: tuple[Shortage, ...] = ()
+    """Another `when_short` for some keys, teams, projects or users: tables `[[shortages]]`."""
     bounds: tuple[CallBound, ...] = ()
     """The most that calls cost which nothing else bounds: tables `[[bounds]]`."""
     envoy_limits: tuple[EnvoyLimit, ...] = ()
@@ -206,6 +209,7 @@ TABLES: Final = frozenset(
         "listeners",
         "unmetered",
         "websockets",
+        "shortages",
         "bounds",
         "envoy_limits",
     }
@@ -226,7 +230,7 @@ def load_settings(
     listeners = table.pop("listeners", [])
     rows = table.pop("progressive", [])
     unmetered, bounds = table.pop("unmetered", []), table.pop("bounds", [])
-    websockets = table.pop("websockets", [])
+    websockets, shortages = table.pop("websockets", []), table.pop("shortages", [])
     limits = table.pop("envoy_limits", [])
     given = {**table, **_from_environment(environ)}
     known = {field.name for field in msgspec.structs.fields(Settings)} - TABLES
@@ -247,6 +251,7 @@ def load_settings(
     named = frozenset(provider.name for provider in values["providers"])
     values["unmetered"] = read_unmetered(unmetered, named, faults)
     values["websockets"] = read_websockets(websockets, named, faults)
+    values["shortages"] = read_shortages(shortages, faults)
     values["bounds"] = read_bounds(bounds, faults)
     values["envoy_limits"] = read_limits(limits, environ, faults)
     _read_sidecar_key(values, faults)
@@ -425,7 +430,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "exhausted_status": one_of(402, 429),
     "reserve_wait_ms": whole(0, 60_000),
     "max_waiters": whole(0, 100_000),
-    "when_short": word("assemble", "clamp", "wait", "refuse"),
+    "when_short": word(*WAYS),
     "cut_streams": word("count", "bytes"),
     "longest_call_s": whole(1, 86_400),
     "max_request_bytes": whole(1_024, 1 << 30),

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bursar_sidecar import extra_call_settings, listener_settings, provider_settings
+from bursar_sidecar import extra_call_settings, listener_settings, provider_settings, shortages
 from bursar_sidecar.reloading import LIVE
 from bursar_sidecar.settings import TABLES, Settings, variable_of
 from tests.house import tree
@@ -75,6 +75,7 @@ TABLES_OF_THE_PAGE = {
     "providers": table_of(provider_settings.Provider, "name", "api_key", api_key_env=VARIABLE),
     "listeners": table_of(listener_settings.Listener, "api_key", api_key_env=VARIABLE),
     "websockets": table_of(extra_call_settings.Websocket),
+    "shortages": table_of(shortages.Shortage),
 }
 
 
