@@ -20,6 +20,8 @@ from tests.fakes.envoy import (
 )
 
 NAMES = sorted(path.stem for path in DEPLOYED.glob("*.yaml"))
+LIMITS = sorted(f"limits/{path.stem}" for path in (DEPLOYED / "limits").glob("*.yaml"))
+"""Those with Envoy's own limit filters instead of a Check."""
 ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 """Debian's and Ubuntu's file of root certificates; other systems have another."""
 LOGS = "/var/log/envoy"
@@ -58,11 +60,12 @@ def routes_of(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_both_tiers_ship() -> None:
     assert {"light", "strict"} <= set(NAMES)
+    assert set(LIMITS) == {"limits/quotas", "limits/rate-limits"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *LIMITS])
 def test_envoy_takes_it_as_it_ships(name: str, tmp_path: Path) -> None:
-    path = tmp_path / f"{name}.yaml"
+    path = tmp_path / "envoy.yaml"
     path.write_text(on_this_machine((DEPLOYED / f"{name}.yaml").read_text(), tmp_path))
     checked = validate(path)
     assert checked.returncode == 0, checked.stderr
@@ -100,7 +103,7 @@ def test_nobody_spends_where_nobody_decides(name: str) -> None:
         assert ("route" in route) != bool(asks.get("disabled")), route
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *LIMITS])
 def test_no_call_is_made_twice_or_cut_by_the_usual_timeouts(name: str) -> None:
     config = shipped(name)
     assert not [field for field, _ in everything(config) if "retry" in field]
@@ -120,7 +123,7 @@ def test_answers_under_way_do_not_fill_the_circuit_breakers(name: str) -> None:
             assert threshold[field] >= STREAMS, f"{cluster['name']}: {field}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *LIMITS])
 def test_providers_are_known_by_their_certificates(name: str) -> None:
     for cluster in clusters_of(shipped(name)):
         if cluster["name"].startswith(OURS):

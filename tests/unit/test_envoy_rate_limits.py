@@ -128,6 +128,15 @@ async def test_a_key_that_may_not_call_a_model_pays_for_none() -> None:
     assert headers_of(answer)["x-bursar-refused"] == "model_not_allowed"
 
 
+async def test_what_a_key_called_is_charged_whatever_it_may_call() -> None:
+    desk = FakeDesk(spenders={KEY: spender(allowed_models=("gpt-4o-mini",))})
+    table = {**INPUT, **AFTER, "model_entry": "model"}
+    del table["model"]
+    async with asking(table, desk=desk) as envoy:
+        await envoy.ask(descriptor(1_000, limit="input", model="gpt-4o-mini-2024-07-18"))
+    assert desk.only_outcome.cost_nanos == 150_000
+
+
 async def test_a_limit_may_have_a_payer_of_its_own() -> None:
     desk = FakeDesk()
     async with asking({**FLAT, "api_key_env": "PAYER"}, desk=desk) as envoy:

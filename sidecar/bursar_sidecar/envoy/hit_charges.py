@@ -254,8 +254,12 @@ class HitCharges:
             return _Worth(
                 spender, Route(self._provider(provider), ""), agree_flat(bill.flat_nanos, rates)
             )
+        # What a key may call was asked before; what it called is a fact.
+        buyer = spender
+        if bill.limit.when == "after":
+            buyer = msgspec.structs.replace(spender, allowed_models=())
         try:
-            route = self._bounds.route(provider, bill.model, "", spender, book, "model")
+            route = self._bounds.route(provider, bill.model, "", buyer, book, "model")
         except SpendFault as fault:
             raise Refusal("model_not_found", fault.message) from fault
         if bill.is_flat:
