@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,7 +13,7 @@ from envoy.service.ratelimit.v3 import rls_pb2
 from bursar_sidecar.desk import Call, Outcome, Receipt, Refusal, Reservation
 from bursar_sidecar.envoy import hit_charges
 from bursar_sidecar.envoy.descriptors import MAX_ENTRY_VALUE, MOST_DESCRIPTORS, MOST_HITS
-from bursar_sidecar.envoy.rate_limits import seconds_until
+from bursar_sidecar.envoy.rate_limits import RateLimits, seconds_until
 from tests.fakes.desk import KEY, FakeDesk, FakeReservation, spender
 from tests.fakes.envoy_limits import (
     AFTER,
@@ -146,6 +147,19 @@ async def test_a_limit_may_have_a_payer_of_its_own() -> None:
     assert {call.spender.key for call in desk.calls} == {"keys/k-1"}
 
 
+async def test_a_payers_key_from_a_file_may_change(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text(KEY)
+    table = {**FLAT, "api_key_file": str(path)}
+    async with asking(table) as envoy:
+        assert (await envoy.ask(descriptor(key="", limit="calls"))).overall_code == OK
+        path.write_text("bk-another")
+        (served,) = [one for one in envoy.services.served if isinstance(one, RateLimits)]
+        served.limits.files.look(at_once=True)
+        answer = await envoy.ask(descriptor(key="", limit="calls"))
+        assert headers_of(answer)["x-bursar-refused"] == "key_unknown"
+
+
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
@@ -204,6 +218,10 @@ async def test_all_or_nothing() -> None:
     async with asking(FLAT, dearer, desk=desk) as envoy:
         answer = await envoy.ask(CALLS, descriptor(limit="more"))
         assert answer.overall_code == OVER
+        assert [status.code for status in answer.statuses] == [OK, OVER]
+        told = answer.dynamic_metadata.fields
+        assert told["limit"].string_value == "more"
+        assert envoy.metric("envoy_hits_total", limit="more", outcome="budget_reserved") == 1
     assert [outcome.kind for outcome in desk.outcomes] == ["released"]
     assert desk.settled_nanos == 0
 

@@ -6,4 +6,6 @@ is set. Believes what Envoy says of a call (its metadata), never a header that a
 
 held_calls.py: the calls between their admission and their end. services.py: what is served, one
 line each. life.py: from start to end. metadata.py: what one service tells another through Envoy.
+rate_limits.py, quotas.py: Envoy's own limit filters; descriptors.py: what a hit is; hit_charges.py
+pays it; quota_slices.py: what was lent.
 """

@@ -43,6 +43,15 @@ LATER: Final = _SHORT | {"no_allowance", "overloaded"}
 """Refusals that say that there is no money, or nobody to ask: it may go another time."""
 
 
+class UnpaidError(Exception):
+    """A bill that could not be paid, and why."""
+
+    def __init__(self, bill: Bill, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.bill = bill
+        self.refusal = refusal
+
+
 class Charged(msgspec.Struct, frozen=True):
     """A bill that was paid, or a question that was answered with yes."""
 
@@ -86,15 +95,17 @@ class HitCharges:
     # -- before --------------------------------------------------------------------------------
 
     async def pay(self, bills: list[Bill]) -> list[Charged]:
-        """All of them, or none. Raises Refusal, with the bill's number as `bill`."""
+        """All of them, or none. Raises UnpaidError."""
         opened: list[tuple[Attempt, Spender]] = []
         try:
             for bill in bills:
                 opened.append(await self.open(bill))
-        except BaseException:
+        except BaseException as error:
             # Also when Envoy waits no longer: what it never heard of is not charged.
-            for attempt, spender in opened:
-                self._ended(attempt, spender, attempt.release())
+            for attempt, _ in opened:
+                attempt.release()
+            if isinstance(error, Refusal):
+                raise UnpaidError(bills[len(opened)], error) from error
             raise
         paid = []
         for bill, (attempt, spender) in zip(bills, opened, strict=True):
@@ -104,7 +115,9 @@ class HitCharges:
 
     def close(self, attempt: Attempt, spender: Spender, bill: Bill) -> Receipt:
         """Settle what was opened at what a bill says was used."""
-        receipt = attempt.release() if bill.asks else _settled(attempt, bill)
+        if bill.asks:
+            return attempt.release()
+        receipt = _settled(attempt, bill)
         self._ended(attempt, spender, receipt)
         return receipt
 

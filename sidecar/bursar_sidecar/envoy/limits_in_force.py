@@ -33,7 +33,7 @@ class LimitsInForce:
         self.charges = HitCharges(
             self._seen, parts.desk, parts.clock, proxy.metrics, proxy.call_log
         )
-        self._files = CredentialFiles(parts.clock.monotonic, self._seen.credential_check_s)
+        self.files = CredentialFiles(parts.clock.monotonic, self._seen.credential_check_s)
         self._keys: dict[str, str] = {}
         self._telling: set[asyncio.Task[Charged | None]] = set()
         self._hits = Counter(
@@ -78,9 +78,9 @@ class LimitsInForce:
     def _use(self, settings: Settings) -> None:
         self._seen = settings
         self.charges.apply(settings)
-        self._files.every_s = settings.credential_check_s
+        self.files.every_s = settings.credential_check_s
         self._keys = {one.name: one.api_key for one in settings.envoy_limits if one.api_key}
-        self._files.watch(
+        self.files.watch(
             CredentialFile(
                 f"envoy_limits.{one.name}", one.api_key_file, one.api_key, self._rekeying(one.name)
             )
@@ -93,7 +93,7 @@ class LimitsInForce:
 
     async def run(self) -> None:
         """Look at files with keys, and pay what is owed, until cancelled."""
-        files = asyncio.create_task(self._files.run(), name="envoy-limit-keys")
+        files = asyncio.create_task(self.files.run(), name="envoy-limit-keys")
         try:
             await self.charges.run()
         finally:
@@ -124,9 +124,9 @@ class LimitsInForce:
         """One bill."""
         self._hits.labels(bill.limit.name, outcome).inc()
 
-    def refused(self, limit: EnvoyLimit | None, refusal: Refusal) -> None:
+    def refused(self, limit: EnvoyLimit, refusal: Refusal) -> None:
         """A request that may not go on."""
-        self._hits.labels(limit.name if limit is not None else NOBODY, refusal.reason).inc()
+        self._hits.labels(limit.name, refusal.reason).inc()
         self._parts.proxy.call_log.refused(refusal.reason, None, refusal.model)
 
     def unreadable(self, refusal: Refusal) -> None:

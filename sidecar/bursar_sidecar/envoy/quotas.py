@@ -23,7 +23,7 @@ from bursar_sidecar.clock import NANOS_PER_SECOND
 from bursar_sidecar.desk import Refusal, Spender
 from bursar_sidecar.envoy.descriptors import Bill, Hit, add, hit_of, read_entries
 from bursar_sidecar.envoy.hit_charges import LATER
-from bursar_sidecar.envoy.limits_in_force import LimitsInForce, limits_of
+from bursar_sidecar.envoy.limits_in_force import NOBODY, LimitsInForce, limits_of
 from bursar_sidecar.envoy.parts import Parts
 from bursar_sidecar.envoy.quota_metrics import QuotaMetrics
 from bursar_sidecar.envoy.quota_slices import (
@@ -155,6 +155,8 @@ class QuotaStream:
             self._service.charge_uncovered(key, hit, uncovered)
         except Refusal as refusal:
             self._refused(refusal)
+            if uncovered:  # nobody can be charged for it
+                self._service.metrics.uncovered(NOBODY, uncovered)
             self._deny(key, kept)
             return
         self._decide(key, kept, hit, now)

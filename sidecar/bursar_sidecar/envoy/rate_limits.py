@@ -18,7 +18,7 @@ from bursar.money import format_nanos
 from bursar_sidecar.clock import NANOS_PER_SECOND
 from bursar_sidecar.desk import BudgetStanding, Refusal
 from bursar_sidecar.envoy.descriptors import Asked, Bill, read_request
-from bursar_sidecar.envoy.hit_charges import Charged
+from bursar_sidecar.envoy.hit_charges import Charged, UnpaidError
 from bursar_sidecar.envoy.limits_in_force import LimitsInForce, limits_of
 from bursar_sidecar.envoy.parts import Parts
 from bursar_sidecar.refusals import render, told
@@ -41,7 +41,7 @@ class RateLimits:
     name = NAME
 
     def __init__(self, limits: LimitsInForce) -> None:
-        self._limits = limits
+        self.limits = limits
 
     def methods(self) -> Mapping[str, Any]:
         """Its one rpc."""
@@ -55,41 +55,43 @@ class RateLimits:
 
     async def run(self) -> None:
         """Pay what is owed, until cancelled."""
-        await self._limits.run()
+        await self.limits.run()
 
     async def should_rate_limit(self, request: Any, context: Any) -> Any:
         """Charge, or refuse. What is wrong is refused too: Envoy lets errors pass by default."""
-        limits = self._limits
+        limits = self.limits
         try:
             asked = read_request(request, *limits.now())
         except Refusal as refusal:
             limits.unreadable(refusal)
             if refusal.reason in _UNREADABLE and limits.settings.envoy_limit_unknown == "error":
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, refusal.message)
-            return self._refused(refusal, len(request.descriptors), None)
+            return self._refused(refusal, [True] * len(request.descriptors))
         try:
             return await self._answered(asked)
-        except Refusal as refusal:
-            limits.refused(asked.bills[0].limit, refusal)
-            return self._refused(refusal, len(asked.places), asked)
+        except UnpaidError as unpaid:
+            bill, refusal = unpaid.bill, unpaid.refusal
+            limits.refused(bill.limit, refusal)
+            over = [asked.bills[place] is bill for place in asked.places]
+            return self._refused(refusal, over, bill.limit.name)
         except Exception:
             log.exception("rate_limit_failed", limit=asked.bills[0].limit.name)
             fault = Refusal("internal", "The sidecar failed; its log says why.")
-            return self._refused(fault, len(asked.places), asked)
+            return self._refused(fault, [True] * len(asked.places))
 
     async def _answered(self, asked: Asked) -> Any:
-        charges, bills = self._limits.charges, asked.bills
+        charges, bills = self.limits.charges, asked.bills
         paid: dict[int, Charged] = {}
         for number, bill in enumerate(bills):
             if bill.limit.when == "after" and not bill.asks:
                 # A fact, and nobody waits for it: it posts whatever becomes of the rest.
-                found = await self._limits.told(bill)
+                found = await self.limits.told(bill)
                 if found is not None:
                     paid[number] = found
         numbers = [i for i, bill in enumerate(bills) if bill.limit.when == "before"]
         paid |= zip(numbers, await charges.pay([bills[i] for i in numbers]), strict=True)
         for number in numbers:
-            self._limits.counted(bills[number], "asked" if bills[number].asks else "charged")
+            self.limits.counted(bills[number], "asked" if bills[number].asks else "charged")
         response = rls_pb2.RateLimitResponse(overall_code=OK)
         for place, hit in zip(asked.places, asked.hits, strict=True):
             status, charged = response.statuses.add(code=OK), paid.get(place)
@@ -100,22 +102,23 @@ class RateLimits:
         _tell(response, [bills[i] for i in paid], list(paid.values()))
         return response
 
-    def _refused(self, refusal: Refusal, count: int, asked: Asked | None) -> Any:
+    def _refused(self, refusal: Refusal, over: list[bool], limit: str = "") -> Any:
+        """`over`: for each descriptor, whether it is the one that is refused."""
         response = rls_pb2.RateLimitResponse(overall_code=OVER_LIMIT)
-        settings = self._limits.settings
+        settings = self.limits.settings
         _, headers, body = render(refusal, exhausted_status=settings.exhausted_status)
         for name, value in headers:
             response.response_headers_to_add.add(key=name.decode(), value=value.decode("latin-1"))
         response.raw_body = body
         standing = refusal.budgets[0] if refusal.budgets else None
         ceiling = refusal.ceiling_nanos
-        for _ in range(count):
-            status = response.statuses.add(code=OVER_LIMIT)
-            if standing is not None and ceiling:
+        for is_over in over:
+            status = response.statuses.add(code=OVER_LIMIT if is_over else OK)
+            if is_over and standing is not None and ceiling:
                 self._show(status, standing, ceiling)
         fields = {"refused": refusal.reason, "detail": told(refusal, ceiling)[:MAX_METADATA]}
-        if asked is not None:
-            fields["limit"] = asked.bills[0].limit.name
+        if limit:
+            fields["limit"] = limit
         response.dynamic_metadata.update(fields)
         return response
 
@@ -127,7 +130,7 @@ class RateLimits:
         left = standing.limit_nanos - standing.settled_nanos
         left -= standing.reserved_nanos + standing.in_doubt_nanos
         status.limit_remaining = min(max(0, left) // ceiling_nanos, MOST_REMAINING)
-        seconds = seconds_until(standing.window_end, self._limits.wall_ns())
+        seconds = seconds_until(standing.window_end, self.limits.wall_ns())
         if seconds is not None:
             status.duration_until_reset.seconds = seconds
 
