@@ -70,10 +70,10 @@ class RateLimits:
         try:
             return await self._answered(asked)
         except UnpaidError as unpaid:
-            bill, refusal = unpaid.bill, unpaid.refusal
-            limits.refused(bill.limit, refusal)
+            bill, why = unpaid.bill, unpaid.refusal
+            limits.refused(bill.limit, why)
             over = [asked.bills[place] is bill for place in asked.places]
-            return self._refused(refusal, over, bill.limit.name)
+            return self._refused(why, over, bill.limit.name)
         except Exception:
             log.exception("rate_limit_failed", limit=asked.bills[0].limit.name)
             fault = Refusal("internal", "The sidecar failed; its log says why.")
