@@ -266,6 +266,6 @@ def test_a_limit_filter_that_hears_nothing_lets_nothing_through(name: str) -> No
 
 
 def test_the_limits_that_ship_are_taken() -> None:
-    environ = {"BURSAR_ADDRESS": "127.0.0.1:7443", "BURSAR_SIDECAR_KEY": "bs-1"}
+    environ = {"BURSAR_ADDRESS": "127.0.0.1:0", "BURSAR_SIDECAR_KEY": "bs-1"}
     limits = load_settings(environ, DEPLOYED / "limits" / "limits.toml").envoy_limits
     assert [limit.name for limit in limits] == ["ask", "input", "output", "call"]
