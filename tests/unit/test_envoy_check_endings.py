@@ -7,8 +7,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bursar_sidecar.desk import Call
-from tests.fakes.checked import BEARER, Checks, asked, checks
+from tests.fakes.checked import BEARER, Answer, Checks, asked, checks
 from tests.fakes.desk import FakeDesk, FakeReservation
+from tests.fakes.envoy_calls import CHAT
 
 
 @pytest.fixture
@@ -91,6 +92,21 @@ async def test_past_the_most_calls_a_check_is_refused_at_once() -> None:
         answer = await envoy.check()
     assert (answer.status, answer.error["code"]) == (503, "overloaded")
     assert answer.headers["retry-after"] == "1"
+
+
+async def test_past_the_most_bytes_a_check_is_refused_and_room_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bursar_sidecar.envoy.checking.MOST_HELD_BYTES", 2 * len(CHAT) - 1)
+    desk = WaitingDesk()
+    async with checks(desk) as envoy:
+        first = envoy.call(asked())
+        await desk.asked.wait()
+        refused = await envoy.check()
+        assert (refused.status, refused.error["code"]) == (503, "overloaded")
+        desk.through.set()
+        assert Answer(await first).is_allowed
+        assert (await envoy.check()).is_allowed
 
 
 async def test_health_is_told() -> None:

@@ -39,8 +39,9 @@ from bursar_sidecar.websocket_handshake import is_offer
 log = structlog.get_logger("bursar.envoy")
 
 SERVICE: Final = "envoy.service.auth.v3.Authorization"
-MOST_UNPACKED_BYTES: Final = 256 * 1024 * 1024
-"""Of compressed bodies that are being judged at one time."""
+MOST_HELD_BYTES: Final = 256 * 1024 * 1024
+"""Of bodies that are being judged at one time, as they came and unpacked: they are held while their
+calls wait for money."""
 COMPLAIN_EVERY_S: Final = 10.0
 MOST_COMPLAINTS: Final = 64
 """Faults that are told apart; a configuration has a few."""
@@ -60,7 +61,7 @@ class Checking(Answering):
         self._clock = parts.clock
         self._held = parts.held
         self._routes = RouteReader()
-        self._unpacked_bytes = 0
+        self._held_bytes = 0
         self._complained: dict[str, float] = {}
 
     def methods(self) -> Mapping[str, Any]:
@@ -161,6 +162,8 @@ class Checking(Answering):
         room = _Room(self)
         seat = self._held.seat()
         try:
+            if not room.hold(len(request.body)):
+                raise Refusal("overloaded", "Too many large requests at once; try again.")
             unpack(request, room, serving.settings.max_request_bytes)
             admitted = await admission.admit(
                 routed, spender, started, found, request, edits=is_strict
@@ -247,15 +250,15 @@ class Checking(Answering):
         self._proxy.call_log.refused(reason, spender, model)
 
     def hold(self, size: int) -> bool:
-        """Count bytes of unpacked bodies; False: there are too many."""
-        if self._unpacked_bytes + size > MOST_UNPACKED_BYTES:
+        """Count bytes of bodies; False: there are too many."""
+        if self._held_bytes + size > MOST_HELD_BYTES:
             return False
-        self._unpacked_bytes += size
+        self._held_bytes += size
         return True
 
 
 class _Room:
-    """What one Check has unpacked."""
+    """The bytes that one Check holds."""
 
     def __init__(self, checking: Checking) -> None:
         self._checking = checking
