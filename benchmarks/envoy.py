@@ -3,8 +3,9 @@
 An Envoy with the configuration that ships but without Bursar, then with ext_authz, light, strict,
 all before one simulated provider; and what tells where the cost is: services that do nothing, on
 grpc.aio and on the server that Bursar uses, a unix socket against TCP, ext_proc with and without
-the request's head. Plain calls and streams of 1, 20 and 200 chunks, which tell what a chunk costs.
-All take turns, and every figure stands beside Envoy alone in the same run.
+the request's head, the sidecar itself as the proxy. Plain calls and streams of 1, 20 and 200
+chunks, which tell what a chunk costs. All take turns, and every figure stands beside Envoy alone in
+the same run.
 """
 
 import os
@@ -28,6 +29,7 @@ from benchmarks.running_envoys import (
     BODY_TOO,
     CHECK,
     LIGHT,
+    PROXY,
     STRICT,
     STRICT_TCP,
     Way,
@@ -40,7 +42,7 @@ FEWEST_CALLS = 16
 PLAIN = "plain"
 SHORT, MIDDLE, LONG = 1, 20, 200
 CHUNKS = {PLAIN: 0, "1 chunk": SHORT, "20 chunks": MIDDLE, "200 chunks": LONG}
-EVERY_WAY = (ALONE, CHECK, LIGHT, STRICT)
+EVERY_WAY = (ALONE, CHECK, LIGHT, STRICT, PROXY)
 ASIDE = (BARE_CHECK, BARE_AIO, BARE_WIRE)
 """Services that do nothing: what is left is what Envoy and Python take for asking."""
 LEVERS = (
@@ -101,12 +103,16 @@ async def measure(ways: Mapping[str, Way], repeats: int, calls: int) -> Outcome:
 async def _one(
     figures: Figures, caller: Caller, way: Way, messages: list[bytes], count: int
 ) -> None:
-    pids = [pid for pid in (way.envoy, way.service) if pid is not None]
-    before = [cpu_s(pid) for pid in pids]
+    pids = (way.envoy, way.service)
+    before = [_cpu_s(pid) for pid in pids]
     await caller.calls(messages, count)
-    took = [(cpu_s(pid) - was) * 1_000 / count for pid, was in zip(pids, before, strict=True)]
+    took = [(_cpu_s(pid) - was) * 1_000 / count for pid, was in zip(pids, before, strict=True)]
     figures.envoy.append(took[0])
-    figures.service.append(took[1] if len(took) > 1 else 0.0)
+    figures.service.append(took[1])
+
+
+def _cpu_s(pid: int | None) -> float:
+    return 0.0 if pid is None else cpu_s(pid)
 
 
 def a_chunk(outcome: Outcome, name: str) -> tuple[list[float], list[float]]:

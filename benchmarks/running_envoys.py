@@ -25,6 +25,7 @@ from tests.fakes.site import Site, site
 
 NANOS = 1_000_000_000
 ALONE = "Envoy alone"
+PROXY = "the sidecar as the proxy, no Envoy"
 CHECK = "ext_authz"
 LIGHT = "light"
 STRICT = "strict"
@@ -43,8 +44,8 @@ class Way(NamedTuple):
 
     address: str
     key: str
-    envoy: int
-    """The process."""
+    envoy: int | None
+    """The process; None where there is none."""
     service: int | None
     """The process that Envoy asks; None where it asks nobody."""
 
@@ -142,7 +143,8 @@ def running_envoys(directory: Path) -> Iterator[dict[str, Way]]:
             asked[server] = f"unix:{directory}/{server}.sock"
             services[server] = within.enter_context(_bare(server, asked[server]))
         key = _key(made)
-        ways = {}
+        through = f"http://{made.sidecars['one'].said['http']}"
+        ways = {PROXY: Way(through, key, None, services["one"])}
         for number, (name, (tier, who, change)) in enumerate(FRONTS.items()):
             address = asked[who or "one"]
             config = before(
