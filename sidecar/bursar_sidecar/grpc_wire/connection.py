@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
         """Something came since the last sweep, or there was none."""
         self.rpcs: dict[int, Rpc] = {}
         self._server = server
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._heads = Heads()
         self._input = b""
@@ -316,7 +317,8 @@ class Connection(asyncio.Protocol):
         )
         rpc.half_closed = ended
         self.rpcs[number] = rpc
-        rpc.task = asyncio.create_task(self._run(rpc, handler))
+        # The loop's own: asyncio.create_task would look it up again, and name the task.
+        rpc.task = self._loop.create_task(self._run(rpc, handler))
         rpc.task.add_done_callback(lambda _: self._over(rpc))
 
     def _end_at_once(self, number: int, block: bytes, *, ended: bool) -> None:
@@ -446,7 +448,7 @@ class Connection(asyncio.Protocol):
     def _flush_soon(self) -> None:
         if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
