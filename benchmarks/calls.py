@@ -18,7 +18,7 @@ LENGTHS = (10, 9, 12, 10, 40, 7, 11)
 """Sentences; some of these requests are as long as others, most are not."""
 
 
-def requests(api_key: str, *, stream: bool, chunks: int = CHUNKS) -> list[bytes]:
+def requests(api_key: str, *, stream: bool, chunks: int = CHUNKS, **behaves: object) -> list[bytes]:
     """Chat completions of several lengths: apps never send the same bytes twice."""
     return [
         request(api_key, stream=stream, sentences=sentences, chunks=chunks) for sentences in LENGTHS

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import uvloop
 
-from benchmarks.calls import Caller, requests
+from benchmarks.calls import CHUNK_DELAY_MS, Caller, requests
 from benchmarks.measuring import cpu_s, parsed, percentile, ratios, say, spread, title
 from benchmarks.running_envoys import (
     ALONE,
@@ -41,7 +41,9 @@ WARM_UP_CALLS = 40
 FEWEST_CALLS = 16
 PLAIN = "plain"
 SHORT, MIDDLE, LONG = 1, 20, 200
-CHUNKS = {PLAIN: 0, "1 chunk": SHORT, "20 chunks": MIDDLE, "200 chunks": LONG}
+APART, AT_ONCE = "200 chunks", "200 chunks at once"
+CHUNKS = {PLAIN: 0, "1 chunk": SHORT, "20 chunks": MIDDLE, APART: LONG, AT_ONCE: LONG}
+"""By kind of call, how many there are; a millisecond apart, or as fast as they come."""
 EVERY_WAY = (ALONE, CHECK, LIGHT, STRICT, PROXY)
 ASIDE = (BARE_CHECK, BARE_AIO, BARE_WIRE)
 """Services that do nothing: what is left is what Envoy and Python take for asking."""
@@ -91,13 +93,18 @@ async def measure(ways: Mapping[str, Way], repeats: int, calls: int) -> Outcome:
             for kind, chunks in CHUNKS.items():
                 count = max(FEWEST_CALLS, calls // max(1, chunks // 4))
                 for name, way in ways.items():
-                    messages = requests(way.key, stream=chunks > 0, chunks=max(1, chunks))
+                    messages = _messages(way.key, kind, chunks)
                     await _one(found[kind, name], busy[name], way, messages, count)
                     if kind in TIMED and name in EVERY_WAY:
                         took = await calm[name].calls(messages, max(FEWEST_CALLS, count // 2))
                         found[kind, name].p50.append(percentile(took, 0.50))
                         found[kind, name].p99.append(percentile(took, 0.99))
     return found
+
+
+def _messages(key: str, kind: str, chunks: int) -> list[bytes]:
+    delay = 0 if kind == AT_ONCE else CHUNK_DELAY_MS
+    return requests(key, stream=chunks > 0, chunks=max(1, chunks), chunk_delay_ms=delay)
 
 
 async def _one(
@@ -115,11 +122,11 @@ def _cpu_s(pid: int | None) -> float:
     return 0.0 if pid is None else cpu_s(pid)
 
 
-def a_chunk(outcome: Outcome, name: str) -> tuple[list[float], list[float]]:
+def a_chunk(outcome: Outcome, name: str, kind: str) -> tuple[list[float], list[float]]:
     """Microseconds of CPU that a chunk adds over one that Envoy alone carries: Envoy's and the
     service's, a value a repeat."""
-    long, short = outcome["200 chunks", name], outcome["1 chunk", name]
-    alone_long, alone_short = outcome["200 chunks", ALONE], outcome["1 chunk", ALONE]
+    long, short = outcome[kind, name], outcome["1 chunk", name]
+    alone_long, alone_short = outcome[kind, ALONE], outcome["1 chunk", ALONE]
     each = 1_000 / (LONG - SHORT)
     envoys = [
         (a - b - (c - d)) * each
@@ -154,14 +161,14 @@ def report_times(outcome: Outcome, kind: str) -> None:
             say(f"{kind}: added {label}, {name}", spread(added), "ms", against=against)
 
 
-def report_chunks(outcome: Outcome) -> None:
-    """Print what a chunk costs."""
+def report_chunks(outcome: Outcome, kind: str) -> None:
+    """Print what one of many chunks costs."""
     for name in (LIGHT, STRICT, STRICT_TCP, BARE_AIO, BARE_WIRE):
-        envoys, services = a_chunk(outcome, name)
+        envoys, services = a_chunk(outcome, name, kind)
         both = [a + b for a, b in zip(envoys, services, strict=True)]
-        say(f"a chunk: CPU added, {name}", spread(both), "us")
-        say("a chunk:    of Envoy", spread(envoys), "us")
-        say("a chunk:    of who it asks", spread(services), "us")
+        say(f"{kind}: CPU added by one, {name}", spread(both), "us")
+        say(f"{kind}:    of Envoy", spread(envoys), "us")
+        say(f"{kind}:    of who it asks", spread(services), "us")
 
 
 def report_levers(outcome: Outcome) -> None:
@@ -186,7 +193,8 @@ def main() -> None:
         report_calls(outcome, kind)
     for kind in TIMED:
         report_times(outcome, kind)
-    report_chunks(outcome)
+    for kind in (APART, AT_ONCE):
+        report_chunks(outcome, kind)
     report_levers(outcome)
     say("load of the machine, before and after", f"{before:.1f}, {os.getloadavg()[0]:.1f}")
 

@@ -111,7 +111,7 @@ def _bare(server: str, address: str) -> Iterator[int]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        process.stdout.readline()
+        assert process.stdout.readline().strip() == address
         yield process.pid
     finally:
         process.terminate()
