@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import uvloop
 
-from benchmarks.calls import CHUNK_DELAY_MS, Caller, requests
+from benchmarks.calls import Caller, requests
 from benchmarks.measuring import cpu_s, parsed, percentile, ratios, say, spread, title
 from benchmarks.running_envoys import (
     ALONE,
@@ -41,9 +41,8 @@ WARM_UP_CALLS = 40
 FEWEST_CALLS = 16
 PLAIN = "plain"
 SHORT, MIDDLE, LONG = 1, 20, 200
-APART, AT_ONCE = "200 chunks", "200 chunks at once"
-CHUNKS = {PLAIN: 0, "1 chunk": SHORT, "20 chunks": MIDDLE, APART: LONG, AT_ONCE: LONG}
-"""By kind of call, how many there are; a millisecond apart, or as fast as they come."""
+CHUNKS = {PLAIN: 0, "1 chunk": SHORT, "20 chunks": MIDDLE, "200 chunks": LONG}
+"""By kind of call, how many there are, a millisecond apart."""
 EVERY_WAY = (ALONE, CHECK, LIGHT, STRICT, PROXY)
 ASIDE = (BARE_CHECK, BARE_AIO, BARE_WIRE)
 """Services that do nothing: what is left is what Envoy and Python take for asking."""
@@ -54,6 +53,8 @@ LEVERS = (
     (BARE_WIRE, BARE_AIO, "our frames against grpc.aio, bare"),
 )
 TIMED = (PLAIN, "20 chunks")
+"""Kinds of call, and ways, whose time is measured too: one call at a time."""
+TIMED_WAYS = (*EVERY_WAY, BARE_AIO, BARE_WIRE)
 
 
 class Figures(NamedTuple):
@@ -93,18 +94,13 @@ async def measure(ways: Mapping[str, Way], repeats: int, calls: int) -> Outcome:
             for kind, chunks in CHUNKS.items():
                 count = max(FEWEST_CALLS, calls // max(1, chunks // 4))
                 for name, way in ways.items():
-                    messages = _messages(way.key, kind, chunks)
+                    messages = requests(way.key, stream=chunks > 0, chunks=max(1, chunks))
                     await _one(found[kind, name], busy[name], way, messages, count)
-                    if kind in TIMED and name in EVERY_WAY:
+                    if kind in TIMED and name in TIMED_WAYS:
                         took = await calm[name].calls(messages, max(FEWEST_CALLS, count // 2))
                         found[kind, name].p50.append(percentile(took, 0.50))
                         found[kind, name].p99.append(percentile(took, 0.99))
     return found
-
-
-def _messages(key: str, kind: str, chunks: int) -> list[bytes]:
-    delay = 0 if kind == AT_ONCE else CHUNK_DELAY_MS
-    return requests(key, stream=chunks > 0, chunks=max(1, chunks), chunk_delay_ms=delay)
 
 
 async def _one(
@@ -122,11 +118,11 @@ def _cpu_s(pid: int | None) -> float:
     return 0.0 if pid is None else cpu_s(pid)
 
 
-def a_chunk(outcome: Outcome, name: str, kind: str) -> tuple[list[float], list[float]]:
+def a_chunk(outcome: Outcome, name: str) -> tuple[list[float], list[float]]:
     """Microseconds of CPU that a chunk adds over one that Envoy alone carries: Envoy's and the
     service's, a value a repeat."""
-    long, short = outcome[kind, name], outcome["1 chunk", name]
-    alone_long, alone_short = outcome[kind, ALONE], outcome["1 chunk", ALONE]
+    long, short = outcome["200 chunks", name], outcome["1 chunk", name]
+    alone_long, alone_short = outcome["200 chunks", ALONE], outcome["1 chunk", ALONE]
     each = 1_000 / (LONG - SHORT)
     envoys = [
         (a - b - (c - d)) * each
@@ -143,17 +139,18 @@ def report_calls(outcome: Outcome, kind: str) -> None:
     for name in (*EVERY_WAY, *ASIDE):
         figures = outcome[kind, name]
         say(f"{kind}: CPU a call, {name}", spread(figures.both), "ms")
-        if name != ALONE:
+        if name not in (ALONE, PROXY):
             say(f"{kind}:    of Envoy", spread(figures.envoy), "ms")
             say(f"{kind}:    of who it asks", spread(figures.service), "ms")
-            alone = outcome[kind, ALONE].envoy
+        if name != ALONE:
+            alone = outcome[kind, ALONE].both
             say(f"{kind}:    times {ALONE}", ratios(figures.both, alone))
 
 
 def report_times(outcome: Outcome, kind: str) -> None:
     """Print what is added to the time of one call."""
     alone = outcome[kind, ALONE]
-    for name in EVERY_WAY[1:]:
+    for name in TIMED_WAYS[1:]:
         figures = outcome[kind, name]
         for label, took, base in (("p50", figures.p50, alone.p50), ("p99", figures.p99, alone.p99)):
             added = [a - b for a, b in zip(took, base, strict=True)]
@@ -161,14 +158,14 @@ def report_times(outcome: Outcome, kind: str) -> None:
             say(f"{kind}: added {label}, {name}", spread(added), "ms", against=against)
 
 
-def report_chunks(outcome: Outcome, kind: str) -> None:
+def report_chunks(outcome: Outcome) -> None:
     """Print what one of many chunks costs."""
     for name in (LIGHT, STRICT, STRICT_TCP, BARE_AIO, BARE_WIRE):
-        envoys, services = a_chunk(outcome, name, kind)
+        envoys, services = a_chunk(outcome, name)
         both = [a + b for a, b in zip(envoys, services, strict=True)]
-        say(f"{kind}: CPU added by one, {name}", spread(both), "us")
-        say(f"{kind}:    of Envoy", spread(envoys), "us")
-        say(f"{kind}:    of who it asks", spread(services), "us")
+        say(f"a chunk: CPU added, {name}", spread(both), "us")
+        say("a chunk:    of Envoy", spread(envoys), "us")
+        say("a chunk:    of who it asks", spread(services), "us")
 
 
 def report_levers(outcome: Outcome) -> None:
@@ -193,8 +190,7 @@ def main() -> None:
         report_calls(outcome, kind)
     for kind in TIMED:
         report_times(outcome, kind)
-    for kind in (APART, AT_ONCE):
-        report_chunks(outcome, kind)
+    report_chunks(outcome)
     report_levers(outcome)
     say("load of the machine, before and after", f"{before:.1f}, {os.getloadavg()[0]:.1f}")
 
