@@ -14,9 +14,11 @@ from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as ext_proc_gr
 from prometheus_client import CollectorRegistry
 
 from bursar_sidecar.desk import Outcome
+from bursar_sidecar.envoy import services
 from bursar_sidecar.envoy.metadata import CHARGE_ID, FIELD, NAMESPACE
 from bursar_sidecar.envoy.parts import Parts
 from bursar_sidecar.envoy.processing import Processing
+from bursar_sidecar.grpc_listening import Place
 from tests.fakes.envoy_calls import EnvoyCalls
 from tests.fakes.until import DEADLINE_S
 from tests.fakes.wire import delivered
@@ -250,14 +252,11 @@ class ScriptedEnvoy:
 async def scripted_envoy(calls: EnvoyCalls, directory: Path) -> AsyncIterator[ScriptedEnvoy]:
     """An Envoy before the service, over a socket in `directory`."""
     address = f"unix:{directory / 'proc.sock'}"
-    server = grpc.aio.server()
+    server = services.server(Place("envoy_address", address, "0600", "", "", ""))
     async with grpc.aio.insecure_channel(address) as channel:
         made = ScriptedEnvoy(calls, ext_proc_grpc.ExternalProcessorStub(channel))
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(made.service.name, dict(made.service.methods())),)
-        )
-        assert server.add_insecure_port(address)
-        await server.start()
+        server.add(made.service.name, made.service.methods())
+        await server.start([made.service.name])
         yield made
     await server.stop(0)
     await delivered()

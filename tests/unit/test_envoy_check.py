@@ -35,6 +35,7 @@ async def test_a_call_goes_on_with_the_providers_credential_and_ids_that_envoy_k
     assert answer.headers == {
         "authorization": "Bearer sk-upstream",
         "accept-encoding": "identity",
+        "x-envoy-max-retries": "0",
     }
     assert answer.charge_id == "7-1"
     told = answer.metadata[FIELD].struct_value.fields
@@ -67,7 +68,10 @@ async def test_what_is_ours_and_what_orders_the_router_is_taken_off(envoy: Check
         "user-agent": "app/1",
     }
     answer = await envoy.check(headers=headers)
-    assert set(answer.removed) == headers.keys() - {"authorization", "user-agent", "x-request-id"}
+    kept = {"authorization", "user-agent", "x-request-id", "x-envoy-max-retries"}
+    assert set(answer.removed) == headers.keys() - kept
+    # Whatever the route's policy is: one attempt is reserved.
+    assert answer.headers["x-envoy-max-retries"] == "0"
     assert answer.charge_id == "7-1"
     assert envoy.desk.calls[0].tags == ("a:b", "c:d")
 
@@ -75,7 +79,7 @@ async def test_what_is_ours_and_what_orders_the_router_is_taken_off(envoy: Check
 async def test_without_a_credential_of_the_providers_the_apps_key_goes_nowhere() -> None:
     async with checks(providers=(Provider("openai", "http://provider.test/v1"),)) as envoy:
         answer = await envoy.check(extensions={})
-    assert answer.headers == {"accept-encoding": "identity"}
+    assert answer.headers == {"accept-encoding": "identity", "x-envoy-max-retries": "0"}
     assert answer.removed == ["authorization"]
 
 

@@ -10,12 +10,19 @@ import pytest_asyncio
 
 from bursar.money import format_nanos
 from tests.fakes.envoy_calls import EnvoyCalls
-from tests.fakes.scripted_envoy import SSE, ScriptedEnvoy, scripted_envoy
+from tests.fakes.scripted_envoy import (
+    NONE,
+    REFUSED_CONNECTION,
+    SSE,
+    ScriptedEnvoy,
+    scripted_envoy,
+)
 from tests.fakes.sidecar_bench import CHAT, COST_NANOS, DONE, USAGE_CHUNK, chat_answer, chunk
 
 PLAIN = json.dumps(CHAT).encode()
 STREAM = json.dumps({**CHAT, "stream": True}).encode()
 EDITED = json.dumps({**CHAT, "stream": True, "stream_options": {"include_usage": True}}).encode()
+SPEECH = json.dumps({"model": "tts-1", "input": "Hello.", "voice": "alloy"}).encode()
 COST = format_nanos(COST_NANOS)
 
 
@@ -71,9 +78,8 @@ async def test_the_body_that_is_to_be_sent_goes_with_the_answer_to_the_head(
     answer = stream.request.request_headers.response
     assert answer.status == answer.CONTINUE_AND_REPLACE
     assert answer.body_mutation.body == EDITED
-    (option,) = answer.header_mutation.set_headers
-    # Whatever the route's policy is: one attempt is reserved.
-    assert (option.header.key, option.header.raw_value) == ("x-envoy-max-retries", b"0")
+    # Check has seen to the headers.
+    assert not answer.HasField("header_mutation")
     await stream.hang_up()
 
 
@@ -163,3 +169,26 @@ async def test_what_waits_for_the_same_moment_goes_as_one_message(envoy: Scripte
     assert [piece for piece in stream.seen.pieces if piece][1:] == [
         stream.seen.body.removeprefix(chunk("four"))
     ]
+
+
+async def test_a_body_whose_price_is_known_before_is_not_asked_for(envoy: ScriptedEnvoy) -> None:
+    charge_id = await envoy.calls.admit(body=SPEECH, path=b"/v1/audio/speech")
+    stream = envoy.stream()
+    mode = (await stream.ask(charge_id, body_mode=NONE)).mode_override
+    assert (mode.response_header_mode, mode.response_body_mode) == (mode.SEND, mode.NONE)
+    await stream.head(headers={"content-type": "audio/mpeg"})
+    assert await stream.hear()
+    await stream.close()
+    assert stream.seen.headers["x-bursar-cost"] != format_nanos(0)
+    outcome = await envoy.ended()
+    assert (outcome.kind, outcome.usage.is_exact) == ("final", True)
+
+
+async def test_and_one_that_was_never_sent_is_told_in_a_body_of_ours(envoy: ScriptedEnvoy) -> None:
+    charge_id = await envoy.calls.admit(body=SPEECH, path=b"/v1/audio/speech")
+    stream = envoy.stream()
+    await stream.ask(charge_id, body_mode=NONE)
+    await stream.head(503, {"content-type": "text/plain"}, attributes=REFUSED_CONNECTION)
+    seen = await stream.answered()
+    assert (seen.status, json.loads(seen.body)["error"]["code"]) == (502, "provider_unreachable")
+    assert (await envoy.ended()).kind == "released"

@@ -29,9 +29,6 @@ from bursar_sidecar.http_messages import Headers
 log = structlog.get_logger("bursar.envoy")
 
 _REPLACED: Final = ext_proc.CommonResponse.CONTINUE_AND_REPLACE
-_NO_RETRY: Final = b"x-envoy-max-retries"
-"""Each attempt is paid for, and one was reserved. Taken from us where `mutation_rules` has
-`allow_envoy`, and else left out by Envoy."""
 UNSEEN: Final = "Envoy showed nothing of the answer"
 """Estimate reason of a call whose answer Envoy may have let flow by itself."""
 
@@ -157,7 +154,7 @@ class CarriedCall:
         call = self._call
         message = ext_proc.ProcessingResponse()
         answer = message.request_headers.response
-        header_changes.set_to(answer.header_mutation, _NO_RETRY, b"0")
+        answer.SetInParent()
         if call.edited is not None:
             answer.status = _REPLACED
             answer.body_mutation.body = call.edited

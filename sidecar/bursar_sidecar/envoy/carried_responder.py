@@ -84,8 +84,8 @@ class CarriedResponder(Responder):
     def send(self, status: int, headers: Headers, body: bytes, reason: bytes | None = None) -> None:
         """The whole answer at once."""
         self.started = self.finished = True
-        has_place = not self._bodiless or not body
-        if self._present is None or not (has_place or self._skips_body):
+        has_place = not body or not (self._bodiless or self._skips_body)
+        if self._present is None or not has_place:
             self._conversation.immediate(status, headers, body)
             return
         self._say_head(self._present, status, headers)

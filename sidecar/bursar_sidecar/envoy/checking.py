@@ -48,6 +48,9 @@ MOST_COMPLAINTS: Final = 64
 _ROUTERS_ORDERS: Final = b"x-envoy-"
 """Headers by which an app could have Envoy's router retry, hedge or shorten a call that is paid for
 once (its documentation, "HTTP headers consumed from downstream")."""
+_NO_RETRY: Final = {"x-envoy-max-retries": "0"}
+"""Whatever the route's policy is: each attempt is paid for, and one is reserved. The router takes
+it off again."""
 
 
 class Checking(Answering):
@@ -341,6 +344,7 @@ def _answer(call: HeldCall, found: Found, route: RouteSettings) -> Any:
     coding = b"identity"
     if call.tier == "strict" and not call.facts.stream:
         coding = narrowed(request.header(b"accept-encoding") or coding)
+    written |= _NO_RETRY
     written["accept-encoding"] = coding.decode("latin-1")
     if route.rewrites_host:
         written[":authority"] = pool.own_headers().get("host") or pool.pool.authority.decode()

@@ -39,6 +39,8 @@ log = structlog.get_logger("bursar.envoy")
 
 SWEEP_EVERY_S: Final = 1.0
 """How late a time limit of a call may be noticed."""
+TELL_EVERY_S: Final = 10.0
+"""How often the log tells of requests that pass unmetered, however many there are."""
 _DUPLEX: Final = modes.ProcessingMode.FULL_DUPLEX_STREAMED
 Context = grpc.aio.ServicerContext[ext_proc.ProcessingRequest, ext_proc.ProcessingResponse]
 
@@ -52,6 +54,8 @@ class Processing:
         self._parts = parts
         self.metrics = ProcessingMetrics(parts.registry)
         self._carried: dict[CarriedCall, asyncio.Task[None]] = {}
+        self._unmetered = 0
+        self._told_at = float("-inf")
 
     def methods(self) -> Mapping[str, Any]:
         """Its one method."""
@@ -81,6 +85,15 @@ class Processing:
             await _Stream(self, self._parts, context).serve()
         finally:
             self.metrics.streams.dec()
+
+    def passed(self) -> None:
+        """A request went on that nothing is reserved for."""
+        self.metrics.unreserved("passed")
+        self._unmetered += 1
+        now = self._parts.clock.monotonic()
+        if now - self._told_at >= TELL_EVERY_S:
+            log.warning("envoy_requests_unmetered", count=self._unmetered)
+            self._unmetered, self._told_at = 0, now
 
     def carry(self, carried: CarriedCall, call: HeldCall, conversation: Conversation) -> None:
         """See a call to its end, whatever becomes of its stream."""
@@ -169,7 +182,7 @@ class _Stream:
             return
         call = self._parts.held.take(charge_id) if charge_id else None
         if call is None:
-            self._unreserved(charge_id, first)
+            self._unreserved(first)
             return
         proxy = self._parts.proxy
         self._carried = CarriedCall(
@@ -214,19 +227,17 @@ class _Stream:
             call.attempt.sent = False
             self._parts.held.over(call)
 
-    def _unreserved(self, charge_id: str, first: ext_proc.ProcessingRequest) -> None:
+    def _unreserved(self, first: ext_proc.ProcessingRequest) -> None:
         """A request whose Check was not asked, or was asked elsewhere, or long ago."""
+        proxy = self._parts.proxy
+        if proxy.settings.envoy_unreserved == "pass":
+            self._service.passed()
+            self._pass_on(first)
+            return
+        self._service.metrics.unreserved("refused")
         headers = header_changes.read(first.request_headers.headers)
         told = dict(headers)
         request = Request(told.get(b":method", b""), told.get(b":path", b"/"), headers, b"")
-        passes = self._parts.proxy.settings.envoy_unreserved == "pass"
-        done = "passed" if passes else "refused"
-        self._service.metrics.unreserved(done)
-        proxy = self._parts.proxy
-        if passes:
-            log.warning("envoy_request_unmetered", charge_id=charge_id)
-            self._pass_on(first)
-            return
         refusal = Refusal("not_reserved")
         proxy.call_log.refused(refusal.reason)
         proxy.metrics.refused(refusal.reason)
