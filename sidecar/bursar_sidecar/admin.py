@@ -7,7 +7,6 @@ from typing import Any, Final, Protocol
 import msgspec
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from bursar_sidecar.debug_page import rendered
 from bursar_sidecar.http_messages import Headers, Request, Responder, error_body
 from bursar_sidecar.settings import Settings, effective
 
@@ -81,6 +80,9 @@ class Admin:
         if request.path == b"/debug.json":
             respond.send(200, [*_JSON, (b"cache-control", b"no-store")], msgspec.json.encode(state))
         else:
+            # Few ever look: what the page takes is loaded when somebody does.
+            from bursar_sidecar.debug_page import rendered  # noqa: PLC0415  (see above)
+
             respond.send(200, _PAGE, rendered(state).encode())
 
 
