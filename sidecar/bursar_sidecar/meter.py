@@ -16,7 +16,7 @@ import msgspec
 from bursar.money import format_nanos
 from bursar.usage import Usage, estimated
 from bursar_sidecar.desk import Receipt
-from bursar_sidecar.dialects.reading import LAST, PASS, Reading, Usual
+from bursar_sidecar.dialects.reading import LAST, PASS, PLAIN_TEXT, Reading, Usual
 from bursar_sidecar.produced import visible_bound
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
@@ -26,8 +26,9 @@ charged at its reservation."""
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
 _MAX_SIZE_LINE: Final = 10
 """Of a chunk: eight digits and the end of the line."""
-_plain_text = re.compile(rb"[ !#-\[\]-~]*").match
-"""Text that stands in JSON as it is, a byte for each character."""
+_HEAD: Final = re.compile(rb"(?:event: ?[a-z_.]+\n)?data: ?")
+"""What comes before the data of an event of one line of data."""
+_plain_text = PLAIN_TEXT.match
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -58,7 +59,7 @@ class StreamMeter:
                 verdict = self.reading.note(payload) if payload else PASS
                 if verdict == PASS:
                     if self.reading.usual is not self._usual:
-                        self._know(self.reading.usual, data, payload)
+                        self._know(self.reading.usual, data)
                     return data
                 if verdict == LAST:
                     self.ended = True
@@ -75,19 +76,28 @@ class StreamMeter:
             self.reading.produced_bytes += len(self._tail)
             passed, self._tail = self._tail, b""
             return (self._events(data[:whole]) if whole else b"") + passed
-        return self._events(data[:whole]) if whole else b""
+        if not whole:
+            return b""
+        out = self._events(data[:whole])
+        if self.reading.usual is not self._usual and not self._tail:
+            self._know(self.reading.usual, data)
+        return out
 
-    def _know(self, usual: Usual | None, event: bytes, payload: bytes) -> None:
-        """How the events that the reading knows begin and end, as they come in chunks."""
-        self._usual = self._cut_at = usual
+    def _know(self, usual: Usual | None, event: bytes) -> None:
+        """How the events that the reading knows begin and end, as they come in chunks; `event` is
+        what its last one came in."""
+        self._usual = self._cut_at = None
         if usual is None:
             return
-        before, _, after = event.partition(payload)
-        after += b"\r\n"
+        head, found, rest = event.partition(usual.before)
+        if not found or not _HEAD.fullmatch(head) or rest.find(b"\n\n") != len(rest) - 2:
+            return  # more than it, or less: the next one may be by itself
+        self._usual = usual
         if usual.behind is None:
-            self._cut_at = Usual(before + usual.before, usual.after + after)
+            cut = usual._replace(after=usual.after + b"\n\n\r\n")
         else:
-            self._cut_at = Usual(before + usual.before, usual.after, usual.behind + after)
+            cut = usual._replace(behind=usual.behind + b"\n\n\r\n")
+        self._cut_at = cut._replace(before=head + usual.before)
 
     def passes(self, chunk: bytes) -> bool:
         """Whether a whole chunk, its framing included, holds one event that says nothing but a
@@ -105,14 +115,14 @@ class StreamMeter:
             return False
         stop = end + len(usual.after)
         if usual.behind is not None:
-            stop = _plain_text(chunk, stop).end()  # type: ignore[union-attr]  # the same
+            stop = usual.padding.match(chunk, stop).end()  # type: ignore[union-attr]  # the same
             if not chunk.startswith(usual.behind, stop):
                 return False
             stop += len(usual.behind)
         if stop != len(chunk) or chunk[:begin] != b"%x\r\n" % (stop - begin - 2):
             return False
         reading.produced_bytes += end - start
-        if reading.kept is not None and end > start:
+        if reading.kept is not None and end > start and usual.is_kept:
             reading.kept.keep(0, chunk[start:end].decode("ascii"))
         return True
 

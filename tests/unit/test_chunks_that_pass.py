@@ -1,14 +1,18 @@
 """Chunks of text alone, which flow as they came without being read: what is counted and kept of
 them is the same as if they had been read."""
 
+import copy
 import json
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bursar_sidecar.dialects.anthropic.reading import MessageStreamReading
 from bursar_sidecar.dialects.openai.chat_reading import ChatReading, ProviderChatReading
+from bursar_sidecar.dialects.reading import Reading
 from bursar_sidecar.meter import StreamMeter
 from bursar_sidecar.produced import Produced
 from bursar_sidecar.upstream_connection import UpstreamConnection
@@ -34,8 +38,8 @@ def chunk(content: bytes) -> bytes:
 class Both:
     """One meter that lets chunks pass, and one that reads them all."""
 
-    def __init__(self) -> None:
-        self.quick, self.slow = (StreamMeter(ChatReading()) for _ in "12")
+    def __init__(self, reading: Callable[[], Reading] = ChatReading) -> None:
+        self.quick, self.slow = (StreamMeter(reading()) for _ in "12")
         for meter in (self.quick, self.slow):
             meter.reading.kept = Produced()
 
@@ -48,13 +52,16 @@ class Both:
         return passed
 
 
-def said(meter: StreamMeter) -> tuple[object, ...]:
+def said(meter: StreamMeter) -> dict[str, object]:
+    """All that a meter and its reading know, but for what is known of the next event."""
     reading, kept = meter.reading, meter.reading.kept
-    assert isinstance(reading, ChatReading)
     assert isinstance(kept, Produced)
-    fields = ("model", "service_tier", "request_id", "usage", "produced_bytes", "unreadable")
-    told = tuple(getattr(reading, name) for name in fields)
-    return (*told, reading.is_complete(1), set(reading.open_choices), kept.texts(), meter.held)
+    told: dict[str, object] = {"texts": kept.texts(), "held": meter.held, "tail": meter._tail}
+    for kind in type(reading).__mro__:
+        for name in getattr(kind, "__slots__", ()):
+            if name not in ("kept", "usual", "_learned", "_stream"):
+                told[name] = copy.copy(getattr(reading, name))
+    return {**told, "complete": reading.is_complete(1), "output": reading.output_told()}
 
 
 FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -111,6 +118,59 @@ def test_what_is_not_exactly_one_chunk_of_one_event_is_left_to_the_parser(framed
     before = said(both.quick)
     assert not both.quick.passes(framed)
     assert said(both.quick) == before
+
+
+def message_event(kind: str, blanks: str = "", **fields: Any) -> bytes:
+    data = json.dumps({"type": kind, **fields}, separators=(",", ":"), ensure_ascii=False)
+    return f"event: {kind}\ndata: {data[:-1]}{blanks}}}\n\n".encode()
+
+
+def delta(text: str, *, blanks: str = "", index: int = 0, kind: str = "text_delta") -> bytes:
+    name = "text" if kind == "text_delta" else "partial_json"
+    said = {"type": kind, name: text}
+    return message_event("content_block_delta", blanks, index=index, delta=said)
+
+
+MESSAGE = {"id": "msg_1", "model": "claude", "usage": {"input_tokens": 3, "output_tokens": 1}}
+MESSAGE_EVENTS = st.one_of(
+    st.builds(delta, TEXTS, blanks=st.text(" ", max_size=3), index=st.integers(0, 1)),
+    st.builds(delta, TEXTS, kind=st.just("input_json_delta")),
+    st.sampled_from(
+        [
+            message_event("message_start", message=MESSAGE),
+            message_event("content_block_start", index=1, content_block={"type": "text"}),
+            message_event("content_block_stop", index=0),
+            message_event("message_delta", delta={"stop_reason": "end_turn"}),
+            message_event("message_stop"),
+            message_event("ping"),
+            delta("a")[:-9],
+            delta("a") + delta("b"),
+            delta("a").replace(b"\ndata", b"\nid: 1\ndata"),
+            b'data: {"type":5}\n\n',
+        ]
+    ),
+)
+
+
+@given(st.lists(MESSAGE_EVENTS, max_size=12))
+def test_messages_that_pass_unread_say_the_same_as_when_they_are_read(events: list[bytes]) -> None:
+    both = Both(MessageStreamReading)
+    for one in events:
+        both.take(one)
+
+
+@pytest.mark.parametrize("blanks", ["", "   "])
+def test_from_the_second_delta_of_text_on_messages_pass(blanks: str) -> None:
+    both = Both(MessageStreamReading)
+    assert not both.take(message_event("message_start", message=MESSAGE))
+    assert not both.take(delta("one", blanks=blanks))
+    assert both.take(delta("two", blanks=blanks))
+    assert both.take(delta(" {three}", blanks=" "))
+    assert not both.take(delta('a "quote"'))
+    assert not both.take(delta("{}", kind="input_json_delta"))
+    assert both.take(delta("four"))
+    assert not both.take(message_event("content_block_stop", index=0))
+    assert not both.take(delta("five"))
 
 
 def test_a_text_that_is_the_name_of_another_field_is_no_place_to_cut() -> None:

@@ -4,6 +4,7 @@ A dialect's own reading notes whole answers and the events of streams. What the 
 wins; where nothing was counted, what was seen bounds the estimate (see `bursar_sidecar.meter`).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -22,6 +23,11 @@ LAST: Final = 2
 """The dialect's last event: the stream is settled, and its cost told, before it flows on."""
 
 
+PLAIN_TEXT: Final = re.compile(rb"[ !#-\[\]-~]*")
+"""Text that stands in JSON as it is, a byte for each character."""
+BLANKS: Final = re.compile(rb" *")
+
+
 class Usual(NamedTuple):
     """An event that holds a piece of text, cut at that text: one that differs in the text alone
     says nothing else than this one did."""
@@ -33,6 +39,20 @@ class Usual(NamedTuple):
     behind: bytes | None = None
     """From the end of a padding, whose length some providers vary, to the end of the event; None
     where there is none."""
+    padding: re.Pattern[bytes] = PLAIN_TEXT
+    """All that the padding may be."""
+    is_kept: bool = True
+    """The reading keeps its text, where texts are kept."""
+
+
+def cut_at(payload: bytes, name: bytes, text: str) -> tuple[bytes, bytes] | None:
+    """What stands before and after a text in an event that has it in the field `name`; None where
+    it can't be told for certain where that is."""
+    # Without a backslash each quote begins or ends a string: what is found is the field.
+    if b"\\" in payload or payload.count(b'"%b"' % name) != 1:
+        return None
+    before, found, after = payload.partition(b'"%b":"%b"' % (name, text.encode()))
+    return (b'%b"%b":"' % (before, name), b'"' + after) if found else None
 
 
 class Keeper(Protocol):

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from bursar.usage import Usage
-from bursar_sidecar.dialects.reading import LAST, PASS, MeteredReading
+from bursar_sidecar.dialects.reading import BLANKS, LAST, PASS, MeteredReading, Usual, cut_at
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 _NOT_PRODUCED: Final = frozenset({"type", "signature", "id", "name", "tool_use_id"})
@@ -80,7 +80,10 @@ class MessageStreamReading(MeteredReading):
         kind = event.type
         if kind == "content_block_delta":
             self.produced_bytes += shown_bytes(event.delta)
+            if self.usual is None and event.delta is not None:
+                self.usual = _usual(payload, event.delta)
             return PASS
+        self.usual = None
         if kind == "content_block_start":
             self.open_block = event.index
             self.produced_bytes += shown_bytes(event.content_block)
@@ -97,6 +100,10 @@ class MessageStreamReading(MeteredReading):
         elif kind != "ping":
             self.produced_bytes += len(payload)
         return PASS
+
+    def note_odd(self, payload: bytes) -> int:
+        self.usual = None
+        return super().note_odd(payload)
 
     def produced(self, payload: bytes) -> int:
         return 0
@@ -118,6 +125,20 @@ class MessageStreamReading(MeteredReading):
             # The first of them says which block the app sees open; later ones nothing more.
             self._is_rewound = True
             self.open_block = None if event.type == "content_block_start" else event.index
+
+
+def _usual(payload: bytes, delta: dict[str, Any]) -> Usual | None:
+    """An event of text, cut at it: the next one differs in that, and in the blanks at its end."""
+    text = delta.get("text")
+    if len(delta) != 2 or delta.get("type") != "text_delta" or not isinstance(text, str):
+        return None
+    cut = cut_at(payload, b"text", text) if text.isascii() else None
+    if cut is None:
+        return None
+    before, after = cut
+    if after.startswith(b'"}') and after[2:].strip(b" ") == b"}":
+        return Usual(before, b'"}', b"}", BLANKS, is_kept=False)
+    return Usual(before, after, is_kept=False)
 
 
 def shown_bytes(content: dict[str, Any] | None) -> int:

@@ -7,7 +7,7 @@ import msgspec
 
 from bursar import usage as readers
 from bursar.usage import Usage, usage_from_openai
-from bursar_sidecar.dialects.reading import LAST, PASS, WITHHOLD, Reading, Usual
+from bursar_sidecar.dialects.reading import LAST, PASS, WITHHOLD, Reading, Usual, cut_at
 
 _NOT_PRODUCED: Final = frozenset({"role", "index", "id", "type"})
 
@@ -141,13 +141,10 @@ class ChatReading(Reading):
     def _learn(self, payload: bytes, text: str) -> Usual | None:
         """The event cut at its text; None where it can't be told for certain where that is."""
         self._learned += 1
-        # Without a backslash each quote begins or ends a string: what is found is the field.
-        if not self.learns or b"\\" in payload or payload.count(b'"content"') != 1:
+        cut = cut_at(payload, b"content", text) if self.learns else None
+        if cut is None:
             return None
-        before, found, after = payload.partition(b'"content":"%b"' % text.encode())
-        if not found:
-            return None
-        before, after = before + b'"content":"', b'"' + after
+        before, after = cut
         padding = _PADDING.search(after)
         if padding is None:
             return Usual(before, after)
