@@ -151,6 +151,45 @@ async def test_a_streamed_chat_keeps_its_white_space_on_the_wire() -> None:
     call.send_json(chat_answer())
 
 
+INNER = b'{ "trace" : "t-1" ,\n "tags" : [ "a" ], "n":\t"1" }'
+WITHOUT = b'{ "trace" : "t-1", "n":\t"1" }'
+
+
+@pytest.mark.parametrize(
+    ("path", "inner", "sent"),
+    [
+        ("/v1/chat/completions", INNER, WITHOUT),
+        ("/v1/messages", b'{ "tags":["a"],  "user_id" : "u" }', b'{ "user_id" : "u" }'),
+        # Which of two equal names counts differs between readers: what was read goes on.
+        ("/v1/chat/completions", b'{"tags":["a"],"x":"1","tags":["b"]}', b'{"x":"1"}'),
+        ("/v1/messages", b'{"user_id":"u","tags":["b"],"user_id":"w"}', b'{"user_id":"w"}'),
+    ],
+)
+async def test_inside_a_field_all_stays_but_what_is_ours(
+    path: str, inner: bytes, sent: bytes
+) -> None:
+    upstream = {"name": "anthropic", "kind": "anthropic"} if path == "/v1/messages" else {}
+    bench = Bench(upstream=upstream)
+    model = b"claude-haiku-4-5" if upstream else b"gpt-4o-mini"
+    body = (
+        b'{"metadata": %b, "max_tokens": 9, "model":"%b","messages":[]}' % (inner, model)
+    ).replace(b'"messages":[]', b'"messages":[{"role":"user","content":"hi"}]')
+    bench.post(body, path)
+    assert (await bench.provider.request()).requests[0] == body.replace(inner, sent)
+
+
+async def test_options_of_a_stream_are_added_to() -> None:
+    bench = Bench()
+    options = b'{ "include_obfuscation" : false }'
+    body = (
+        b'{"model":"gpt-4o-mini","stream":true,"max_tokens":9,"stream_options": %b,'
+        b' "messages":[{"role":"user","content":"hi"}]}'
+    ) % options
+    bench.post(body)
+    sent = b'{ "include_obfuscation" : false,"include_usage":true }'
+    assert (await bench.provider.request()).requests[0] == body.replace(options, sent)
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions?", "/v1/chat/completions??", "/v1/files?"])
 async def test_a_query_with_nothing_in_it_stays(path: str) -> None:
     bench = Bench()

@@ -146,6 +146,17 @@ def changed(
     return b"".join(pieces)
 
 
+def changed_inside(
+    value: msgspec.Raw, known: Mapping[str, msgspec.Raw], changes: Mapping[str, msgspec.Raw | None]
+) -> msgspec.Raw:
+    """The same for an object inside a body, whose fields were read as `known`."""
+    text = bytes(value)
+    try:
+        return msgspec.Raw(changed(text, top_level(text), changes))
+    except DialectError:  # a name is given twice: what was read of it is what goes on
+        return raw({k: v for k, v in {**known, **changes}.items() if v is not None})
+
+
 def _behind_the_last(body: bytes) -> int:
     """Where the last value of an object ends, or where its first would begin."""
     end = body.rindex(b"}")

@@ -33,6 +33,7 @@ from bursar_sidecar.dialects.json_fields import (
     STRINGS,
     Fields,
     changed,
+    changed_inside,
     field,
     given,
     missing,
@@ -231,9 +232,10 @@ def _changes(facts: Facts, model: str) -> dict[str, msgspec.Raw | None]:
     if "tags" in fields:
         changes["tags"] = None
     if "metadata" in fields and b"tags" in bytes(fields["metadata"]):
-        metadata = dict(OPTIONAL_OBJECT.decode(fields["metadata"]) or {})
-        if metadata.pop("tags", None) is not None:
-            changes["metadata"] = raw(metadata) if metadata else None
+        metadata = OPTIONAL_OBJECT.decode(fields["metadata"]) or {}
+        if "tags" in metadata:
+            rest = changed_inside(fields["metadata"], metadata, {"tags": None})
+            changes["metadata"] = None if len(metadata) == 1 else rest
     return changes
 
 

@@ -20,6 +20,7 @@ from bursar_sidecar.dialects.json_fields import (
     STRINGS,
     Fields,
     changed,
+    changed_inside,
     field,
     given,
     limit_of,
@@ -338,4 +339,6 @@ def _provider_tools(fields: Fields) -> str:
 def with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
     """`stream_options` that ask for the usage too."""
     known = OPTIONAL_OBJECT.decode(options) if options is not None else None
-    return raw({**(known or {}), "include_usage": True})
+    if options is None or known is None:
+        return raw({"include_usage": True})
+    return changed_inside(options, known, {"include_usage": raw(True)})

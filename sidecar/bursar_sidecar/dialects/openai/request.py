@@ -17,6 +17,7 @@ from bursar_sidecar.dialects.json_fields import (
     STRING,
     STRINGS,
     Fields,
+    changed_inside,
     field,
     missing,
     raw,
@@ -90,5 +91,5 @@ def _without_metadata_tags(metadata: msgspec.Raw) -> dict[str, msgspec.Raw | Non
     known = OPTIONAL_OBJECT.decode(metadata) or {}
     if "tags" not in known:
         return {}
-    rest = {name: value for name, value in known.items() if name != "tags"}
-    return {"metadata": raw(rest) if rest else None}
+    is_all = len(known) == 1
+    return {"metadata": None if is_all else changed_inside(metadata, known, {"tags": None})}
