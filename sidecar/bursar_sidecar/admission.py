@@ -5,6 +5,7 @@ What follows (who sends the call, who brings its answer back) is theirs; that ea
 ends, is counted and logged, is told here too.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
@@ -56,12 +57,14 @@ class Admission:
         request: Request,
         *,
         edits: bool = True,
+        naming: Callable[[Facts, Route], str] | None = None,
     ) -> Admitted:
         """Read, price and reserve. Raises Refusal (with `ceiling_nanos` where money was short) and
         DialectError; then nothing is reserved.
 
         `edits`: who carries the call can edit its request and cut its answer. Without it the call
-        is admitted with its worst case as it stands, or not at all.
+        is admitted with its worst case as it stands, or not at all. `naming` names the call for the
+        journal, where evidence of it may outlive this process.
         """
         endpoint, settings = found.endpoint, serving.settings
         facts = endpoint.read(request, found.named)
@@ -98,6 +101,7 @@ class Admission:
             customer=customer,
             app=user_agent_of(request),
             run=run,
+            request_id="" if naming is None else naming(facts, route),
             stream=facts.stream,
             price_version=terms.price.price_version if terms.price is not None else "unpriced",
             price_currency=exchanged.base if exchanged is not None else "",

@@ -38,7 +38,8 @@ class Amendments:
         self._clock = clock
 
     def recovered(self, sessions: Iterable[RecoveredSession]) -> Mapping[str, Late]:
-        """What apps held when an earlier life ended, as far as the journal knows it, by charge id.
+        """What apps held, and Envoys carried, when an earlier life ended, by charge id, as far as
+        the journal knows it.
 
         Not of a session whose tail is missing: what looks open there may be settled.
         """

@@ -85,7 +85,8 @@ class Call(msgspec.Struct, frozen=True):
     """The app's user agent."""
     run: str = ""
     request_id: str = ""
-    """The app's name of a reservation that is handed out to it; "": the proxy makes the call."""
+    """The app's name of a reservation that is handed out to it, or ours of a call that Envoy's log
+    tells of; "": nobody tells of it after this process."""
     stream: bool = False
     price_version: str = ""
     price_currency: str = ""

@@ -79,7 +79,8 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, tag=2):
     exchange_rate: str = ""
     """With it: what the reservation was converted by."""
     request_id: str = ""
-    """The app's name of a reservation that was handed out to it; "" of a call that is proxied."""
+    """The app's name of a reservation that was handed out to it, or ours of a call that Envoy's log
+    tells of (`envoy.origins`); "" of a call that is proxied."""
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True, tag=3):

@@ -44,7 +44,7 @@ class RecoveredSession:
     open: dict[int, tuple[OpenPart, Opened]] = field(default_factory=dict)
     """Calls that were dispatched and whose end is unknown."""
     handed_out: dict[int, tuple[Opened, bytes]] = field(default_factory=dict)
-    """Reservations that an app held itself, as far as records of them are left, each with its last
+    """Calls that others carry and tell of, as far as records of them are left, each with its last
     Settlement message (b"" for none)."""
     acknowledged: set[int] = field(default_factory=set)
     proof: bytes = b""

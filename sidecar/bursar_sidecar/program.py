@@ -27,6 +27,7 @@ from bursar_sidecar.credential_files import CredentialFile, CredentialFiles
 from bursar_sidecar.doors import Doors, Given
 from bursar_sidecar.draining import Draining
 from bursar_sidecar.envoy.life import EnvoyServices
+from bursar_sidecar.envoy.origins import of_envoy
 from bursar_sidecar.holdings import Holdings
 from bursar_sidecar.identity import Identity
 from bursar_sidecar.journal import Journal, JournalError, machine_boot_id
@@ -113,15 +114,18 @@ class Process:
         amendments = Amendments(self._session, clock)
         if not first:
             settings = msgspec.structs.replace(settings, grpc_address="", envoy_address="")
+        recovered = amendments.recovered(self._journal.recovered)
         self.local_grpc = LocalGrpc(
             settings,
             self._cashier,
             clock,
             amendments,
-            amendments.recovered(self._journal.recovered),
+            of_envoy(recovered, ours=False),
             registry,
         )
-        self.envoy = EnvoyServices(settings, self.proxy, self._cashier, clock, amendments, registry)
+        self.envoy = EnvoyServices(
+            settings, self.proxy, self._cashier, clock, amendments, registry, of_envoy(recovered)
+        )
         self._holdings = Holdings(self._book, self._journal, self._session, identity, clock)
         self._holdings.more["providers"] = self.proxy.described
         self._holdings.more["envoy"] = self.envoy.described

@@ -168,6 +168,27 @@ def test_the_file_brings_what_the_stream_lost_over_its_rotation_too(tmp_path: Pa
         assert taken(front) == {"file settled": 16}
 
 
+def test_a_sidecar_that_is_killed_reads_on_where_it_was(tmp_path: Path) -> None:
+    with light(tmp_path, nobody_takes_the_log) as front:
+        name, secret = front.key(LIMIT_NANOS)
+        before, over = Marked(), Marked(chunk_delay_ms=3_000, chunk_llm_tokens=6)
+        with front.openai(secret) as app:
+            ask(app, before).parse()
+            assert front.entry(name, before).amount.nanos == cost_of(
+                front.served(before)[before.id]
+            )
+            stream = ask(app, over, **STREAMED).parse()
+            front.sidecar.kill()
+            assert list(stream)  # and nobody is there to read what Envoy logs of it
+        until(lambda: over.id in front.served(), "it is served")
+        front.site.start_sidecars()
+        cost = cost_of(front.served(over)[over.id])
+        until(lambda: over.id in front.entries(name), "the charge of the call is posted")
+        until(lambda: charged(front, name, over) == cost, "the difference is posted")
+        assert front.entry(name, before).amount.nanos > 0
+        assert taken(front) == {"file adjusted": 1}
+
+
 def test_an_answer_too_long_for_envoy_is_charged_as_reserved(tmp_path: Path) -> None:
     def small(config: Config) -> None:
         (listener,) = config["static_resources"]["listeners"]

@@ -1,6 +1,7 @@
 """What an entry of Envoy's log proves of a call, and what is charged for it."""
 
 import json
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from bursar_sidecar.desk import Outcome
 from bursar_sidecar.envoy.logged_answers import ENDED, judge, settle
+from bursar_sidecar.envoy.logged_calls import asked_of
 from bursar_sidecar.settings import Provider
 from tests.fakes.envoy_calls import ANTHROPIC, CHAT, OPENAI, EnvoyCalls
 from tests.fakes.envoy_logs import BODY_BYTES, CHAT_ANSWER, CHAT_NANOS, HEADER_BYTES, SSE, entry
@@ -71,7 +73,7 @@ async def settled(
     assert call is not None
     reserved = calls.desk.open[charge_id].ceiling_nanos
     said = entry(charge_id, **fields)
-    verdict = judge(said, call.endpoint, call.facts, call.upstream.server)
+    verdict = judge(said, asked_of(call))
     settle(verdict, said, call.attempt, late=False)
     return verdict.proof, calls.desk.only_outcome, reserved
 
@@ -333,3 +335,65 @@ async def test_names_in_each_others_way_are_no_fault() -> None:
     answer = {**CHAT_ANSWER, "usage.prompt_tokens.x.y.z": 3, "a.b.c.d.e.f": 1, "": 2, ".": 3}
     proof, _, _ = await settled(answer=answer)
     assert proof == "counted"
+
+
+NAMES = (
+    *CHAT_ANSWER,
+    *MESSAGE_STREAM,
+    *RESPONSE_STREAM,
+    "usageMetadata",
+    "usage",
+    ENDED,
+    "",
+    "a.b",
+)
+VALUES = (
+    *(
+        0,
+        1,
+        -1,
+        7.5,
+        10**18,
+        1e308,
+        float("nan"),
+        float("inf"),
+        True,
+        False,
+        "",
+        "x",
+        "message_stop",
+    ),
+    *(
+        "{}",
+        "[]",
+        "null",
+        '{"prompt_tokens":1e999}',
+        '{"output_tokens":[1]}',
+        "{" * 5_000,
+    ),
+)
+
+
+async def test_whatever_an_entry_says_a_call_is_settled_once_and_refunded_by_proof_alone() -> None:
+    chance = random.Random(20_261_122)
+    for n in range(300):
+        path, body = chance.choice(
+            ((CHAT_PATH, CHAT), (CHAT_PATH, STREAM), (b"/v1/messages", MESSAGE))
+        )
+        said: dict[str, Any] = {
+            "answer": {name: chance.choice(VALUES) for name in chance.sample(NAMES, 6)},
+            "status": chance.choice((0, 200, 200, 204, 302, 429, 503, 2**40)),
+            "details": chance.choice(("via_upstream", "via_upstream", "", "response_timeout")),
+            "flags": frozenset(chance.sample(("UF", "DC", "UC", "URX", "UT", "odd"), 2)),
+            "sent_bytes": chance.choice((None, 0, 345, 10**12)),
+            "attempts": chance.choice((0, 1, 1, 2, 9)),
+            "content_type": chance.choice(("", SSE, "application/json", "text/html")),
+            "has_upstream": chance.random() < 0.8,
+        }
+        proof, outcome, reserved = await settled(path, body, **said)
+        if proof in ("never_sent", "refused"):
+            assert outcome.cost_nanos == 0, (n, said)
+        elif proof == "counted":
+            assert outcome.cost_nanos > 0 or outcome.usage.is_exact, (n, said)
+        else:
+            assert outcome.cost_nanos == reserved, (n, said)

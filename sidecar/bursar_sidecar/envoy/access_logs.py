@@ -14,6 +14,7 @@ import grpc
 from envoy.service.accesslog.v3 import als_pb2
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from bursar_sidecar.envoy.earlier_calls import EarlierCalls
 from bursar_sidecar.envoy.log_entries import LogFault, of_grpc, of_line
 from bursar_sidecar.envoy.log_tail import LogTail
 from bursar_sidecar.envoy.logged_calls import LoggedCalls, Source
@@ -40,7 +41,7 @@ class AccessLogs:
     name = NAME
 
     def __init__(self, parts: Parts) -> None:
-        self.logged = LoggedCalls(parts.held, parts.clock, parts.registry)
+        self.logged = LoggedCalls(parts.held, _earlier(parts), parts.clock, parts.registry)
         self._tail: LogTail | None = None
         if parts.settings.envoy_access_log:
             place = Path(parts.settings.data_dir) / PLACE_FILE
@@ -98,6 +99,14 @@ class AccessLogs:
             self.logged.unreadable(fault, source)
         except Exception as error:  # noqa: BLE001  # one entry must not stop those that follow
             self.logged.failed(error, source)
+
+
+def _earlier(parts: Parts) -> EarlierCalls | None:
+    if parts.evidence is None:
+        return None
+    return EarlierCalls(
+        parts.recovered, parts.evidence, parts.desk, parts.clock, parts.proxy.servings
+    )
 
 
 class _TailMetrics:

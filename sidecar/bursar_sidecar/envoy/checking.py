@@ -26,6 +26,7 @@ from bursar_sidecar.dialects.unmetered import UnmeteredEndpoint
 from bursar_sidecar.envoy import metadata
 from bursar_sidecar.envoy.answers import allowed, answered
 from bursar_sidecar.envoy.asked import Asked, sent_as_text
+from bursar_sidecar.envoy.earlier_calls import naming
 from bursar_sidecar.envoy.held_calls import HeldCall
 from bursar_sidecar.envoy.parts import Answering, Parts
 from bursar_sidecar.envoy.route_settings import ANY_PROVIDER, RouteReader, RouteSettings
@@ -168,8 +169,9 @@ class Checking(Answering):
             if not room.hold(len(request.body)):
                 raise Refusal("overloaded", "Too many large requests at once; try again.")
             unpack(request, room, serving.settings.max_request_bytes)
+            named = None if is_strict else naming(routed, found.endpoint, spender)
             admitted = await admission.admit(
-                routed, spender, started, found, request, edits=is_strict
+                routed, spender, started, found, request, edits=is_strict, naming=named
             )
         except BaseException:
             self._held.give_up(seat)

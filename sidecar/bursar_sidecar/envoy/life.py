@@ -1,10 +1,13 @@
 """Envoy's services from their start to their end."""
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 
+from bursar_sidecar.amendments import Late
 from bursar_sidecar.clock import Clock
 from bursar_sidecar.desk import Desk
 from bursar_sidecar.envoy import services
@@ -34,11 +37,15 @@ class EnvoyServices:
         clock: Clock,
         evidence: Evidence,
         registry: CollectorRegistry,
+        recovered: Mapping[str, Late] = MappingProxyType({}),
     ) -> None:
+        """`recovered` are calls of earlier lives that evidence may come about."""
         self._settings = settings
         self.held = HeldCalls(settings, clock, proxy.admission, proxy.servings, evidence)
         self._metrics = HeldMetrics(self.held)
-        self._parts = Parts(settings, proxy, desk, clock, self.held, registry)
+        self._parts = Parts(
+            settings, proxy, desk, clock, self.held, registry, evidence, dict(recovered)
+        )
         self._listening: WireListening | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self.served: list[Service] = []

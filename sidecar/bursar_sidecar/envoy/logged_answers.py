@@ -43,13 +43,20 @@ _FIRST_ERROR: Final = 300
 _DEEPEST: Final = 4
 """Names in the name of a field: "usage.cache_creation.ephemeral_1h_input_tokens" has three."""
 
-_READ: Final[Mapping[str, frozenset[str]]] = {
-    "openai": frozenset({"chat", "completions", "responses", "embeddings"}),
-    "anthropic": frozenset({"messages"}),
-    "gemini": frozenset({"generateContent", "streamGenerateContent"}),
-}
-"""Endpoints, by dialect, whose answers tell their usage in the fields that the shipped rules take.
-Others are billed by what stands in lists (pictures, segments), which Envoy's filters can't read."""
+READ: Final = frozenset(
+    {
+        ("openai", "chat"),
+        ("openai", "completions"),
+        ("openai", "responses"),
+        ("openai", "embeddings"),
+        ("anthropic", "messages"),
+        ("gemini", "generateContent"),
+        ("gemini", "streamGenerateContent"),
+    }
+)
+"""Endpoints, by dialect and name, whose answers tell their usage in the fields that the shipped
+rules take. Others are billed by what stands in lists (pictures, segments), which Envoy's filters
+can't read."""
 _READERS: Final = frozenset(
     {"", "deepseek_chat", "deepseek_completions", "mistral_chat", "mistral_embeddings"}
 )
@@ -73,8 +80,45 @@ class Verdict(NamedTuple):
     """Of a call that is "counted"."""
 
 
-def judge(entry: LogEntry, endpoint: Endpoint, facts: Facts, server: Server) -> Verdict:
-    """What the entry proves of a call that was admitted with these facts."""
+class Sight(NamedTuple):
+    """What can be seen of the answers to a call in the fields of them that Envoy shows."""
+
+    plain: str = ""
+    """Why a plain answer does not show what it costs; "" where it does."""
+    stream: str = ""
+    """Why a stream does not."""
+
+
+def sight(endpoint: Endpoint, facts: Facts, server: Server) -> Sight:
+    """By what was asked, before there is an answer."""
+    dialect = endpoint.dialect.name
+    is_covered = server.kind.readers.get(endpoint.name, "") in _READERS
+    if (dialect, endpoint.name) not in READ or not is_covered:
+        why = f"what {endpoint.name} costs is told where Envoy can't read it"
+        return Sight(why, why)
+    if facts.unbounded_tools or facts.provider_units or facts.rounds > 1:
+        why = "tools of the provider are billed by what stands in lists, which Envoy can't read"
+        return Sight(why, why)
+    # Of a plain answer lists can't be read at all; of a stream those in the usage can.
+    if dialect == "gemini" and not facts.text_only:
+        return Sight("kinds of LLM tokens are told in a list, which Envoy can't read")
+    if dialect == "anthropic" and "context_management" in facts.fields:
+        return Sight("iterations are told in a list, which Envoy can't read")
+    return Sight()
+
+
+class Asked(NamedTuple):
+    """A call that was admitted, as far as its answer is read by it."""
+
+    endpoint: Endpoint
+    facts: Facts
+    server: Server
+    sight: Sight
+
+
+def judge(entry: LogEntry, asked: Asked) -> Verdict:
+    """What the entry proves of the call."""
+    endpoint, facts, server, seen = asked
     if _never_sent(entry):
         return Verdict("never_sent")
     if _sent_again(entry):
@@ -90,7 +134,11 @@ def judge(entry: LogEntry, endpoint: Endpoint, facts: Facts, server: Server) -> 
         reading = endpoint.reading(facts, server)
         reading.whole(b"")
         return Verdict("counted", reading=reading)
-    hidden = _hidden(entry, endpoint, facts, server, is_stream=is_stream)
+    hidden = seen.stream if is_stream else seen.plain
+    if entry.content_encoding not in ("", "identity"):
+        hidden = (
+            f"the answer is compressed ({entry.content_encoding[:40]}), and Envoy can't read it"
+        )
     if not hidden:
         answer = _put_together(entry.answer)
         if is_stream:
@@ -167,29 +215,6 @@ def _fault(verdict: Verdict, entry: LogEntry) -> str:
 
 def _is_stream(entry: LogEntry, facts: Facts) -> bool:
     return entry.content_type.startswith(SSE) if entry.content_type else facts.stream
-
-
-def _hidden(
-    entry: LogEntry, endpoint: Endpoint, facts: Facts, server: Server, *, is_stream: bool
-) -> str:
-    """Why what the answer costs can't be seen in the fields of it that Envoy shows; "" where it
-    can."""
-    dialect = endpoint.dialect.name
-    is_covered = server.kind.readers.get(endpoint.name, "") in _READERS
-    if endpoint.name not in _READ.get(dialect, ()) or not is_covered:
-        return f"what {endpoint.name} costs is told where Envoy can't read it"
-    if entry.content_encoding not in ("", "identity"):
-        return f"the answer is compressed ({entry.content_encoding[:40]}), and Envoy can't read it"
-    if facts.unbounded_tools or facts.provider_units or facts.rounds > 1:
-        return "tools of the provider are billed by what stands in lists, which Envoy can't read"
-    if is_stream:
-        return ""
-    # Of a plain answer lists can't be read at all; of a stream those in the usage can.
-    if dialect == "gemini" and not facts.text_only:
-        return "kinds of LLM tokens are told in a list, which Envoy can't read"
-    if dialect == "anthropic" and "context_management" in facts.fields:
-        return "iterations are told in a list, which Envoy can't read"
-    return ""
 
 
 def _put_together(told: Mapping[str, object]) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from bursar_sidecar.attempt import Attempt
 from bursar_sidecar.clock import NANOS_PER_SECOND, Clock
 from bursar_sidecar.desk import Receipt, Refusal
-from bursar_sidecar.envoy.held_calls import HeldCalls
+from bursar_sidecar.envoy.earlier_calls import EarlierCalls
+from bursar_sidecar.envoy.held_calls import HeldCall, HeldCalls
 from bursar_sidecar.envoy.log_entries import LogEntry, LogFault
-from bursar_sidecar.envoy.logged_answers import Verdict, judge, settle
+from bursar_sidecar.envoy.logged_answers import Asked, Verdict, judge, settle, sight
 
 log = structlog.get_logger("bursar.envoy")
 
@@ -40,11 +41,25 @@ STRETCH_S: Final = 60
 PROOFS: Final = ("never_sent", "refused", "counted", "cut", "untold")
 
 
+def asked_of(call: HeldCall) -> Asked:
+    """What the answer to a held call is read by."""
+    server = call.upstream.server
+    return Asked(call.endpoint, call.facts, server, sight(call.endpoint, call.facts, server))
+
+
 class LoggedCalls:
     """Takes entries, and settles by them. A collector of the sidecar's metrics."""
 
-    def __init__(self, held: HeldCalls, clock: Clock, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        held: HeldCalls,
+        earlier: EarlierCalls | None,
+        clock: Clock,
+        registry: CollectorRegistry,
+    ) -> None:
+        """`earlier` are calls of lives before this one."""
         self._held = held
+        self._earlier = earlier
         self._clock = clock
         self.taken: Counter[tuple[Source, Result]] = Counter()
         self.proven: Counter[str] = Counter()
@@ -62,10 +77,9 @@ class LoggedCalls:
         self.last_at[source] = self._clock.wall_ns()
         call = self._held.held(entry.charge_id)
         if call is None:
-            known = self._held.knows(entry.charge_id)
-            return self._count(source, "duplicate" if known else "unknown", entry.charge_id)
+            return self._take_other(entry, source)
         is_late = call.late is not None
-        verdict = judge(entry, call.endpoint, call.facts, call.upstream.server)
+        verdict = judge(entry, asked_of(call))
         if is_late and verdict.proof == "cut":
             # No more than was known at its deadline; it stays open to what proves more.
             return self._count(source, "duplicate")
@@ -75,6 +89,22 @@ class LoggedCalls:
             return self._count(source, "too_late", entry.charge_id, refusal.message)
         self.proven[verdict.proof] += 1
         return self._count(source, "adjusted" if is_late else "settled")
+
+    def _take_other(self, entry: LogEntry, source: Source) -> Result:
+        """Of a call that is not held: it ended, or is of an earlier life."""
+        if self._held.knows(entry.charge_id):
+            return self._count(source, "duplicate")
+        earlier = self._earlier
+        if earlier is None or not earlier.knows(entry.charge_id):
+            return self._count(source, "unknown", entry.charge_id)
+        try:
+            proof = earlier.settle(entry)
+        except Refusal as refusal:
+            return self._count(source, "too_late", entry.charge_id, refusal.message)
+        if proof is None:
+            return self._count(source, "duplicate")
+        self.proven[proof] += 1
+        return self._count(source, "adjusted")
 
     def unreadable(self, fault: LogFault, source: Source) -> None:
         """An entry that is none."""
