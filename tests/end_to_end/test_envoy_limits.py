@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ CALL_NANOS = 2_000_000
 ASK = ('flat_price = "0.05"', 'flat_price = "0.00005"')
 """The simulated provider's calls are cheap: a question asks for less here."""
 RATELIMIT = "envoy.filters.http.ratelimit"
+FINAL = charges_pb2.SETTLEMENT_KIND_FINAL
 QUOTA = "envoy.filters.http.rate_limit_quota"
 
 Change = Callable[[Config], None]
@@ -165,6 +167,8 @@ def test_a_failed_call_costs_nothing(limited: EnvoySite) -> None:
     assert call(limited, secret, whole).status_code == 200
     (served,) = limited.served(whole).values()
     until(lambda: spent_nanos(limited, name) == cost_of(served), "only the good one is charged")
+    questions = [entry for entry in entries(limited, name) if not entry.amount.nanos]
+    assert len(questions) == 2, questions
 
 
 def test_without_a_key_nothing_passes(limited: EnvoySite) -> None:
@@ -190,6 +194,33 @@ def test_without_the_sidecar_nobody_spends_unless_it_is_set_so(limited: EnvoySit
         assert call(place, secret).status_code == 200
         place.site.start_sidecars()
         assert not entries(place, name)
+
+
+def paid_before(config: Config) -> None:
+    """Each request costs a flat price, before it goes on; nothing is told after."""
+    with_key(config)
+    (manager,) = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+    (host,) = manager["typed_config"]["route_config"]["virtual_hosts"]
+    settings = host["routes"][0]["typed_per_filter_config"][RATELIMIT]
+    asked = settings["rate_limits"][0]
+    asked["actions"][0]["generic_key"]["descriptor_value"] = "call"
+    del asked["hits_addend"]
+    settings["rate_limits"] = [asked]
+
+
+def test_two_hundred_at_once_pay_for_no_more_than_there_is_money_for() -> None:
+    with front("rate-limits", paid_before) as place:
+        name, secret = place.key(25 * CALL_NANOS)
+        marked = [Marked() for _ in range(200)]
+        with ThreadPoolExecutor(50) as apps:
+            answers = list(apps.map(lambda each: call(place, secret, each), marked))
+        assert Counter(answer.status_code for answer in answers) == {200: 25, 429: 175}
+        reasons = {answer.headers.get("x-bursar-refused", "") for answer in answers}
+        assert reasons <= {"", "budget_exhausted", "budget_reserved"}
+        assert len(place.served(*marked)) == 25
+        until(lambda: spent_nanos(place, name) == 25 * CALL_NANOS, "all are charged")
+        assert {entry.kind for entry in entries(place, name)} == {FINAL}
+        place.site.verify()
 
 
 def passes(place: EnvoySite, secret: str) -> Counter[int]:
@@ -223,7 +254,7 @@ def test_a_quota_lets_through_what_is_paid_and_no_more(lent: EnvoySite) -> None:
     assert passed == 25
     assert call(lent, secret).status_code == 429
     kinds = {entry.kind for entry in entries(lent, name)}
-    assert kinds == {charges_pb2.SETTLEMENT_KIND_FINAL}
+    assert kinds == {FINAL}
     lent.site.verify()
 
 
