@@ -13,6 +13,7 @@ import anthropic
 import httpx2
 import openai
 import pytest
+from google import genai
 
 from bursar import pricing
 from bursar.usage import Usage
@@ -22,6 +23,7 @@ from tests.fakes.provider_bill import MODEL, compare, cost_of
 from tests.fakes.stack import ServedCall
 from tests.fakes.until import until
 
+GEMINI = "gemini-2.5-flash"
 LONG = {"output_llm_tokens": 4_000, "chunk_llm_tokens": 2, "chunk_delay_ms": 10}
 """A stream of twenty seconds."""
 NANOS = Decimal(1_000_000_000)
@@ -119,6 +121,28 @@ def test_anthropics_library_plain_and_streamed(site: EnvoySite) -> None:
         assert entry.amount.nanos == cost_of_claude(served) > 0
         assert entry.kind == charges_pb2.SETTLEMENT_KIND_FINAL
     assert Decimal(answer.headers["x-bursar-cost"]) * NANOS == site.entry(name, plain).amount.nanos
+
+
+def test_geminis_library_plain_and_streamed(site: EnvoySite) -> None:
+    name, secret = site.key()
+    app = genai.Client(api_key=secret, http_options={"base_url": site.envoy.url})
+    plain, streamed = Marked(output_llm_tokens=30), Marked(output_llm_tokens=40)
+
+    def config(call: Marked) -> Any:
+        return {"http_options": {"headers": call.headers}, "max_output_tokens": OUTPUT}
+
+    answer = app.models.generate_content(model=GEMINI, contents="How much?", config=config(plain))
+    assert answer.text
+    parts = app.models.generate_content_stream(
+        model=GEMINI, contents="How much?", config=config(streamed)
+    )
+    assert [part for part in parts if part.text]
+    for call in (plain, streamed):
+        (served,) = site.served(call).values()
+        entry = site.entry(name, call)
+        assert entry.usage.output_llm_tokens == served.billed["output"]
+        assert entry.amount.nanos > 0
+        assert entry.kind == charges_pb2.SETTLEMENT_KIND_FINAL
 
 
 def test_models_are_those_that_the_key_may_call(site: EnvoySite) -> None:

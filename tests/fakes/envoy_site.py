@@ -109,18 +109,23 @@ def ask(app: openai.OpenAI, call: Marked, **fields: Any) -> Any:
 
 @contextmanager
 def envoy_site(
-    directory: Path, tier: str = "strict", change: Change | None = None, **settings: str
+    directory: Path,
+    tier: str = "strict",
+    change: Change | None = None,
+    *,
+    address: str = "",
+    **settings: str,
 ) -> Iterator[EnvoySite]:
     """A whole installation for the length of a test; `change` alters what ships, `settings` are
-    variables of the sidecar's environment."""
+    variables of the sidecar's environment, `address` is where it serves Envoy."""
     with site(directory, sidecars=("one",)) as made:
         # A socket keeps its place when the sidecar is started again.
-        socket = f"unix:{directory}/e.sock"
-        made.sidecars["one"].tell(BURSAR_SIDECAR_ENVOY_ADDRESS=socket, **settings)
+        address = address or f"unix:{directory}/e.sock"
+        made.sidecars["one"].tell(BURSAR_SIDECAR_ENVOY_ADDRESS=address, **settings)
         made.start_sidecars()
         config = before(
             shipped(tier),
-            sidecar=endpoint_of(socket),
+            sidecar=endpoint_of(made.sidecars["one"].said["envoy"]),
             provider=endpoint_of(made.provider_url),
         )
         if change is not None:
