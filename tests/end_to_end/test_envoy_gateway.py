@@ -22,7 +22,7 @@ AUTHZ = "envoy.filters.http.ext_authz"
 PROC = "envoy.filters.http.ext_proc"
 SWITCHED_ON = {
     "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
-    "config": {"@type": "type.googleapis.com/google.protobuf.Struct"},
+    "config": {},
 }
 RPC_S = 0.5
 """Of a stream to ext_proc, instead of ten seconds: were it held to that, it would be seen soon."""
@@ -99,8 +99,10 @@ async def test_a_compressed_body_is_refused_and_one_that_is_no_utf_8_leaves_as_i
         )
         assert packed.status == 503
         assert (await packed.json())["error"]["code"] == "envoy_misconfigured"
-        # A limit that Envoy's text hides from us must not reach the provider either.
+        # A limit that Envoy's text hides from us must not reach the provider either, which says
+        # here what it was sent.
         hidden = body.replace(b'"max_tokens"', b'"max_tok\xffens"')
         assert hidden != body
         answer = await session.post(url, data=hidden)
-        assert answer.status == 200
+        assert answer.status == 400
+        assert (await answer.json())["error"]["message"].endswith("supplied: max_tok!ens")

@@ -193,8 +193,9 @@ def test_envoy_takes_what_istio_patches_into_it(tmp_path: Path) -> None:
             manager["typed_config"] |= each["patch"]["value"]["typed_config"]
         if each["applyTo"] == "HTTP_ROUTE":
             name = each["match"]["routeConfiguration"]["vhost"]["route"]["name"]
-            (route,) = [r for r in routes if r.get("route", {}).get("cluster") == name]
-            route |= each["patch"]["value"]
+            for route in routes:
+                if route.get("route", {}).get("cluster") == name:
+                    route |= each["patch"]["value"]
             patched.add(name)
     (service,) = of_kind(ISTIO, "VirtualService")
     assert patched == {each["name"] for each in service["spec"]["http"]}
