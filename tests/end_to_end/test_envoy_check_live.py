@@ -92,6 +92,7 @@ def routes() -> list[dict[str, Any]]:
             }
         ],
     }
+    again = {"retry_on": "5xx", "num_retries": 3}
     rewritten = {"route": {**to_provider["route"], "prefix_rewrite": "/"}}
     return [
         route(answered, rewritten),
@@ -100,6 +101,11 @@ def routes() -> list[dict[str, Any]]:
         route(
             {"prefix": "/anew/"}, to_provider,
             provider="openai", tier="light", prefix="/anew", rewrite="host,path", tags="env:test",
+        ),
+        route(
+            {"prefix": "/again/"},
+            {"route": to_provider["route"] | {"retry_policy": again}},
+            provider="openai", tier="light", prefix="/again",
         ),
         route({"prefix": "/wrong/"}, to_provider, provider="openai", budget="mine"),
         route({"prefix": "/"}, to_provider, provider="openai", tier="light"),
@@ -170,6 +176,13 @@ def test_an_app_cannot_have_its_call_sent_more_than_once(mesh: Mesh) -> None:
     mesh.upstream.status = 500
     orders = {"x-envoy-retry-on": "5xx", "x-envoy-max-retries": "3"}
     assert mesh.asked(headers=BEARER | orders)[0] == 500
+    assert len(mesh.upstream.taken) == 1
+
+
+def test_a_route_cannot_have_a_call_sent_more_than_once(mesh: Mesh) -> None:
+    """Whatever its policy is: the call was paid for once."""
+    mesh.upstream.status = 500
+    assert mesh.asked("/again/v1/chat/completions")[0] == 500
     assert len(mesh.upstream.taken) == 1
 
 
