@@ -32,6 +32,7 @@ from benchmarks.running_envoys import (
     PROXY,
     STRICT,
     STRICT_TCP,
+    TOGETHER,
     Way,
     running_envoys,
 )
@@ -50,6 +51,7 @@ LEVERS = (
     (STRICT, STRICT_TCP, "unix socket against TCP"),
     (BARE_WIRE, BODY_TOO, "request's body not sent, bare"),
     (ANSWER_ONLY, BARE_WIRE, "request's phase skipped, bare"),
+    (TOGETHER, BARE_WIRE, "ten chunks together, bare"),
     (BARE_WIRE, BARE_AIO, "our frames against grpc.aio, bare"),
 )
 TIMED = (PLAIN, "20 chunks")
@@ -160,7 +162,7 @@ def report_times(outcome: Outcome, kind: str) -> None:
 
 def report_chunks(outcome: Outcome) -> None:
     """Print what one of many chunks costs."""
-    for name in (LIGHT, STRICT, STRICT_TCP, BARE_AIO, BARE_WIRE):
+    for name in (LIGHT, STRICT, STRICT_TCP, BARE_AIO, BARE_WIRE, TOGETHER):
         envoys, services = a_chunk(outcome, name)
         both = [a + b for a, b in zip(envoys, services, strict=True)]
         say(f"a chunk: CPU added, {name}", spread(both), "us")

@@ -2,8 +2,8 @@
 echoes.
 
 `python -m benchmarks.envoy_bare SERVER ADDRESS` serves both and looks at nothing; it prints its
-address. SERVER is `grpc.aio`, or `wire` for the server of our own that Bursar uses. ADDRESS is
-host:port or unix:/path.
+address. SERVER is `grpc.aio`, or `wire` for the server of our own that Bursar uses, or `together`
+for that with ten chunks answered by one message. ADDRESS is host:port or unix:/path.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from bursar_sidecar.grpc_wire.listening import WireListening
 MOST_CONCURRENT = 4_096
 MAX_MESSAGE_BYTES = 16 << 20
 AUTHORIZATION = "envoy.service.auth.v3.Authorization"
+TOGETHER = 10
 PROCESSOR = "envoy.service.ext_proc.v3.ExternalProcessor"
 
 
@@ -35,31 +36,46 @@ async def check(request: CheckRequest, context: Any) -> CheckResponse:
 
 async def process(messages: AsyncIterator[ProcessingRequest], context: Any) -> None:
     """Every message is answered by itself, nothing is changed."""
+    await _process(messages, context, 1)
+
+
+async def process_together(messages: AsyncIterator[ProcessingRequest], context: Any) -> None:
+    """Chunks are answered ten at a time, as no app would like it."""
+    await _process(messages, context, TOGETHER)
+
+
+async def _process(messages: AsyncIterator[ProcessingRequest], context: Any, together: int) -> None:
+    held: list[bytes] = []
     async for message in messages:
         answer = ProcessingResponse()
         kind = message.WhichOneof("request")
         if kind in ("request_body", "response_body"):
             body = getattr(message, kind)
+            held.append(body.body)
+            if len(held) < together and not body.end_of_stream:
+                continue
             part = getattr(answer, kind).response.body_mutation.streamed_response
-            part.body = body.body
+            part.body = b"".join(held)
             part.end_of_stream = body.end_of_stream
+            held.clear()
         else:
             getattr(answer, kind).SetInParent()
         await context.write(answer)
 
 
-METHODS = {
-    AUTHORIZATION: {
-        "Check": grpc.unary_unary_rpc_method_handler(
-            check, CheckRequest.FromString, CheckResponse.SerializeToString
-        )
-    },
-    PROCESSOR: {
-        "Process": grpc.stream_stream_rpc_method_handler(
-            process, ProcessingRequest.FromString, ProcessingResponse.SerializeToString
-        )
-    },
-}
+def _methods(processor: Any) -> dict[str, dict[str, Any]]:
+    return {
+        AUTHORIZATION: {
+            "Check": grpc.unary_unary_rpc_method_handler(
+                check, CheckRequest.FromString, CheckResponse.SerializeToString
+            )
+        },
+        PROCESSOR: {
+            "Process": grpc.stream_stream_rpc_method_handler(
+                processor, ProcessingRequest.FromString, ProcessingResponse.SerializeToString
+            )
+        },
+    }
 
 
 async def _serve(server: str, address: str) -> None:
@@ -68,13 +84,14 @@ async def _serve(server: str, address: str) -> None:
     listening: Any = made(
         place, most_concurrent=MOST_CONCURRENT, max_message_bytes=MAX_MESSAGE_BYTES
     )
-    for name, methods in METHODS.items():
+    served = _methods(process_together if server == "together" else process)
+    for name, methods in served.items():
         if isinstance(listening, WireListening):
             listening.add(name, methods)
         else:
             handler = grpc.method_handlers_generic_handler(name, methods)
             listening.server.add_generic_rpc_handlers((handler,))
-    await listening.start(list(METHODS))
+    await listening.start(list(served))
     print(listening.address, flush=True)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)

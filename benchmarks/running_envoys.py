@@ -34,6 +34,7 @@ BODY_TOO = "bare, request's body sent too"
 BARE_CHECK = "bare ext_authz on grpc.aio"
 BARE_AIO = "bare ext_authz + ext_proc on grpc.aio"
 BARE_WIRE = "bare ext_authz + ext_proc"
+TOGETHER = "bare, ten chunks answered together"
 ANSWER_ONLY = "bare, answers' phases only"
 OURS = ("envoy.filters.http.ext_authz", "envoy.filters.http.ext_proc", "envoy.filters.http.buffer")
 AUTHZ, PROC, BUFFER = OURS
@@ -89,6 +90,7 @@ FRONTS: dict[str, tuple[str, str, Callable[[Config], None]]] = {
     BARE_CHECK: ("strict", "grpc.aio", _without(PROC, BUFFER)),
     BARE_AIO: ("strict", "grpc.aio", _same),
     BARE_WIRE: ("strict", "wire", _same),
+    TOGETHER: ("strict", "together", _same),
     ANSWER_ONLY: ("strict", "wire", _answer_only),
 }
 """By its name: what ships, who is asked, what is changed of it."""
@@ -130,7 +132,7 @@ def running_envoys(directory: Path) -> Iterator[dict[str, Way]]:
         made.start_sidecars()
         services = {name: made.sidecars[name].pid for name in SIDECARS}
         asked["two"] = made.sidecars["two"].said["envoy"]
-        for server in ("grpc.aio", "wire"):
+        for server in ("grpc.aio", "wire", "together"):
             asked[server] = f"unix:{directory}/{server}.sock"
             services[server] = within.enter_context(_bare(server, asked[server]))
         key = _key(made)
