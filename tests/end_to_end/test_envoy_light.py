@@ -5,6 +5,7 @@ import contextlib
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,31 @@ def test_both_libraries_are_charged_what_the_provider_bills(front: EnvoySite) ->
     known = taken(front)
     assert known["grpc settled"] + known["file settled"] == len(front.served())
     assert known["grpc duplicate"] + known["file duplicate"] == len(front.served())
+
+
+def test_many_at_once_spend_no_more_than_there_is(front: EnvoySite) -> None:
+    # The worst case of five calls, the cost of forty: what is not used comes back with the log.
+    limit = 500_000
+    name, secret = front.key(limit)
+    calls = [Marked(latency_ms=20) for _ in range(60)]
+    with front.openai(secret) as app:
+
+        def one(call: Marked) -> int:
+            try:
+                ask(app, call).parse()
+            except openai.APIStatusError as refused:
+                return refused.status_code
+            return 200
+
+        with ThreadPoolExecutor(20) as threads:
+            said = Counter(threads.map(one, calls))
+    assert set(said) <= {200, 402, 429}
+    assert said[200] < 60
+    served = front.served(*calls)
+    assert len(served) == said[200]
+    posted(front.site.admin, name, served)
+    assert compare(served, front.entries(name)) == {"exact": said[200]}
+    assert sum(map(cost_of, served.values())) <= limit
 
 
 def test_how_calls_end_badly_and_what_they_cost(front: EnvoySite) -> None:
