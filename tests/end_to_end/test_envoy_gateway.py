@@ -2,8 +2,7 @@
 configuration: on a real Envoy, without Envoy Gateway and without a cluster.
 
 Its translator (1.9) names filters after their policies, switches them on route by route, hands
-bodies on as text, gives rpcs ten seconds, and lets ext_proc change neither routing nor Envoy's own
-headers.
+bodies on as text, and gives rpcs ten seconds.
 """
 
 import gzip
@@ -32,7 +31,6 @@ def as_envoy_gateway_makes_it(config: Config) -> None:
     authz, proc = filter_of(config, AUTHZ), filter_of(config, PROC)
     del authz["with_request_body"]["pack_as_bytes"]
     del authz["validate_mutations"]
-    del proc["mutation_rules"]
     proc["grpc_service"]["timeout"] = f"{RPC_S}s"
     names = {
         AUTHZ: f"{AUTHZ}/securitypolicy/envoy-gateway-system/bursar",
