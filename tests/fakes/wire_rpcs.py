@@ -9,10 +9,12 @@ from hpack import Decoder
 
 from bursar_sidecar.grpc_wire import frames
 from bursar_sidecar.grpc_wire.connection import Connection
+from bursar_sidecar.grpc_wire.server import Room
 from tests.fakes.wire import MemoryTransport, delivered, join
 
 SERVICE = "test.Wire"
 MAX_MESSAGE_BYTES = 32 << 20
+MOST_LARGE_BYTES = 41 << 20
 
 
 class Behaviours:
@@ -108,7 +110,7 @@ class FakeServer:
     """What a connection asks of the server."""
 
     def __init__(self, behaviours: Behaviours) -> None:
-        self.max_message_bytes = MAX_MESSAGE_BYTES
+        self.room = Room(MAX_MESSAGE_BYTES, MOST_LARGE_BYTES)
         self.most = 100
         self.running = 0
         self.connections: set[Connection] = set()

@@ -158,6 +158,23 @@ async def test_who_begins_and_resets_without_end_is_cut(monkeypatch: pytest.Monk
     assert raw.server.running == 0
 
 
+async def test_large_messages_that_are_not_whole_are_bounded_together() -> None:
+    size = 20 << 20  # two fit
+    raw = await greeted()
+    for number in (1, 3, 5):
+        begins = frames.frame(frames.DATA, 0, number, size.to_bytes(5, "big") + b"x")
+        await raw.client.say(opened(number, "Total"), begins)
+    assert [raw.client.status(number) for number in (1, 3, 5)] == ["", "", RESOURCE_EXHAUSTED]
+    await raw.client.say(frames.reset(1, frames.CANCEL))
+    for _ in range(size // 16_000):
+        part = b"x" * 16_000
+        await raw.client.say(frames.frame(frames.DATA, 0, 3, part))
+    rest = b"x" * (size - 1 - size // 16_000 * 16_000)
+    await raw.client.say(frames.frame(frames.DATA, frames.END_STREAM, 3, rest))
+    assert raw.client.data(3) == message(str(size).encode())
+    assert raw.server.room.claim(2 * size), "nothing of them is kept"
+
+
 async def test_pings_and_settings_are_acknowledged() -> None:
     raw = await greeted(frames.frame(frames.PING, 0, 0, b"12345678"))
     assert frames.ACK in [f.flags for f in raw.client.of(frames.SETTINGS)]

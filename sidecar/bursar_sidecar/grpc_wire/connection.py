@@ -313,7 +313,7 @@ class Connection(asyncio.Protocol):
             number,
             head,
             window=self._stream_window,
-            max_bytes=self._server.max_message_bytes,
+            room=self._server.room,
         )
         rpc.half_closed = ended
         self.rpcs[number] = rpc

@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2
 
 from bursar_sidecar.grpc_listening import HEALTH_SERVICE, Place
 from bursar_sidecar.grpc_wire.connection import Connection
+from bursar_sidecar.grpc_wire.server import Room
 from bursar_sidecar.listening import BACKLOG, bound, inode_of, removed, shown
 
 MOST_CONNECTIONS: Final = 1_024
@@ -30,7 +31,7 @@ class WireListening:
 
     def __init__(self, place: Place, *, most_concurrent: int, max_message_bytes: int) -> None:
         """`most_concurrent` rpcs are served at a time; past them RESOURCE_EXHAUSTED."""
-        self.max_message_bytes = max_message_bytes
+        self.room = Room(max_message_bytes)
         self.address = ""
         """Where, with the real port, once started."""
         self._place = place

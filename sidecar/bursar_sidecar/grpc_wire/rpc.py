@@ -10,6 +10,7 @@ import grpc.aio
 
 from bursar_sidecar.grpc_wire.frames import FLOW_CONTROL_ERROR, WireError
 from bursar_sidecar.grpc_wire.heads import Head, Metadata
+from bursar_sidecar.grpc_wire.server import Room
 
 EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]  # not in its stubs
 """What is read when there are no more messages, as from grpc.aio."""
@@ -52,13 +53,14 @@ class Rpc:
 
     __slots__ = (
         "_came",
+        "_claimed",
         "_deserializer",
-        "_max_bytes",
         "_needed",
         "_owed",
         "_parts",
         "_parts_bytes",
         "_reader",
+        "_room",
         "_serializer",
         "_wire",
         "_writer",
@@ -76,7 +78,7 @@ class Rpc:
         "window",
     )  # fmt: skip
 
-    def __init__(self, wire: Wire, number: int, head: Head, *, window: int, max_bytes: int) -> None:
+    def __init__(self, wire: Wire, number: int, head: Head, *, window: int, room: Room) -> None:
         self.number = number
         self.head = head
         self.task: asyncio.Task[None] | None = None
@@ -95,7 +97,8 @@ class Rpc:
         self.details = ""
         self.trailing: Metadata = ()
         self._wire = wire
-        self._max_bytes = max_bytes
+        self._room = room
+        self._claimed = 0
         self._parts: list[bytes] = []
         """Of a message that is not whole."""
         self._parts_bytes = 0
@@ -124,6 +127,7 @@ class Rpc:
                 self._give_back()
                 return
             data = b"".join(self._parts)
+            self._leave()
         rest = self._cut(data)
         self._parts, self._parts_bytes = ([rest], len(rest)) if rest else ([], 0)
         if self._came and self._reader is not None and not self._reader.done():
@@ -137,21 +141,35 @@ class Rpc:
         self._needed = PREFIX_BYTES
         while end - at >= PREFIX_BYTES:
             size = PREFIX_BYTES + int.from_bytes(data[at + 1 : at + PREFIX_BYTES], "big")
-            if size - PREFIX_BYTES > self._max_bytes:
+            if size - PREFIX_BYTES > self._room.max_message_bytes:
                 raise RefusedError(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"a message of {size - PREFIX_BYTES} bytes, expected at most {self._max_bytes}",
+                    f"a message of {size - PREFIX_BYTES} bytes, expected at most "
+                    f"{self._room.max_message_bytes}",
                 )
             if data[at]:
                 raise RefusedError(
                     grpc.StatusCode.UNIMPLEMENTED, "a compressed message, expected none"
                 )
             if size > end - at:
-                self._needed = size
+                self._expect(size)
                 break
             self._came.append(data[at + PREFIX_BYTES : at + size])
             at += size
         return data[at:]
+
+    def _expect(self, size: int) -> None:
+        self._needed = size
+        if size > WINDOW_BYTES and not self._claimed:
+            if not self._room.claim(size):
+                raise RefusedError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED, "too many large messages at a time"
+                )
+            self._claimed = size
+
+    def _leave(self) -> None:
+        self._room.leave(self._claimed)
+        self._claimed = 0
 
     def end(self) -> None:
         """Nothing more comes. Raises RefusedError."""
@@ -165,6 +183,7 @@ class Rpc:
         """Nobody takes anything any more."""
         self.unsent.clear()
         self.unsent_bytes = 0
+        self._leave()
         self.left()
 
     def left(self) -> None:
