@@ -229,6 +229,18 @@ async def test_a_restart_of_the_follower_repeats_nothing(tmp_path: Path) -> None
     assert len(logged.desk.outcomes) == 2
 
 
+async def test_the_file_waits_until_evidence_can_be_sent(logged: Logged) -> None:
+    logged.log(line(await logged.admit("light")))
+    logged.service.readiness = lambda: "the control plane has not been reached"
+    assert await logged.service.look() == 0
+    logged.service.readiness = str
+    assert await logged.service.look() == 1
+    # From then on sessions are there, whatever becomes of the connection.
+    logged.service.readiness = lambda: "the control plane has been silent too long"
+    logged.log(line(await logged.admit("light")))
+    assert await logged.service.look() == 1
+
+
 async def test_all_of_it_is_measured(logged: Logged) -> None:
     logged.log(line(await logged.admit("light")), line("9-9"), line(None), b"torn")
     await logged.service.look()

@@ -42,6 +42,9 @@ class AccessLogs:
 
     def __init__(self, parts: Parts) -> None:
         self.logged = LoggedCalls(parts.held, _earlier(parts), parts.clock, parts.registry)
+        self.readiness = parts.proxy.readiness
+        """Why no call can be served now; "" when all is well."""
+        self._begun = False
         self._tail: LogTail | None = None
         if parts.settings.envoy_access_log:
             place = Path(parts.settings.data_dir) / PLACE_FILE
@@ -74,6 +77,11 @@ class AccessLogs:
         tail = self._tail
         if tail is None:
             return 0
+        if not self._begun:
+            # What an earlier life left is adjusted over sessions that have to be open first.
+            if self.readiness():
+                return 0
+            self._begun = True
         lines = await asyncio.to_thread(tail.read)
         for n, line in enumerate(lines):
             self._take(line, "file")
