@@ -8,6 +8,8 @@ from bursar_sidecar.setting_checks import secret
 
 MAX_CREDENTIAL_BYTES: Final = 16 * 1024
 """Above it a file holds no credential."""
+CREDENTIAL_FIELDS: Final = ("api_key_env", "api_key_file")
+"""Of a table that holds a credential; `read_credential` reads them."""
 
 
 def read_credential_file(path: str | Path) -> str:

@@ -12,9 +12,9 @@ from typing import Any, Final
 import msgspec
 
 from bursar.money import ceil_to_nanos
-from bursar_sidecar.credential_settings import read_credential
+from bursar_sidecar.credential_settings import CREDENTIAL_FIELDS, read_credential
 from bursar_sidecar.extra_call_settings import MAX_AMOUNT
-from bursar_sidecar.setting_checks import text, whole, word
+from bursar_sidecar.setting_checks import checked_fields, text, whole, word
 
 MAX_LIMITS: Final = 1_000
 """Each is looked at for each descriptor that none before it is for."""
@@ -108,18 +108,7 @@ def _limit(
     before = len(faults)
     api_key, path = read_credential(where, table, environ, faults)
     values: dict[str, Any] = {"api_key": api_key, "api_key_file": path}
-    for field, value in table.items():
-        if field in ("api_key_env", "api_key_file"):
-            continue
-        check = _CHECKS.get(field)
-        if check is None:
-            known = ", ".join(sorted((*_CHECKS, "api_key_env", "api_key_file")))
-            faults.append(f"{where}.{field}: unknown setting; known are {known}")
-            continue
-        try:
-            values[field] = check(value)
-        except ValueError as error:
-            faults.append(f"{where}.{field} is {value!r:.80}; expected {error}")
+    values |= checked_fields(where, table, _CHECKS, faults, read_apart=CREDENTIAL_FIELDS)
     faults += [f"{where}.{field} is missing" for field in _WANTED if field not in table]
     if len(faults) == before:
         _check_whole(where, values, faults)

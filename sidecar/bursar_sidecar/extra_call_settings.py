@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from bursar.money import ceil_to_nanos
-from bursar_sidecar.setting_checks import text, whole
+from bursar_sidecar.setting_checks import checked_fields, text, whole
 
 MAX_TABLES: Final = 100
 """Of either kind; each is a decision that somebody made by hand."""
@@ -169,16 +169,7 @@ def read_tables(
     found = []
     for number, table in enumerate(tables):
         where, before = f"{name}[{number}]", len(faults)
-        values: dict[str, Any] = {}
-        for field, value in table.items():
-            if field not in checks:
-                known = ", ".join(sorted(checks))
-                faults.append(f"{where}.{field}: unknown setting; known are {known}")
-                continue
-            try:
-                values[field] = checks[field](value)
-            except ValueError as error:
-                faults.append(f"{where}.{field} is {value!r:.80}; expected {error}")
+        values = checked_fields(where, table, checks, faults)
         missing = [field for field in checks if field not in table and field not in optional]
         faults += [f"{where}.{field} is missing" for field in missing]
         if len(faults) == before:

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from bursar_sidecar.credential_settings import read_credential
-from bursar_sidecar.setting_checks import file_mode, listen_address, text, word
+from bursar_sidecar.credential_settings import CREDENTIAL_FIELDS, read_credential
+from bursar_sidecar.setting_checks import checked_fields, file_mode, listen_address, text, word
 
 MAX_LISTENERS: Final = 100
 """Apps beside one sidecar; each listener holds a socket."""
@@ -54,18 +54,7 @@ def _listener(
     before = len(faults)
     api_key, path = read_credential(where, table, environ, faults)
     values: dict[str, Any] = {"api_key": api_key, "api_key_file": path}
-    for field, value in table.items():
-        if field in ("api_key_env", "api_key_file"):
-            continue
-        check = _CHECKS.get(field)
-        if check is None:
-            known = sorted((*_CHECKS, "api_key_env", "api_key_file"))
-            faults.append(f"{where}.{field}: unknown setting; known are {', '.join(known)}")
-            continue
-        try:
-            values[field] = check(value)
-        except ValueError as error:
-            faults.append(f"{where}.{field} is {value!r:.80}; expected {error}")
+    values |= checked_fields(where, table, _CHECKS, faults, read_apart=CREDENTIAL_FIELDS)
     if "address" not in table:
         faults.append(f"{where}.address is missing; expected host:port or unix:/path")
     if values.get("own_keys") == "forbid" and not api_key and len(faults) == before:

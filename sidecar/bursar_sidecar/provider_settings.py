@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from bursar_sidecar.credential_settings import read_credential
+from bursar_sidecar.credential_settings import CREDENTIAL_FIELDS, read_credential
 from bursar_sidecar.dialects.kinds import KINDS, Kind, Server
-from bursar_sidecar.setting_checks import flag, text, whole
+from bursar_sidecar.setting_checks import checked_fields, flag, text, whole
 
 MAX_PROVIDERS: Final = 200
 """Each holds a pool; no operator has more upstreams than that."""
@@ -110,19 +110,14 @@ def _provider(
     before = len(faults)
     credential, path = read_credential(where, table, environ, faults)
     values: dict[str, Any] = {"name": name, "api_key": credential, "api_key_file": path}
-    for field, value in table.items():
-        if field in ("api_key_env", "api_key_file"):
-            continue
-        check = _PROVIDER_CHECKS.get(field)
-        if check is None:
-            known = sorted((*_PROVIDER_CHECKS, "api_key_env", "api_key_file"))
-            faults.append(f"{where}.{field}: unknown setting; known are {', '.join(known)}")
-            continue
-        try:
-            values[field] = check(value)
-        except ValueError as error:
-            shown = "***" if field == "headers" else repr(value)[:80]
-            faults.append(f"{where}.{field} is {shown}; expected {error}")
+    values |= checked_fields(
+        where,
+        table,
+        _PROVIDER_CHECKS,
+        faults,
+        read_apart=CREDENTIAL_FIELDS,
+        secret=("headers",),
+    )
     if "base_url" not in table:
         usual = KINDS[values.get("kind", "openai")].base_url
         if not usual or "kind" not in values:

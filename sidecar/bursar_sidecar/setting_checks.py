@@ -6,7 +6,7 @@ environment variables.
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 UNIX: Final = "unix:"
@@ -153,3 +153,34 @@ def control_plane(value: Any) -> str:
     except ValueError:
         raise ValueError(expected) from None
     return value
+
+
+def checked_fields(
+    where: str,
+    table: Mapping[str, Any],
+    checks: Mapping[str, Callable[[Any], Any]],
+    faults: list[str],
+    *,
+    read_apart: Collection[str] = (),
+    secret: Collection[str] = (),
+) -> dict[str, Any]:
+    """The values of a TOML table's fields, each by its check; what is wrong is added to `faults`.
+
+    Fields that are `read_apart` are known, and somebody else's to read; what a `secret` one says is
+    in no fault.
+    """
+    values: dict[str, Any] = {}
+    for field, value in table.items():
+        if field in read_apart:
+            continue
+        check = checks.get(field)
+        if check is None:
+            known = ", ".join(sorted((*checks, *read_apart)))
+            faults.append(f"{where}.{field}: unknown setting; known are {known}")
+            continue
+        try:
+            values[field] = check(value)
+        except ValueError as error:
+            shown = "***" if field in secret else repr(value)[:80]
+            faults.append(f"{where}.{field} is {shown}; expected {error}")
+    return values

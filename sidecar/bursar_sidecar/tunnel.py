@@ -74,7 +74,7 @@ class Side:
         self._tunnel.side_ended(self)
 
     def crowded(self, *, paused: bool) -> None:
-        """It takes no more for now, or again: the other is not read from meanwhile."""
+        """It stops taking bytes, or takes them again: the other is not read from meanwhile."""
         self.full_since = self._tunnel.now() if paused else None
         source = self.other.transport
         if source is None or source.is_closing():

@@ -27,7 +27,7 @@ class Listener(Protocol):
         ...
 
     def crowded(self, *, paused: bool) -> None:
-        """This side takes no more for now, or again."""
+        """This side stops taking bytes, or takes them again."""
         ...
 
 
